@@ -1,0 +1,33 @@
+/* IR + decisions -> the bytes of a QDQ ONNX file. */
+#ifndef MPQ_EXPORTER_EXPORT_H
+#define MPQ_EXPORTER_EXPORT_H
+
+#include "quantcore/quant/layer.h"
+
+enum mpq_storage {
+    MPQ_STORAGE_PACKED, /* true size for every width: codes are unpacked by standard operators that
+                           runtimes fold at load (the storage program, exporter/README.md)   */
+    MPQ_STORAGE_INT8    /* one byte a weight                                                  */
+};
+
+struct mpq_export_plan {
+    const struct mpq_graph *graph; /* simplified: what mpq_simplify() returned        */
+    const struct mpq_layer_table *layers;
+    const struct mpq_layer_code *code;     /* [n_layer]                               */
+    const struct mpq_act_plan *act;        /* values to quantize                      */
+    const struct mpq_act_quant *act_quant; /* [n_group]                               */
+    enum mpq_storage storage;
+};
+
+/* The complete file. Names, inputs, outputs, metadata, doc strings and unknown fields of the source
+ * survive; the producer is us. Same plan, same bytes. */
+enum mpq_status mpq_export(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                           const struct mpq_export_plan *plan, uint8_t **out_data,
+                           size_t *out_bytes) MPQ_CHECKED;
+
+/* Exactly the size mpq_export() would give, with layer l stored at bits[l] and a full set of levels
+ * (2^bits; for 8 bits none): content does not matter. plan->code is not read. */
+enum mpq_status mpq_export_size(struct mpq_ctx *ctx, const struct mpq_export_plan *plan,
+                                const uint8_t *bits, size_t *out_bytes) MPQ_CHECKED;
+
+#endif

@@ -1,0 +1,146 @@
+#include "quantcore/base/fileio.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static enum mpq_status read_fd(struct mpq_ctx *ctx, struct mpq_arena *arena, const char *path,
+                               int fd, size_t max_bytes, uint8_t **out_data, size_t *out_bytes)
+{
+    struct stat info;
+    if (fstat(fd, &info) != 0)
+        return mpq_fail(ctx, MPQ_E_IO, "%s: cannot be read: %s", path, strerror(errno));
+    if (!S_ISREG(info.st_mode))
+        return mpq_fail(ctx, MPQ_E_IO, "%s: is not a file", path);
+    size_t n_bytes = (size_t)info.st_size;
+    if (n_bytes > max_bytes)
+        return mpq_fail(ctx, MPQ_E_LIMIT, "%s: %zu bytes, at most %zu are accepted", path, n_bytes,
+                        max_bytes);
+    uint8_t *data = mpq_arena_alloc(ctx, arena, n_bytes + 1, 1);
+    if (!data)
+        return MPQ_E_NOMEM;
+    for (size_t done = 0; done < n_bytes;) {
+        ssize_t n = read(fd, data + done, n_bytes - done);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return mpq_fail(ctx, MPQ_E_IO, "%s: cannot be read: %s", path, strerror(errno));
+        if (n == 0)
+            return mpq_fail(ctx, MPQ_E_IO, "%s: ends after %zu of %zu bytes", path, done, n_bytes);
+        done += (size_t)n;
+    }
+    *out_data = data;
+    *out_bytes = n_bytes;
+    return MPQ_OK;
+}
+
+enum mpq_status mpq_file_read(struct mpq_ctx *ctx, struct mpq_arena *arena, const char *path,
+                              size_t max_bytes, uint8_t **out_data, size_t *out_bytes)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return mpq_fail(ctx, MPQ_E_IO, "%s: cannot be opened: %s", path, strerror(errno));
+    enum mpq_status status = read_fd(ctx, arena, path, fd, max_bytes, out_data, out_bytes);
+    close(fd);
+    return status;
+}
+
+bool mpq_file_exists(const char *path)
+{
+    struct stat info;
+    return lstat(path, &info) == 0;
+}
+
+enum mpq_status mpq_file_out_open(struct mpq_ctx *ctx, struct mpq_arena *arena, const char *path,
+                                  bool overwrite, struct mpq_file_out *out)
+{
+    *out = (struct mpq_file_out){.fd = -1, .overwrite = overwrite};
+    if (!overwrite && mpq_file_exists(path))
+        return mpq_fail(ctx, MPQ_E_IO, "%s: exists already (--overwrite replaces it)", path);
+    struct stat info;
+    if (stat(path, &info) == 0 && !S_ISREG(info.st_mode))
+        return mpq_fail(ctx, MPQ_E_IO, "%s: is not a file", path);
+    char *final_path = mpq_arena_strdup(ctx, arena, path);
+    char *temporary = mpq_arena_printf(ctx, arena, "%s.XXXXXX", path);
+    if (!final_path || !temporary)
+        return MPQ_E_NOMEM;
+    int fd = mkstemp(temporary);
+    if (fd < 0)
+        return mpq_fail(ctx, MPQ_E_IO, "%s: cannot be written: %s", path, strerror(errno));
+    out->fd = fd;
+    out->path = final_path;
+    out->temporary = temporary;
+    return MPQ_OK;
+}
+
+enum mpq_status mpq_file_out_write(struct mpq_ctx *ctx, struct mpq_file_out *out, const void *data,
+                                   size_t bytes)
+{
+    const uint8_t *p = data;
+    while (bytes) {
+        ssize_t n = write(out->fd, p, bytes);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return mpq_fail(ctx, MPQ_E_IO, "%s: cannot be written: %s", out->path, strerror(errno));
+        p += n;
+        bytes -= (size_t)n;
+    }
+    return MPQ_OK;
+}
+
+enum mpq_status mpq_file_out_commit(struct mpq_ctx *ctx, struct mpq_file_out *out)
+{
+    /* mkstemp made the file private; give it the permissions any new file would have. */
+    mode_t mask = umask(0);
+    umask(mask);
+    bool written = fchmod(out->fd, 0666 & ~mask) == 0 && fsync(out->fd) == 0;
+    int error = errno;
+    if (close(out->fd) != 0 && written) {
+        written = false;
+        error = errno;
+    }
+    out->fd = -1;
+    if (!written)
+        return mpq_fail(ctx, MPQ_E_IO, "%s: cannot be written: %s", out->path, strerror(error));
+    /* link() fails on an existing name, so nothing that appeared meanwhile is lost. Some file
+     * systems have no links; there the check and the rename are two steps. */
+    if (!out->overwrite) {
+        if (link(out->temporary, out->path) == 0)
+            return MPQ_OK; /* discard removes the temporary name */
+        if (errno == EEXIST || mpq_file_exists(out->path))
+            return mpq_fail(ctx, MPQ_E_IO, "%s: exists already (--overwrite replaces it)",
+                            out->path);
+    }
+    if (rename(out->temporary, out->path) != 0)
+        return mpq_fail(ctx, MPQ_E_IO, "%s: cannot be written: %s", out->path, strerror(errno));
+    out->temporary = NULL;
+    return MPQ_OK;
+}
+
+void mpq_file_out_discard(struct mpq_file_out *out)
+{
+    if (out->fd >= 0)
+        close(out->fd);
+    out->fd = -1;
+    if (out->temporary)
+        unlink(out->temporary);
+    out->temporary = NULL;
+}
+
+enum mpq_status mpq_file_write(struct mpq_ctx *ctx, struct mpq_arena *arena, const char *path,
+                               bool overwrite, const void *data, size_t bytes)
+{
+    struct mpq_file_out out;
+    enum mpq_status status = mpq_file_out_open(ctx, arena, path, overwrite, &out);
+    if (status == MPQ_OK)
+        status = mpq_file_out_write(ctx, &out, data, bytes);
+    if (status == MPQ_OK)
+        status = mpq_file_out_commit(ctx, &out);
+    mpq_file_out_discard(&out);
+    return status;
+}

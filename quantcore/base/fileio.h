@@ -1,0 +1,40 @@
+/* Files: read whole, written whole. The only place that calls POSIX for it. */
+#ifndef MPQ_BASE_FILEIO_H
+#define MPQ_BASE_FILEIO_H
+
+#include "quantcore/base/arena.h"
+
+/* The bytes of `path`, followed by one zero byte that out_bytes does not count. IO where it cannot
+ * be read (a folder included), LIMIT where it is longer than max_bytes; messages name the path. */
+enum mpq_status mpq_file_read(struct mpq_ctx *ctx, struct mpq_arena *arena, const char *path,
+                              size_t max_bytes, uint8_t **out_data, size_t *out_bytes) MPQ_CHECKED;
+
+/* Whether something of that name exists, a dangling link included. */
+bool mpq_file_exists(const char *path);
+
+/* A file written beside its final name and renamed over it only when complete, so that the name
+ * holds the old content or the new one and never half of it.
+ *
+ *     open -> write ... -> commit     or     open -> write ... -> discard
+ *
+ * commit flushes to the disk, checks every error, refuses an existing file unless overwrite was
+ * said at open, and renames. discard (also safe after commit or a failed open) removes the
+ * temporary. */
+struct mpq_file_out {
+    char *path, *temporary;
+    int fd;
+    bool overwrite;
+};
+
+enum mpq_status mpq_file_out_open(struct mpq_ctx *ctx, struct mpq_arena *arena, const char *path,
+                                  bool overwrite, struct mpq_file_out *out) MPQ_CHECKED;
+enum mpq_status mpq_file_out_write(struct mpq_ctx *ctx, struct mpq_file_out *out, const void *data,
+                                   size_t bytes) MPQ_CHECKED;
+enum mpq_status mpq_file_out_commit(struct mpq_ctx *ctx, struct mpq_file_out *out) MPQ_CHECKED;
+void mpq_file_out_discard(struct mpq_file_out *out);
+
+/* open, write, commit. */
+enum mpq_status mpq_file_write(struct mpq_ctx *ctx, struct mpq_arena *arena, const char *path,
+                               bool overwrite, const void *data, size_t bytes) MPQ_CHECKED;
+
+#endif

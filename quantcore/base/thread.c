@@ -1,0 +1,41 @@
+#include "quantcore/base/thread.h"
+
+#include <omp.h>
+
+static int thread_count = 1;
+
+void mpq_thread_set_count(int n)
+{
+    thread_count = n > 1 ? n : 1;
+    omp_set_dynamic(0);
+    omp_set_num_threads(thread_count);
+}
+
+int mpq_thread_count(void)
+{
+    return thread_count;
+}
+
+int mpq_thread_available(void)
+{
+    return omp_get_num_procs();
+}
+
+void mpq_parallel_for(int64_t n, int64_t grain,
+                      void (*fn)(void *arg, int64_t begin, int64_t end, int thread), void *arg)
+{
+    int64_t pieces = grain > 1 ? n / grain : n;
+    if (pieces > thread_count)
+        pieces = thread_count;
+    if (n <= 0)
+        return;
+    if (pieces <= 1 || omp_in_parallel()) {
+        fn(arg, 0, n, 0);
+        return;
+    }
+#pragma omp parallel num_threads((int)pieces)
+    {
+        int thread = omp_get_thread_num();
+        fn(arg, n * thread / pieces, n * (thread + 1) / pieces, thread);
+    }
+}

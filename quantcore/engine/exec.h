@@ -1,0 +1,49 @@
+/* Running a graph: forward, and backward where asked. One exec is one graph at one set of shapes with
+ * all its buffers; it is created once and run many times.
+ *
+ *     bind -> create -> { fill inputs -> forward -> read outputs } ...
+ *     training:         { fill inputs -> forward -> seed gradients -> backward -> read gradients } ...
+ */
+#ifndef MPQ_ENGINE_EXEC_H
+#define MPQ_ENGINE_EXEC_H
+
+#include "quantcore/pass/bind.h"
+
+struct mpq_exec;
+
+struct mpq_exec_options {
+    const bool *keep;      /* [n_value] values whose data must outlive the forward pass besides the
+                              outputs; NULL: none. Others share memory.                           */
+    bool keep_all;         /* every value has memory of its own                                   */
+    const bool *want_grad; /* [n_value] values whose gradient backward must deliver (weights, scales'
+                              owners, inputs); NULL: forward only. Implies keep_all.              */
+};
+
+/* graph and binding must outlive the exec, which lives in `arena`. UNSUPPORTED where a wanted
+ * gradient would have to pass an operator that has none (it is named). */
+enum mpq_status mpq_exec_create(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                const struct mpq_graph *graph, const struct mpq_binding *binding,
+                                const struct mpq_exec_options *options,
+                                struct mpq_exec **out) MPQ_CHECKED;
+
+/* A value's tensor: to fill an input before forward, to read an output or kept value after it. */
+struct mpq_tensor *mpq_exec_tensor(struct mpq_exec *exec, mpq_value_id value);
+
+/* Let the nodes read this value from `data` (of its type and shape) from now on: how quantized
+ * weights replace the float ones. NULL: back to its own memory. */
+void mpq_exec_feed(struct mpq_exec *exec, mpq_value_id value, void *data);
+
+/* Run nodes [first, last) in order; the whole graph is (0, n_node). Earlier values must still be there:
+ * a partial run needs keep_all. Cannot fail. */
+void mpq_exec_forward(struct mpq_exec *exec, mpq_node_id first, mpq_node_id last);
+
+/* Gradient memory of a value that lies on a path to a wanted gradient, in the shape of the value;
+ * NULL where there is none. Between zero_grad and backward the caller adds his seeds (dL/dvalue) to
+ * any of them; after backward those of wanted values hold the sum. */
+void mpq_exec_zero_grad(struct mpq_exec *exec);
+mpq_real *mpq_exec_grad(struct mpq_exec *exec, mpq_value_id value);
+void mpq_exec_backward(struct mpq_exec *exec);
+
+size_t mpq_exec_bytes(const struct mpq_exec *exec); /* activations, gradients and workspace */
+
+#endif

@@ -1,0 +1,54 @@
+#include "quantcore/ops/op.h"
+
+#include <string.h>
+
+#define MPQ_OP(name, symbol) extern const struct mpq_op mpq_op_##symbol;
+#include "quantcore/ops/op_list.inc"
+#undef MPQ_OP
+
+static const struct mpq_op *const registry[] = {
+#define MPQ_OP(name, symbol) &mpq_op_##symbol,
+#include "quantcore/ops/op_list.inc"
+#undef MPQ_OP
+};
+
+size_t mpq_op_count(void)
+{
+    return MPQ_COUNT(registry);
+}
+
+const struct mpq_op *mpq_op_at(size_t i)
+{
+    return registry[i];
+}
+
+const struct mpq_op *mpq_op_find(const char *domain, const char *op_type)
+{
+    if (strcmp(domain, "ai.onnx") == 0)
+        domain = "";
+    for (size_t i = 0; i < MPQ_COUNT(registry); i++)
+        if (strcmp(registry[i]->name, op_type) == 0 && strcmp(registry[i]->domain, domain) == 0)
+            return registry[i];
+    return NULL;
+}
+
+static enum mpq_status check_count(struct mpq_ctx *ctx, const struct mpq_node *node, uint32_t n,
+                                   int low, int high, const char *what)
+{
+    if (n < (uint32_t)low || (high >= 0 && n > (uint32_t)high))
+        return mpq_fail_node(ctx, node, MPQ_E_FORMAT, "has %u %s", n, what);
+    return MPQ_OK;
+}
+
+enum mpq_status mpq_op_resolve(struct mpq_ctx *ctx, struct mpq_arena *arena, struct mpq_node *node)
+{
+    const struct mpq_op *op = node->op = mpq_op_find(node->domain, node->op_type);
+    if (!op)
+        return MPQ_OK;
+    MPQ_TRY(check_count(ctx, node, node->n_in, op->n_in_min, op->n_in_max, "inputs"));
+    MPQ_TRY(check_count(ctx, node, node->n_out, op->n_out_min, op->n_out_max, "outputs"));
+    for (int i = 0; i < op->n_in_min; i++)
+        if (node->in[i] == MPQ_NO_VALUE)
+            return mpq_fail_node(ctx, node, MPQ_E_FORMAT, "input %d is missing", i);
+    return op->parse ? op->parse(ctx, arena, node) : MPQ_OK;
+}

@@ -1,0 +1,1 @@
+typedef int mpq_placeholder;
