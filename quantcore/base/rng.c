@@ -40,8 +40,8 @@ uint64_t mpq_rng_u64(uint64_t key, enum mpq_rng_stream stream, uint64_t step, ui
 uint32_t mpq_rng_below(uint64_t key, enum mpq_rng_stream stream, uint64_t step, uint32_t index,
                        uint32_t n)
 {
-    /* The bias of the multiply-shift is below n / 2^64. */
-    return (uint32_t)(((unsigned __int128)mpq_rng_u64(key, stream, step, index) * n) >> 64);
+    /* Multiply-shift; its bias is below n / 2^32. */
+    return (uint32_t)((mpq_rng_u64(key, stream, step, index) >> 32) * n >> 32);
 }
 
 double mpq_rng_uniform(uint64_t key, enum mpq_rng_stream stream, uint64_t step, uint32_t index)
