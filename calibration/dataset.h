@@ -1,6 +1,6 @@
-/* Inputs for calibration, tuning and evaluation. A source is one file (source_xxx.c) and one line of
- * source_list.inc; all look like this from outside: n samples, each one tensor for every graph input,
- * and perhaps a label. */
+/* Inputs for calibration, tuning and evaluation. A source is one file (source_xxx.c) and one line
+ * of source_list.inc; all look like this from outside: n samples, each one tensor for every graph
+ * input, and perhaps a label. */
 #ifndef MPQ_CALIBRATION_DATASET_H
 #define MPQ_CALIBRATION_DATASET_H
 
@@ -9,16 +9,16 @@
 
 struct mpq_dataset;
 
-/* Open what `path` is: an .npz (arrays named like graph inputs, or `images` [n,H,W,C] uint8; `labels`
- * optional), an .npy (the only graph input), or a folder of JPEG and PNG pictures (sorted by name;
- * labels.csv with file,label beside them optional). `labels_path`, or NULL, is a CSV (file,label or one
- * label a row) or an .npy that takes precedence.
+/* Open what `path` is: an .npz (arrays named like graph inputs, or `images` [n,H,W,C] uint8;
+ * `labels` optional), an .npy (the only graph input), or a folder of JPEG and PNG pictures (sorted
+ * by name; labels.csv with file,label beside them optional). `labels_path`, or NULL, is a CSV
+ * (file,label or one label a row) or an .npy that takes precedence.
  *
- * `shape` [n_input] is what one batch of one sample looks like (first dimension 1, all known): arrays
- * either have its rank and are stacked along the first dimension, or one rank more and each entry is a
- * whole input. Arrays of another numeric type are converted to the input's. Checked now: names, shapes, types, a
- * usable array, NaN, labels within 0 .. n_class-1 (n_class 0: not checked), pictures readable when read.
- * Sentences name the path and the numbers. */
+ * `shape` [n_input] is what one batch of one sample looks like (first dimension 1, all known):
+ * arrays either have its rank and are stacked along the first dimension, or one rank more and each
+ * entry is a whole input. Arrays of another numeric type are converted to the input's. Checked now:
+ * names, shapes, types, a usable array, NaN, labels within 0 .. n_class-1 (n_class 0: not checked),
+ * pictures readable when read. Sentences name the path and the numbers. */
 enum mpq_status mpq_dataset_open(struct mpq_ctx *ctx, struct mpq_arena *arena, const char *path,
                                  const char *labels_path, const struct mpq_graph *graph,
                                  const struct mpq_shape *shape, int64_t n_class,
@@ -28,16 +28,16 @@ enum mpq_status mpq_dataset_open(struct mpq_ctx *ctx, struct mpq_arena *arena, c
 /* Samples drawn from N(0,1) (floats) or uniformly from small integers, smoothed over the last two
  * dimensions for 4-D inputs so that they have the spectrum of pictures: for users without data. */
 enum mpq_status mpq_dataset_synthetic(struct mpq_ctx *ctx, struct mpq_arena *arena,
-                                      const struct mpq_graph *graph,
-                                      const struct mpq_shape *shape, uint32_t n_sample,
-                                      struct mpq_dataset **out) MPQ_CHECKED;
+                                      const struct mpq_graph *graph, const struct mpq_shape *shape,
+                                      uint32_t n_sample, struct mpq_dataset **out) MPQ_CHECKED;
 
 uint32_t mpq_dataset_count(const struct mpq_dataset *dataset);
 bool mpq_dataset_has_labels(const struct mpq_dataset *dataset);
 int64_t mpq_dataset_label(const struct mpq_dataset *dataset, uint32_t sample);
 
-/* Write samples index[0..n) into `input` [n_input], tensors with data whose first dimension is n times
- * that of one sample. Pictures are decoded on first use and kept cropped as bytes. Runs on all threads. */
+/* Write samples index[0..n) into `input` [n_input], tensors with data whose first dimension is n
+ * times that of one sample. Pictures are decoded on first use and kept cropped as bytes. Runs on
+ * all threads. */
 enum mpq_status mpq_dataset_read(struct mpq_ctx *ctx, struct mpq_dataset *dataset,
                                  const uint32_t *index, uint32_t n,
                                  struct mpq_tensor *const *input) MPQ_CHECKED;

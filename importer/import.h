@@ -5,14 +5,14 @@
 #include "quantcore/ir/graph.h"
 
 /* Read and check the file, and bring every operator to the spelling of opset max(13, the model's):
- * upgrade.c. The graph aliases the tensor bytes of the message, which live in `arena` too. IO, FORMAT,
- * LIMIT, UNSUPPORTED (opset below 7 or above 26), SHAPE, NUMERIC (NaN or infinity in a float weight);
- * sentences begin with the path. Unknown operators are no error here. */
+ * upgrade.c. The graph aliases the tensor bytes of the message, which live in `arena` too. IO,
+ * FORMAT, LIMIT, UNSUPPORTED (opset below 7 or above 26), SHAPE, NUMERIC (NaN or infinity in a
+ * float weight); sentences begin with the path. Unknown operators are no error here. */
 enum mpq_status mpq_import_file(struct mpq_ctx *ctx, struct mpq_arena *arena, const char *path,
                                 struct mpq_graph **out_graph, size_t *out_file_bytes) MPQ_CHECKED;
 
-/* The same from memory; `directory` is where external data are looked for (NULL: refused); data need
- * not outlive the call. */
+/* The same from memory; `directory` is where external data are looked for (NULL: refused); data
+ * need not outlive the call. */
 enum mpq_status mpq_import_bytes(struct mpq_ctx *ctx, struct mpq_arena *arena, const uint8_t *data,
                                  size_t bytes, const char *directory,
                                  struct mpq_graph **out_graph) MPQ_CHECKED;

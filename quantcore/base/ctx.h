@@ -21,12 +21,12 @@ enum mpq_status {
     MPQ_E_SHAPE,       /* shapes or element types that do not fit              */
     MPQ_E_LIMIT,       /* larger than base/limits.h allows                     */
     MPQ_E_NOMEM,
-    MPQ_E_NUMERIC,     /* NaN or infinity where a number is needed             */
-    MPQ_E_INFEASIBLE,  /* no allocation meets the budget                       */
-    MPQ_E_CANCELLED    /* the user asked to stop                               */
+    MPQ_E_NUMERIC,    /* NaN or infinity where a number is needed             */
+    MPQ_E_INFEASIBLE, /* no allocation meets the budget                       */
+    MPQ_E_CANCELLED   /* the user asked to stop                               */
 };
 
-#define MPQ_CHECKED __attribute__((warn_unused_result))
+#define MPQ_CHECKED                      __attribute__((warn_unused_result))
 #define MPQ_PRINTF(fmt_index, first_arg) __attribute__((format(printf, fmt_index, first_arg)))
 
 enum mpq_log_level { MPQ_LOG_WARNING, MPQ_LOG_INFO, MPQ_LOG_DEBUG };
@@ -46,9 +46,9 @@ struct mpq_ctx {
 
     void (*log)(void *arg, enum mpq_log_level level, const char *line); /* may be NULL */
     void (*progress)(void *arg, const struct mpq_progress *progress);   /* may be NULL */
-    void *user;                            /* arg of both                              */
-    const volatile sig_atomic_t *cancel;   /* polled once a step; may be NULL          */
-    long allocations_left;                 /* < 0: no limit. Tests count down to failure */
+    void *user;                          /* arg of both                              */
+    const volatile sig_atomic_t *cancel; /* polled once a step; may be NULL          */
+    long allocations_left;               /* < 0: no limit. Tests count down to failure */
 };
 
 /* Ready to use: no error, one thread, seed 0, nobody listening, no allocation limit. */

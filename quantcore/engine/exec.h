@@ -1,8 +1,9 @@
-/* Running a graph: forward, and backward where asked. One exec is one graph at one set of shapes with
- * all its buffers; it is created once and run many times.
+/* Running a graph: forward, and backward where asked. One exec is one graph at one set of shapes
+ * with all its buffers; it is created once and run many times.
  *
  *     bind -> create -> { fill inputs -> forward -> read outputs } ...
- *     training:         { fill inputs -> forward -> seed gradients -> backward -> read gradients } ...
+ *     training:         { fill inputs -> forward -> seed gradients -> backward -> read gradients }
+ * ...
  */
 #ifndef MPQ_ENGINE_EXEC_H
 #define MPQ_ENGINE_EXEC_H
@@ -15,8 +16,8 @@ struct mpq_exec_options {
     const bool *keep;      /* [n_value] values whose data must outlive the forward pass besides the
                               outputs; NULL: none. Others share memory.                           */
     bool keep_all;         /* every value has memory of its own                                   */
-    const bool *want_grad; /* [n_value] values whose gradient backward must deliver (weights, scales'
-                              owners, inputs); NULL: forward only. Implies keep_all.              */
+    const bool *want_grad; /* [n_value] values whose gradient backward must deliver (weights,
+                              scales' owners, inputs); NULL: forward only. Implies keep_all. */
 };
 
 /* graph and binding must outlive the exec, which lives in `arena`. UNSUPPORTED where a wanted
@@ -33,8 +34,8 @@ struct mpq_tensor *mpq_exec_tensor(struct mpq_exec *exec, mpq_value_id value);
  * weights replace the float ones. NULL: back to its own memory. */
 void mpq_exec_feed(struct mpq_exec *exec, mpq_value_id value, void *data);
 
-/* Run nodes [first, last) in order; the whole graph is (0, n_node). Earlier values must still be there:
- * a partial run needs keep_all. Cannot fail. */
+/* Run nodes [first, last) in order; the whole graph is (0, n_node). Earlier values must still be
+ * there: a partial run needs keep_all. Cannot fail. */
 void mpq_exec_forward(struct mpq_exec *exec, mpq_node_id first, mpq_node_id last);
 
 /* Gradient memory of a value that lies on a path to a wanted gradient, in the shape of the value;

@@ -69,15 +69,15 @@ enum mpq_status mpq_graph_add_value(struct mpq_ctx *ctx, struct mpq_graph *graph
     MPQ_TRY(mpq_strmap_add(ctx, graph->arena, &graph->by_name, copy, graph->n_value, &id));
     if (id != graph->n_value)
         return mpq_fail(ctx, MPQ_E_FORMAT, "the name '%s' is given twice", name);
-    graph->value[id] = (struct mpq_value){
-        .name = copy, .shape.rank = MPQ_RANK_UNKNOWN, .producer = MPQ_NO_NODE};
+    graph->value[id] =
+        (struct mpq_value){.name = copy, .shape.rank = MPQ_RANK_UNKNOWN, .producer = MPQ_NO_NODE};
     graph->n_value++;
     *out = id;
     return MPQ_OK;
 }
 
-enum mpq_status mpq_graph_add_unique(struct mpq_ctx *ctx, struct mpq_graph *graph,
-                                     const char *stem, mpq_value_id *out)
+enum mpq_status mpq_graph_add_unique(struct mpq_ctx *ctx, struct mpq_graph *graph, const char *stem,
+                                     mpq_value_id *out)
 {
     const char *name = stem;
     for (unsigned i = 1; mpq_graph_find(graph, name) != MPQ_NO_VALUE; i++) {
@@ -135,8 +135,8 @@ enum mpq_status mpq_graph_add_node(struct mpq_ctx *ctx, struct mpq_graph *graph,
             continue;
         struct mpq_value *value = &graph->value[node->out[i]];
         if (value->producer != MPQ_NO_NODE)
-            return mpq_fail_node(ctx, node, MPQ_E_FORMAT, "computes '%s', which is computed already",
-                                 value->name);
+            return mpq_fail_node(ctx, node, MPQ_E_FORMAT,
+                                 "computes '%s', which is computed already", value->name);
         value->producer = id;
     }
     graph->n_node++;
@@ -179,9 +179,9 @@ enum mpq_status mpq_graph_check(struct mpq_ctx *ctx, const struct mpq_graph *gra
             MPQ_ASSERT(node->out[i] < graph->n_value);
             MPQ_ASSERT(graph->value[node->out[i]].producer == n);
             if (ready[node->out[i]])
-                status = mpq_fail_node(ctx, node, MPQ_E_FORMAT,
-                                       "computes '%s', which exists already",
-                                       graph->value[node->out[i]].name);
+                status =
+                    mpq_fail_node(ctx, node, MPQ_E_FORMAT, "computes '%s', which exists already",
+                                  graph->value[node->out[i]].name);
             ready[node->out[i]] = true;
         }
     }

@@ -10,10 +10,10 @@
 #include "quantcore/base/strmap.h"
 #include "quantcore/ir/attr.h"
 
-typedef uint32_t mpq_value_id; /* index into graph->value */
-typedef uint32_t mpq_node_id;  /* index into graph->node  */
+typedef uint32_t mpq_value_id;  /* index into graph->value */
+typedef uint32_t mpq_node_id;   /* index into graph->node  */
 #define MPQ_NO_VALUE UINT32_MAX /* absent optional input or output */
-#define MPQ_NO_NODE UINT32_MAX
+#define MPQ_NO_NODE  UINT32_MAX
 
 struct mpq_op; /* quantcore/ops/op.h: a row of the operator registry */
 
@@ -65,8 +65,8 @@ enum mpq_status mpq_graph_clone(struct mpq_ctx *ctx, struct mpq_arena *arena,
 enum mpq_status mpq_graph_add_value(struct mpq_ctx *ctx, struct mpq_graph *graph, const char *name,
                                     mpq_value_id *out) MPQ_CHECKED;
 /* A new value whose name starts with `stem`; a number is appended until it is unique. */
-enum mpq_status mpq_graph_add_unique(struct mpq_ctx *ctx, struct mpq_graph *graph,
-                                     const char *stem, mpq_value_id *out) MPQ_CHECKED;
+enum mpq_status mpq_graph_add_unique(struct mpq_ctx *ctx, struct mpq_graph *graph, const char *stem,
+                                     mpq_value_id *out) MPQ_CHECKED;
 /* A new constant of a unique name; the tensor's data stay shared. */
 enum mpq_status mpq_graph_add_constant(struct mpq_ctx *ctx, struct mpq_graph *graph,
                                        const char *stem, const struct mpq_tensor *tensor,
@@ -85,13 +85,14 @@ enum mpq_status mpq_graph_check(struct mpq_ctx *ctx, const struct mpq_graph *gra
 /* Who reads each value: for value v, readers node[first[v]] .. node[first[v+1]-1], in order, a node
  * once for each of its inputs that is v. Graph outputs do not count; is_output says so. */
 struct mpq_uses {
-    uint32_t *first;        /* [n_value + 1] */
+    uint32_t *first; /* [n_value + 1] */
     mpq_node_id *node;
-    bool *is_output;        /* [n_value]     */
+    bool *is_output; /* [n_value]     */
 };
 enum mpq_status mpq_graph_uses(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                const struct mpq_graph *graph, struct mpq_uses *out) MPQ_CHECKED;
-/* The only reader of v if exactly one node input reads it and it is no graph output; else NO_NODE. */
+/* The only reader of v if exactly one node input reads it and it is no graph output; else NO_NODE.
+ */
 mpq_node_id mpq_uses_single(const struct mpq_uses *uses, mpq_value_id v);
 
 /* Store "node 'name' (Op): sentence", see mpq_fail(). A nameless node is called by its output. */

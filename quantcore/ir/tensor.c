@@ -70,8 +70,7 @@ char *mpq_shape_print(const struct mpq_shape *shape, char *buffer, size_t bytes)
         if (shape->dim[i] < 0)
             n += (size_t)snprintf(buffer + n, bytes - n, "%s?", comma);
         else
-            n += (size_t)snprintf(buffer + n, bytes - n, "%s%lld", comma,
-                                  (long long)shape->dim[i]);
+            n += (size_t)snprintf(buffer + n, bytes - n, "%s%lld", comma, (long long)shape->dim[i]);
     }
     if (n < bytes)
         snprintf(buffer + n, bytes - n, "]");
@@ -98,9 +97,8 @@ size_t mpq_tensor_bytes(const struct mpq_tensor *tensor)
     return (size_t)mpq_shape_count(&tensor->shape) * mpq_dtype_bytes(tensor->dtype);
 }
 
-enum mpq_status mpq_tensor_alloc(struct mpq_ctx *ctx, struct mpq_arena *arena,
-                                 enum mpq_dtype dtype, const struct mpq_shape *shape,
-                                 struct mpq_tensor *out)
+enum mpq_status mpq_tensor_alloc(struct mpq_ctx *ctx, struct mpq_arena *arena, enum mpq_dtype dtype,
+                                 const struct mpq_shape *shape, struct mpq_tensor *out)
 {
     int64_t count;
     size_t element_bytes = mpq_dtype_bytes(dtype);

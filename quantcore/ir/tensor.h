@@ -7,7 +7,7 @@
 #include "quantcore/base/real.h"
 #include "quantcore/ir/dtype.h"
 
-#define MPQ_DIM_UNKNOWN (-1)  /* a dimension that is symbolic or not given */
+#define MPQ_DIM_UNKNOWN  (-1) /* a dimension that is symbolic or not given */
 #define MPQ_RANK_UNKNOWN (-1) /* a shape of which nothing is known         */
 
 struct mpq_shape {
@@ -27,8 +27,8 @@ struct mpq_tensor {
 
 bool mpq_shape_is_known(const struct mpq_shape *shape); /* rank and every dimension >= 0 */
 bool mpq_shape_equal(const struct mpq_shape *a, const struct mpq_shape *b);
-int64_t mpq_shape_count(const struct mpq_shape *shape);  /* elements; the shape must be known and
-                                                            checked: no overflow is looked for  */
+int64_t mpq_shape_count(const struct mpq_shape *shape); /* elements; the shape must be known and
+                                                           checked: no overflow is looked for  */
 int64_t mpq_shape_count_range(const struct mpq_shape *shape, int begin, int end); /* of dims
                                                                                 [begin, end) */
 
@@ -48,9 +48,8 @@ bool mpq_shape_broadcast(const struct mpq_shape *a, const struct mpq_shape *b,
 size_t mpq_tensor_bytes(const struct mpq_tensor *tensor); /* in memory */
 
 /* A zeroed tensor of a known shape. */
-enum mpq_status mpq_tensor_alloc(struct mpq_ctx *ctx, struct mpq_arena *arena,
-                                 enum mpq_dtype dtype, const struct mpq_shape *shape,
-                                 struct mpq_tensor *out) MPQ_CHECKED;
+enum mpq_status mpq_tensor_alloc(struct mpq_ctx *ctx, struct mpq_arena *arena, enum mpq_dtype dtype,
+                                 const struct mpq_shape *shape, struct mpq_tensor *out) MPQ_CHECKED;
 
 /* Element i of an integer or bool tensor, as int64; of a FLOAT, DOUBLE, FLOAT16, BFLOAT16 or
  * integer tensor, as double. The tensor has data and i is in range. */

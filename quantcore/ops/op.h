@@ -22,9 +22,9 @@ struct mpq_op {
     const char *name, *domain; /* as ONNX spells them; domain "" is ai.onnx */
     int n_in_min, n_in_max;    /* n_in_max -1: any number                   */
     int n_out_min, n_out_max;
-    int weight_input;          /* input that is quantized where constant; 0: the operator has none
-                                  (input 0 is never a weight: MatMul with a constant left side is
-                                  looked at by the layer table itself)      */
+    int weight_input; /* input that is quantized where constant; 0: the operator has none
+                         (input 0 is never a weight: MatMul with a constant left side is
+                         looked at by the layer table itself)      */
 
     /* attr_set -> node->attrs (arena). NULL: no attributes are read. Reports unsupported values. */
     enum mpq_status (*parse)(struct mpq_ctx *ctx, struct mpq_arena *arena, struct mpq_node *node);

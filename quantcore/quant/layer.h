@@ -1,6 +1,6 @@
 /* What is quantized, as plain records that the stages hand to each other: the layer table (weights)
- * and the activation plan (values), and their results. Built by quantcore/pass, filled by calibration and
- * the supernet, read by search and exporter. */
+ * and the activation plan (values), and their results. Built by quantcore/pass, filled by
+ * calibration and the supernet, read by search and exporter. */
 #ifndef MPQ_QUANT_LAYER_H
 #define MPQ_QUANT_LAYER_H
 
@@ -8,7 +8,7 @@
 
 #define MPQ_MIN_BITS 2
 #define MPQ_MAX_BITS 8
-#define MPQ_N_BITS (MPQ_MAX_BITS + 1) /* length of tables indexed by width */
+#define MPQ_N_BITS   (MPQ_MAX_BITS + 1) /* length of tables indexed by width */
 
 /* A layer: a node with a constant weight that can be stored with few bits. A view, not IR. The
  * weight, in its own element order, is w[n_outer][n_channel][n_inner], with one scale a channel:
@@ -20,28 +20,28 @@ struct mpq_layer {
     mpq_value_id x, y;         /* data input; output after the activation fused into the
                                   layer (Relu, Clip), else the node's own output            */
     int64_t n_outer, n_channel, n_inner;
-    int64_t n_param;           /* elements of the weight: the product of the three          */
-    uint64_t macs;             /* of one sample                                             */
-    bool is_depthwise;         /* Conv with one input channel a group and more than 1 group */
+    int64_t n_param;   /* elements of the weight: the product of the three          */
+    uint64_t macs;     /* of one sample                                             */
+    bool is_depthwise; /* Conv with one input channel a group and more than 1 group */
 };
 
 struct mpq_layer_table {
     uint32_t n_layer;
     struct mpq_layer *layer;
-    uint32_t n_rejected;       /* nodes with parameters that stay float, and why            */
+    uint32_t n_rejected; /* nodes with parameters that stay float, and why            */
     struct mpq_rejected_layer {
         mpq_node_id node;
         const char *reason;
-    } *rejected;
+    } * rejected;
 };
 
 /* Which float values are quantized. Values of one group share scale and zero point, because an
  * operator between them only moves or selects elements (MaxPool, Reshape, Concat, ...). */
 #define MPQ_NO_GROUP UINT32_MAX
 struct mpq_act_plan {
-    uint32_t *group;     /* [n_value], NO_GROUP: stays float                        */
-    bool *lossless;      /* [n_value] its producer only moved elements already quantized in its
-                            group, so quantizing it again changes nothing           */
+    uint32_t *group; /* [n_value], NO_GROUP: stays float                        */
+    bool *lossless;  /* [n_value] its producer only moved elements already quantized in its
+                        group, so quantizing it again changes nothing           */
     uint32_t n_group;
 };
 
