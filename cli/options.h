@@ -1,0 +1,88 @@
+/* The command line: one table of options, from which parsing, defaults, --help and the report's
+ * echo are made. To add an option, add a row to the table in options.c and a field here. */
+#ifndef MPQ_CLI_OPTIONS_H
+#define MPQ_CLI_OPTIONS_H
+
+#include <stdio.h>
+
+#include "calibration/preprocess.h"
+#include "exporter/export.h"
+
+/* Which commands an option belongs to: an OR of these. */
+enum mpq_command_bit {
+    MPQ_COMMAND_CONVERT = 1,
+    MPQ_COMMAND_EVAL = 2,
+    MPQ_COMMAND_INSPECT = 4,
+    MPQ_COMMAND_ANY = 7
+};
+
+enum mpq_effort { MPQ_EFFORT_NONE, MPQ_EFFORT_QUICK, MPQ_EFFORT_DEFAULT, MPQ_EFFORT_THOROUGH };
+
+/* A file size: a share of the float file, or bytes. */
+struct mpq_size {
+    double share;   /* 0 < share <= 1; 0: bytes count */
+    uint64_t bytes; /* > 0 where share is 0           */
+};
+
+#define MPQ_MAX_OPTIONS 48
+
+/* Everything typed, defaults filled in. Strings are the command line's or live in the arena;
+ * NULL: not given and no default. Options of other commands keep their defaults. */
+struct mpq_options {
+    const char *model;
+
+    const char *output, *report; /* convert: never NULL; MODEL.mpq.onnx beside the model, and the
+                                    output's name with .csv                                */
+    const char *data, *eval, *labels, *checkpoint;
+    const char *reference, *outputs; /* of eval */
+
+    struct mpq_size size;
+    bool bits[MPQ_N_BITS]; /* candidate widths, at least one within 2..8 */
+    int effort;            /* enum mpq_effort                            */
+    int64_t steps;         /* -1: as the effort says                     */
+    uint64_t seed;
+    int64_t threads; /* >= 1                                             */
+    int storage;     /* enum mpq_storage                                 */
+    bool overwrite, no_freeze, no_align;
+
+    struct mpq_preprocess preprocess; /* the preset with its overrides applied */
+
+    bool quiet, verbose, help;
+
+    /* As typed; `preprocess` is made of them. */
+    struct mpq_preprocess_options {
+        int preset;
+        struct mpq_per_channel {
+            int n; /* 0: not given; 1: the same for all */
+            double value[4];
+        } mean, std;
+        double scale;         /* 0: not given  */
+        int64_t resize, crop; /* -1: not given */
+        int channel_order;    /* 0 rgb, 1 bgr  */
+    } typed;
+
+    /* Row i's value as it could be typed again; NULL: not given and no default, or not an option
+     * of this command. */
+    const char *text[MPQ_MAX_OPTIONS];
+};
+
+/* Parse the arguments after the command's name. USAGE with one sentence; with --help nothing else
+ * is checked. */
+enum mpq_status mpq_options_parse(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                  enum mpq_command_bit command, const char *command_name, int argc,
+                                  char *const *argv, struct mpq_options *out) MPQ_CHECKED;
+
+/* The options of these commands with their defaults, wrapped to 80 columns. */
+void mpq_options_help(FILE *file, unsigned commands);
+
+/* Rows of the table, to go with options->text: "size", "effort", ... */
+size_t mpq_option_count(void);
+const char *mpq_option_name(size_t i);
+
+/* The budget in bytes for a float file of that size, at least 1. */
+uint64_t mpq_size_bytes(const struct mpq_size *size, uint64_t float_bytes);
+
+/* `word` from n words that is nearest to what was typed, or NULL if none is near. */
+const char *mpq_suggest(const char *typed, const char *const *word, size_t n);
+
+#endif
