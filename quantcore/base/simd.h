@@ -1,0 +1,29 @@
+/* Hot loops compiled for several instruction sets, the best one chosen when the program loads. The
+ * program itself is built for the plainest x86-64, so it runs anywhere.
+ *
+ *     MPQ_MULTIVERSION
+ *     static void relu(mpq_real *restrict y, const mpq_real *restrict x, int64_t n)
+ *
+ * The loop must be one the compiler can vectorize; small functions it calls must be inlined
+ * (MPQ_INLINE), as a call would leave the instruction set. Contraction is off, so every version
+ * rounds alike: elementwise results do not depend on the machine. */
+#ifndef MPQ_BASE_SIMD_H
+#define MPQ_BASE_SIMD_H
+
+#if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && defined(__gnu_linux__) &&   \
+    !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#define MPQ_SIMD_X86 1 /* `target` attributes and __builtin_cpu_supports() are to be had */
+#define MPQ_MULTIVERSION                                                                           \
+    __attribute__((target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
+#else
+#define MPQ_SIMD_X86 0
+#define MPQ_MULTIVERSION
+#endif
+
+#ifdef __GNUC__
+#define MPQ_INLINE static inline __attribute__((always_inline))
+#else
+#define MPQ_INLINE static inline
+#endif
+
+#endif
