@@ -17,7 +17,9 @@ struct mpq_exec_options {
                               outputs; NULL: none. Others share memory.                           */
     bool keep_all;         /* every value has memory of its own                                   */
     const bool *want_grad; /* [n_value] values whose gradient backward must deliver (weights,
-                              scales' owners, inputs); NULL: forward only. Implies keep_all. */
+                              biases, inputs); NULL: forward only. Implies keep_all.              */
+    const bool *seed;      /* [n_value] values whose gradient the caller seeds besides the outputs;
+                              NULL: none                                                          */
 };
 
 /* graph and binding must outlive the exec, which lives in `arena`. UNSUPPORTED where a wanted
@@ -38,9 +40,10 @@ void mpq_exec_feed(struct mpq_exec *exec, mpq_value_id value, void *data);
  * there: a partial run needs keep_all. Cannot fail. */
 void mpq_exec_forward(struct mpq_exec *exec, mpq_node_id first, mpq_node_id last);
 
-/* Gradient memory of a value that lies on a path to a wanted gradient, in the shape of the value;
- * NULL where there is none. Between zero_grad and backward the caller adds his seeds (dL/dvalue) to
- * any of them; after backward those of wanted values hold the sum. */
+/* Gradients. zero_grad clears those of seeded values (the outputs among them) and of wanted ones;
+ * then the caller adds dL/dvalue to the seeded; backward adds into the wanted. mpq_exec_grad is
+ * NULL for a value that is neither, or whose gradient reaches nothing wanted. backward uses up the
+ * seeds. */
 void mpq_exec_zero_grad(struct mpq_exec *exec);
 mpq_real *mpq_exec_grad(struct mpq_exec *exec, mpq_value_id value);
 void mpq_exec_backward(struct mpq_exec *exec);

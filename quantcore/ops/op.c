@@ -52,3 +52,20 @@ enum mpq_status mpq_op_resolve(struct mpq_ctx *ctx, struct mpq_arena *arena, str
             return mpq_fail_node(ctx, node, MPQ_E_FORMAT, "input %d is missing", i);
     return op->parse ? op->parse(ctx, arena, node) : MPQ_OK;
 }
+
+enum mpq_status mpq_op_evaluate(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                const struct mpq_node *node, const struct mpq_tensor *const *x,
+                                struct mpq_tensor *const *y)
+{
+    MPQ_TRY(node->op->infer(ctx, node, x, y));
+    for (uint32_t i = 0; i < node->n_out; i++)
+        if (y[i])
+            MPQ_TRY(mpq_tensor_alloc(ctx, arena, y[i]->dtype, &y[i]->shape, y[i]));
+    size_t bytes = node->op->workspace ? node->op->workspace(node, x, y, false) : 0;
+    void *workspace = mpq_arena_alloc(ctx, arena, bytes + 64, 1);
+    if (!workspace)
+        return MPQ_E_NOMEM;
+    node->op->forward(
+        &(struct mpq_kernel_args){.node = node, .x = x, .y = y, .workspace = workspace});
+    return MPQ_OK;
+}

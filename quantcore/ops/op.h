@@ -26,6 +26,9 @@ struct mpq_op {
                          (input 0 is never a weight: MatMul with a constant left side is
                          looked at by the layer table itself)      */
 
+    bool reads_shape_only; /* forward looks at the shapes of its inputs, never at their data: it is
+                              folded as soon as shapes are known (Shape, Size) */
+
     /* attr_set -> node->attrs (arena). NULL: no attributes are read. Reports unsupported values. */
     enum mpq_status (*parse)(struct mpq_ctx *ctx, struct mpq_arena *arena, struct mpq_node *node);
 
@@ -58,5 +61,11 @@ const struct mpq_op *mpq_op_at(size_t i);
  * op NULL and OK: whoever must execute it complains. */
 enum mpq_status mpq_op_resolve(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                struct mpq_node *node) MPQ_CHECKED;
+
+/* Infer, allocate the outputs in `arena` and run forward, for nodes whose inputs all have data. y
+ * [n_out] receives the tensors; an absent output stays as it is. */
+enum mpq_status mpq_op_evaluate(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                const struct mpq_node *node, const struct mpq_tensor *const *x,
+                                struct mpq_tensor *const *y) MPQ_CHECKED;
 
 #endif

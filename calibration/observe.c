@@ -1,0 +1,108 @@
+#include "calibration/observe.h"
+
+#include <math.h>
+
+enum mpq_status mpq_observer_create(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                    const struct mpq_graph *graph,
+                                    const struct mpq_layer_table *layers,
+                                    const struct mpq_act_plan *plan, struct mpq_observer *out)
+{
+    struct mpq_observer o = {.layers = layers, .plan = plan};
+    o.histogram = mpq_arena_alloc(ctx, arena, plan->n_group, sizeof *o.histogram);
+    o.input_power = mpq_arena_alloc(ctx, arena, layers->n_layer, sizeof *o.input_power);
+    o.n_seen = mpq_arena_alloc(ctx, arena, layers->n_layer, sizeof *o.n_seen);
+    o.output_power = mpq_arena_alloc(ctx, arena, layers->n_layer, sizeof *o.output_power);
+    o.keep = mpq_arena_alloc(ctx, arena, graph->n_value, sizeof *o.keep);
+    if (!o.histogram || !o.input_power || !o.n_seen || !o.output_power || !o.keep)
+        return MPQ_E_NOMEM;
+    for (uint32_t v = 0; v < graph->n_value; v++)
+        o.keep[v] = plan->group[v] != MPQ_NO_GROUP;
+    for (uint32_t l = 0; l < layers->n_layer; l++) {
+        const struct mpq_layer *layer = &layers->layer[l];
+        o.input_power[l] = mpq_arena_alloc(ctx, arena, (size_t)(layer->n_outer * layer->n_inner),
+                                           sizeof *o.input_power[l]);
+        if (!o.input_power[l])
+            return MPQ_E_NOMEM;
+        o.keep[layer->x] = o.keep[layer->y] = true;
+    }
+    *out = o;
+    return MPQ_OK;
+}
+
+/* Mean square of x[outer][n][inner] for each of the n places of the middle dimension, added to the
+ * running mean over n_seen positions; spread over `repeat` consecutive weights each. */
+static void add_power(const mpq_real *x, int64_t outer, int64_t n, int64_t inner, uint64_t n_seen,
+                      int64_t n_weight, mpq_real *power)
+{
+    double share = (double)(outer * inner) / (double)((uint64_t)(outer * inner) + n_seen);
+    int64_t repeat = n_weight >= n ? n_weight / n : 1, fold = n_weight >= n ? 1 : n / n_weight;
+    for (int64_t k = 0; k < n / fold; k++) {
+        double sum = 0;
+        for (int64_t f = 0; f < fold; f++)
+            for (int64_t o = 0; o < outer; o++) {
+                const mpq_real *row = x + (o * n + k + f * (n / fold)) * inner;
+                mpq_real row_sum = 0;
+                for (int64_t i = 0; i < inner; i++)
+                    row_sum += row[i] * row[i];
+                sum += (double)row_sum;
+            }
+        double mean = sum / (double)(outer * inner * fold);
+        for (int64_t r = 0; r < repeat; r++) {
+            mpq_real *p = &power[k * repeat + r];
+            *p = (mpq_real)((double)*p + share * (mean - (double)*p));
+        }
+    }
+}
+
+static void observe_layer(struct mpq_observer *o, uint32_t l, const struct mpq_graph *graph,
+                          struct mpq_exec *exec)
+{
+    const struct mpq_layer *layer = &o->layers->layer[l];
+    const struct mpq_tensor *x = mpq_exec_tensor(exec, layer->x);
+    const struct mpq_tensor *y = mpq_exec_tensor(exec, layer->y);
+    const struct mpq_tensor *w = graph->value[layer->weight].constant;
+    /* A convolution's weight [M, C/G, k...] meets its input [N, C, ...] channel by channel; the
+     * others contract the last dimension of the input. */
+    bool is_conv = w->shape.rank > 2;
+    int axis = is_conv ? 1 : x->shape.rank - 1;
+    int64_t outer = mpq_shape_count_range(&x->shape, 0, axis), n = x->shape.dim[axis];
+    int64_t inner = mpq_shape_count_range(&x->shape, axis + 1, x->shape.rank);
+    uint64_t before = o->n_seen[l];
+    add_power(x->data, outer, n, inner, before, layer->n_outer * layer->n_inner, o->input_power[l]);
+    o->n_seen[l] += (uint64_t)(outer * inner);
+
+    const mpq_real *out = y->data;
+    int64_t n_out = mpq_shape_count(&y->shape);
+    double sum = 0;
+    for (int64_t i = 0; i < n_out; i++)
+        sum += (double)out[i] * (double)out[i];
+    double share = (double)(outer * inner) / (double)o->n_seen[l];
+    if (n_out)
+        o->output_power[l] += share * (sum / (double)n_out - o->output_power[l]);
+}
+
+enum mpq_status mpq_observer_add(struct mpq_ctx *ctx, struct mpq_observer *o,
+                                 const struct mpq_graph *graph, struct mpq_exec *exec)
+{
+    for (uint32_t v = 0; v < graph->n_value; v++) {
+        uint32_t group = o->plan->group[v];
+        if (group == MPQ_NO_GROUP || o->plan->lossless[v])
+            continue;
+        const struct mpq_tensor *tensor = mpq_exec_tensor(exec, v);
+        int64_t bad = mpq_tensor_find_nonfinite(tensor);
+        if (bad >= 0)
+            return mpq_fail(ctx, MPQ_E_NUMERIC,
+                            "the value '%s' of the float model is %g at element %lld",
+                            graph->value[v].name, mpq_tensor_double(tensor, bad), (long long)bad);
+        mpq_histogram_add(&o->histogram[group], tensor->data, mpq_shape_count(&tensor->shape));
+    }
+    for (uint32_t l = 0; l < o->layers->n_layer; l++)
+        observe_layer(o, l, graph, exec);
+    return MPQ_OK;
+}
+
+void mpq_observer_ranges(const struct mpq_observer *o, int bits, struct mpq_act_quant *out_quant)
+{
+    for (uint32_t g = 0; g < o->plan->n_group; g++)
+        mpq_histogram_range(&o->histogram[g], bits, &out_quant[g]);
+}

@@ -1,0 +1,37 @@
+/* What calibration learns from running the float model: the distribution of every value that will
+ * be quantized, and how strongly each layer's inputs speak. One streaming pass, constant memory. */
+#ifndef MPQ_CALIBRATION_OBSERVE_H
+#define MPQ_CALIBRATION_OBSERVE_H
+
+#include "quantcore/engine/exec.h"
+#include "quantcore/quant/histogram.h"
+
+struct mpq_observer {
+    const struct mpq_layer_table *layers;
+    const struct mpq_act_plan *plan;
+    struct mpq_histogram *histogram; /* [n_group] */
+    /* Mean square of the input that each weight of an output channel multiplies, [n_outer *
+     * n_inner] of the layer: the diagonal of the layer's Hessian up to a factor. Zero padding is
+     * not counted. For a grouped convolution the mean over the groups. */
+    mpq_real **input_power; /* [n_layer] */
+    uint64_t *n_seen;       /* [n_layer] input positions summed so far */
+    double *output_power;   /* [n_layer] mean square of the layer's output */
+    bool *keep; /* [n_value] values that must be kept for observing, for mpq_exec_create */
+};
+
+enum mpq_status mpq_observer_create(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                    const struct mpq_graph *graph,
+                                    const struct mpq_layer_table *layers,
+                                    const struct mpq_act_plan *plan,
+                                    struct mpq_observer *out) MPQ_CHECKED;
+
+/* Add the values of the batch that `exec` has just run forward. NUMERIC, naming the value, where
+ * one is NaN or infinite. */
+enum mpq_status mpq_observer_add(struct mpq_ctx *ctx, struct mpq_observer *observer,
+                                 const struct mpq_graph *graph, struct mpq_exec *exec) MPQ_CHECKED;
+
+/* Activation quantization of every group, `bits` wide, out_quant [n_group]. */
+void mpq_observer_ranges(const struct mpq_observer *observer, int bits,
+                         struct mpq_act_quant *out_quant);
+
+#endif

@@ -1,0 +1,366 @@
+#include "quantcore/engine/exec.h"
+
+#include <string.h>
+
+#include "quantcore/engine/plan.h"
+
+/* A node with everything its kernels need, tied up once. x, y, dy, dx point into the tables of the
+ * exec, so that feeding a value changes what every reader sees. */
+struct step {
+    const struct mpq_tensor **x;
+    struct mpq_tensor **y;
+    const mpq_real **dy;
+    mpq_real **dx;
+    uint32_t *fresh; /* values whose gradient memory this node's backward is the first to touch */
+    uint32_t n_fresh;
+    bool runs_backward;
+};
+
+struct mpq_exec {
+    const struct mpq_graph *graph;
+    const struct mpq_binding *binding;
+    struct mpq_tensor *tensor; /* [n_value] */
+    void **own;                /* [n_value] memory of computed values and inputs */
+    mpq_real **grad;           /* [n_value] */
+    bool *is_anchored;         /* [n_value] gradient seeded or wanted: cleared by zero_grad */
+    struct step *step;         /* [n_node]  */
+    void *workspace;
+    size_t bytes;
+};
+
+static bool is_float(const struct mpq_exec *exec, mpq_value_id v)
+{
+    return exec->tensor[v].dtype == MPQ_FLOAT;
+}
+
+static bool runs(const struct mpq_exec *exec, mpq_node_id n)
+{
+    return !exec->binding->is_folded[n];
+}
+
+/* ---- forward memory -------------------------------------------------------------------------- */
+
+/* Last node that reads each value; n_node for values that must stay. */
+static enum mpq_status last_uses(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                 const struct mpq_exec *exec,
+                                 const struct mpq_exec_options *options, uint32_t **out_last)
+{
+    const struct mpq_graph *graph = exec->graph;
+    uint32_t *last = mpq_arena_alloc(ctx, arena, graph->n_value, sizeof *last);
+    if (!last)
+        return MPQ_E_NOMEM;
+    for (uint32_t n = 0; n < graph->n_node; n++)
+        for (uint32_t i = 0; i < graph->node[n].n_in; i++)
+            if (graph->node[n].in[i] != MPQ_NO_VALUE)
+                last[graph->node[n].in[i]] = n;
+    bool keep_all = options->keep_all || options->want_grad;
+    for (uint32_t v = 0; v < graph->n_value; v++)
+        if (keep_all || (options->keep && options->keep[v]))
+            last[v] = graph->n_node;
+    for (uint32_t i = 0; i < graph->n_output; i++)
+        last[graph->output[i]] = graph->n_node;
+    *out_last = last;
+    return MPQ_OK;
+}
+
+static enum mpq_status place_activations(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                         struct mpq_arena *scratch, struct mpq_exec *exec,
+                                         const struct mpq_exec_options *options)
+{
+    const struct mpq_graph *graph = exec->graph;
+    uint32_t *last, n_buffer = 0;
+    MPQ_TRY(last_uses(ctx, scratch, exec, options, &last));
+    struct mpq_plan_buffer *buffer = mpq_arena_alloc(ctx, scratch, graph->n_value, sizeof *buffer);
+    mpq_value_id *owner = mpq_arena_alloc(ctx, scratch, graph->n_value, sizeof *owner);
+    if (!buffer || !owner)
+        return MPQ_E_NOMEM;
+    for (uint32_t n = 0; n < graph->n_node; n++)
+        for (uint32_t i = 0; runs(exec, n) && i < graph->node[n].n_out; i++) {
+            mpq_value_id v = graph->node[n].out[i];
+            if (v == MPQ_NO_VALUE || exec->tensor[v].data)
+                continue;
+            owner[n_buffer] = v;
+            buffer[n_buffer++] = (struct mpq_plan_buffer){mpq_tensor_bytes(&exec->tensor[v]), n,
+                                                          last[v] > n ? last[v] : n, 0};
+        }
+    size_t total;
+    MPQ_TRY(mpq_plan_place(ctx, scratch, buffer, n_buffer, &total));
+    char *block = mpq_arena_alloc(ctx, arena, total, 1);
+    if (!block)
+        return MPQ_E_NOMEM;
+    exec->bytes += total;
+    for (uint32_t b = 0; b < n_buffer; b++)
+        exec->own[owner[b]] = block + buffer[b].offset;
+    /* Inputs keep their own memory: the caller may fill them once and run many times. */
+    for (uint32_t i = 0; i < graph->n_input; i++) {
+        mpq_value_id v = graph->input[i];
+        size_t bytes = mpq_tensor_bytes(&exec->tensor[v]);
+        exec->own[v] = mpq_arena_alloc(ctx, arena, bytes, 1);
+        if (!exec->own[v])
+            return MPQ_E_NOMEM;
+        exec->bytes += bytes;
+    }
+    for (uint32_t v = 0; v < graph->n_value; v++)
+        if (exec->own[v])
+            exec->tensor[v].data = exec->own[v];
+        else
+            exec->own[v] = exec->tensor[v].data;
+    return MPQ_OK;
+}
+
+/* ---- which gradients flow ---------------------------------------------------------------------
+ */
+
+/* flows[v]: v depends on something wanted, so its gradient is worth having. A wanted value need not
+ * be computed: weights are constants of the graph that the caller feeds. */
+static enum mpq_status mark_flow(struct mpq_ctx *ctx, const struct mpq_exec *exec,
+                                 const bool *want_grad, bool *flows)
+{
+    const struct mpq_graph *graph = exec->graph;
+    for (uint32_t v = 0; v < graph->n_value; v++)
+        flows[v] = want_grad[v];
+    for (uint32_t n = 0; n < graph->n_node; n++) {
+        const struct mpq_node *node = &graph->node[n];
+        bool any = false;
+        for (uint32_t i = 0; i < node->n_in; i++)
+            any |= node->in[i] != MPQ_NO_VALUE && flows[node->in[i]];
+        if (!any || !runs(exec, n))
+            continue;
+        for (uint32_t i = 0; i < node->n_out; i++) {
+            mpq_value_id v = node->out[i];
+            if (v == MPQ_NO_VALUE || !is_float(exec, v))
+                continue;
+            if (!node->op->backward)
+                return mpq_fail_node(ctx, node, MPQ_E_UNSUPPORTED,
+                                     "has no gradient, so the layers before it cannot be tuned");
+            flows[v] = true;
+        }
+    }
+    return MPQ_OK;
+}
+
+/* reached[v]: the gradient of v will be non-zero, because v is seeded or a reader's output is. */
+static void mark_reached(const struct mpq_exec *exec, const bool *seed, const bool *flows,
+                         bool *reached)
+{
+    const struct mpq_graph *graph = exec->graph;
+    for (uint32_t v = 0; v < graph->n_value; v++)
+        reached[v] = seed && seed[v] && flows[v];
+    for (uint32_t i = 0; i < graph->n_output; i++)
+        reached[graph->output[i]] = flows[graph->output[i]];
+    for (uint32_t n = graph->n_node; n-- > 0;) {
+        const struct mpq_node *node = &graph->node[n];
+        bool any = false;
+        for (uint32_t i = 0; runs(exec, n) && i < node->n_out; i++)
+            any |= node->out[i] != MPQ_NO_VALUE && reached[node->out[i]];
+        exec->step[n].runs_backward = any;
+        for (uint32_t i = 0; any && i < node->n_in; i++) {
+            mpq_value_id v = node->in[i];
+            if (v != MPQ_NO_VALUE && flows[v] && is_float(exec, v))
+                reached[v] = true;
+        }
+    }
+}
+
+/* Backward step of node n is n_node-1-n. The gradient of an anchored value lives throughout, any
+ * other from the backward step of its last reader to that of its producer. */
+static enum mpq_status place_gradients(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                       struct mpq_arena *scratch, struct mpq_exec *exec,
+                                       const bool *reached)
+{
+    const struct mpq_graph *graph = exec->graph;
+    struct mpq_plan_buffer *buffer = mpq_arena_alloc(ctx, scratch, graph->n_value, sizeof *buffer);
+    mpq_value_id *owner = mpq_arena_alloc(ctx, scratch, graph->n_value, sizeof *owner);
+    bool *placed = mpq_arena_alloc(ctx, scratch, graph->n_value, sizeof *placed);
+    if (!buffer || !owner || !placed)
+        return MPQ_E_NOMEM;
+    uint32_t n_buffer = 0;
+    for (uint32_t v = 0; v < graph->n_value; v++)
+        if (reached[v] && exec->is_anchored[v]) {
+            placed[v] = true;
+            owner[n_buffer] = v;
+            buffer[n_buffer++] =
+                (struct mpq_plan_buffer){mpq_tensor_bytes(&exec->tensor[v]), 0, graph->n_node, 0};
+        }
+    for (uint32_t n = graph->n_node; n-- > 0;) {
+        struct step *step = &exec->step[n];
+        const struct mpq_node *node = &graph->node[n];
+        if (!step->runs_backward)
+            continue;
+        step->fresh = mpq_arena_alloc(ctx, arena, node->n_in, sizeof *step->fresh);
+        if (!step->fresh)
+            return MPQ_E_NOMEM;
+        for (uint32_t i = 0; i < node->n_in; i++) {
+            mpq_value_id v = node->in[i];
+            if (v == MPQ_NO_VALUE || !reached[v] || placed[v])
+                continue;
+            placed[v] = true;
+            step->fresh[step->n_fresh++] = v;
+            owner[n_buffer] = v;
+            buffer[n_buffer++] =
+                (struct mpq_plan_buffer){mpq_tensor_bytes(&exec->tensor[v]), graph->n_node - 1 - n,
+                                         graph->n_node - 1 - graph->value[v].producer, 0};
+        }
+    }
+    size_t total;
+    MPQ_TRY(mpq_plan_place(ctx, scratch, buffer, n_buffer, &total));
+    char *block = mpq_arena_alloc(ctx, arena, total, 1);
+    if (!block)
+        return MPQ_E_NOMEM;
+    exec->bytes += total;
+    for (uint32_t b = 0; b < n_buffer; b++)
+        exec->grad[owner[b]] = (mpq_real *)(void *)(block + buffer[b].offset);
+    return MPQ_OK;
+}
+
+/* ---- tying up ---------------------------------------------------------------------------------
+ */
+
+static enum mpq_status bind_step(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                 struct mpq_exec *exec, mpq_node_id n)
+{
+    const struct mpq_node *node = &exec->graph->node[n];
+    struct step *step = &exec->step[n];
+    step->x = mpq_arena_alloc(ctx, arena, node->n_in, sizeof *step->x);
+    step->dx = mpq_arena_alloc(ctx, arena, node->n_in, sizeof *step->dx);
+    step->y = mpq_arena_alloc(ctx, arena, node->n_out, sizeof *step->y);
+    step->dy = mpq_arena_alloc(ctx, arena, node->n_out, sizeof *step->dy);
+    if (!step->x || !step->dx || !step->y || !step->dy)
+        return MPQ_E_NOMEM;
+    for (uint32_t i = 0; i < node->n_in; i++)
+        if (node->in[i] != MPQ_NO_VALUE) {
+            step->x[i] = &exec->tensor[node->in[i]];
+            step->dx[i] = exec->grad[node->in[i]];
+        }
+    for (uint32_t i = 0; i < node->n_out; i++)
+        if (node->out[i] != MPQ_NO_VALUE) {
+            step->y[i] = &exec->tensor[node->out[i]];
+            step->dy[i] = exec->grad[node->out[i]];
+        }
+    return MPQ_OK;
+}
+
+static enum mpq_status create(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                              struct mpq_arena *scratch, struct mpq_exec *exec,
+                              const struct mpq_exec_options *options)
+{
+    const struct mpq_graph *graph = exec->graph;
+    bool *flows = mpq_arena_alloc(ctx, scratch, graph->n_value, sizeof *flows);
+    bool *reached = mpq_arena_alloc(ctx, scratch, graph->n_value, sizeof *reached);
+    if (!flows || !reached)
+        return MPQ_E_NOMEM;
+    MPQ_TRY(place_activations(ctx, arena, scratch, exec, options));
+    if (options->want_grad) {
+        for (uint32_t v = 0; v < graph->n_value; v++)
+            exec->is_anchored[v] = options->want_grad[v] || (options->seed && options->seed[v]);
+        for (uint32_t i = 0; i < graph->n_output; i++)
+            exec->is_anchored[graph->output[i]] = true;
+        MPQ_TRY(mark_flow(ctx, exec, options->want_grad, flows));
+        mark_reached(exec, options->seed, flows, reached);
+        MPQ_TRY(place_gradients(ctx, arena, scratch, exec, reached));
+    }
+    size_t workspace = 0;
+    for (uint32_t n = 0; n < graph->n_node; n++) {
+        MPQ_TRY(bind_step(ctx, arena, exec, n));
+        const struct mpq_node *node = &graph->node[n];
+        if (!runs(exec, n) || !node->op->workspace)
+            continue;
+        size_t bytes = node->op->workspace(node, exec->step[n].x, exec->step[n].y,
+                                           exec->step[n].runs_backward);
+        if (bytes > workspace)
+            workspace = bytes;
+    }
+    exec->workspace = mpq_arena_alloc(ctx, arena, workspace + 64, 1);
+    exec->bytes += workspace;
+    return exec->workspace ? MPQ_OK : MPQ_E_NOMEM;
+}
+
+enum mpq_status mpq_exec_create(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                const struct mpq_graph *graph, const struct mpq_binding *binding,
+                                const struct mpq_exec_options *options, struct mpq_exec **out)
+{
+    struct mpq_exec *exec = mpq_arena_alloc(ctx, arena, 1, sizeof *exec);
+    if (!exec)
+        return MPQ_E_NOMEM;
+    exec->graph = graph;
+    exec->binding = binding;
+    exec->tensor =
+        mpq_arena_copy(ctx, arena, binding->tensor, graph->n_value * sizeof *exec->tensor);
+    exec->own = mpq_arena_alloc(ctx, arena, graph->n_value, sizeof *exec->own);
+    exec->grad = mpq_arena_alloc(ctx, arena, graph->n_value, sizeof *exec->grad);
+    exec->is_anchored = mpq_arena_alloc(ctx, arena, graph->n_value, sizeof *exec->is_anchored);
+    exec->step = mpq_arena_alloc(ctx, arena, graph->n_node, sizeof *exec->step);
+    struct mpq_arena *scratch = mpq_arena_create(ctx);
+    if (!exec->tensor || !exec->own || !exec->grad || !exec->is_anchored || !exec->step ||
+        !scratch) {
+        mpq_arena_free(scratch);
+        return MPQ_E_NOMEM;
+    }
+    enum mpq_status status = create(ctx, arena, scratch, exec, options);
+    mpq_arena_free(scratch);
+    if (status == MPQ_OK)
+        *out = exec;
+    return status;
+}
+
+struct mpq_tensor *mpq_exec_tensor(struct mpq_exec *exec, mpq_value_id value)
+{
+    return &exec->tensor[value];
+}
+
+void mpq_exec_feed(struct mpq_exec *exec, mpq_value_id value, void *data)
+{
+    exec->tensor[value].data = data ? data : exec->own[value];
+}
+
+void mpq_exec_forward(struct mpq_exec *exec, mpq_node_id first, mpq_node_id last)
+{
+    for (mpq_node_id n = first; n < last; n++) {
+        const struct mpq_node *node = &exec->graph->node[n];
+        if (runs(exec, n))
+            node->op->forward(&(struct mpq_kernel_args){.node = node,
+                                                        .x = exec->step[n].x,
+                                                        .y = exec->step[n].y,
+                                                        .workspace = exec->workspace});
+    }
+}
+
+static void clear_grad(struct mpq_exec *exec, mpq_value_id v)
+{
+    memset(exec->grad[v], 0, mpq_tensor_bytes(&exec->tensor[v]));
+}
+
+void mpq_exec_zero_grad(struct mpq_exec *exec)
+{
+    for (uint32_t v = 0; v < exec->graph->n_value; v++)
+        if (exec->is_anchored[v] && exec->grad[v])
+            clear_grad(exec, v);
+}
+
+mpq_real *mpq_exec_grad(struct mpq_exec *exec, mpq_value_id value)
+{
+    return exec->is_anchored[value] ? exec->grad[value] : NULL;
+}
+
+void mpq_exec_backward(struct mpq_exec *exec)
+{
+    for (mpq_node_id n = exec->graph->n_node; n-- > 0;) {
+        const struct mpq_node *node = &exec->graph->node[n];
+        const struct step *step = &exec->step[n];
+        if (!step->runs_backward)
+            continue;
+        for (uint32_t i = 0; i < step->n_fresh; i++)
+            clear_grad(exec, step->fresh[i]);
+        node->op->backward(&(struct mpq_kernel_args){.node = node,
+                                                     .x = step->x,
+                                                     .y = step->y,
+                                                     .dy = step->dy,
+                                                     .dx = step->dx,
+                                                     .workspace = exec->workspace});
+    }
+}
+
+size_t mpq_exec_bytes(const struct mpq_exec *exec)
+{
+    return exec->bytes;
+}

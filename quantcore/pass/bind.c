@@ -1,0 +1,157 @@
+#include "quantcore/pass/bind.h"
+
+#include <stdio.h>
+#include <string.h>
+
+/* All nodes that no row of ours runs, in one sentence. Nothing depends on their order but the text.
+ */
+static enum mpq_status check_known(struct mpq_ctx *ctx, const struct mpq_graph *graph)
+{
+    char list[2048];
+    size_t used = 0;
+    unsigned n_unknown = 0;
+    for (uint32_t n = 0; n < graph->n_node; n++) {
+        const struct mpq_node *node = &graph->node[n];
+        if (node->op)
+            continue;
+        n_unknown++;
+        int length = snprintf(list + used, sizeof list - used, "%s'%s' (%s%s%s)", used ? ", " : "",
+                              node->name, node->domain, *node->domain ? "." : "", node->op_type);
+        if (length > 0 && used + (size_t)length < sizeof list)
+            used += (size_t)length;
+        else
+            list[used] = '\0';
+    }
+    if (!n_unknown)
+        return MPQ_OK;
+    return mpq_fail(ctx, MPQ_E_UNSUPPORTED, "%u node%s cannot be run: %s", n_unknown,
+                    n_unknown == 1 ? "" : "s", list);
+}
+
+static bool all_known(const struct mpq_node *node, const struct mpq_tensor *const *x)
+{
+    if (node->op->reads_shape_only)
+        return true;
+    for (uint32_t i = 0; i < node->n_in; i++)
+        if (x[i] && !x[i]->data)
+            return false;
+    return true;
+}
+
+static enum mpq_status bind_node(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                 const struct mpq_node *node, struct mpq_binding *binding,
+                                 bool *out_folded)
+{
+    const struct mpq_tensor **x = mpq_arena_alloc(ctx, arena, node->n_in, sizeof *x);
+    struct mpq_tensor **y = mpq_arena_alloc(ctx, arena, node->n_out, sizeof *y);
+    if (!x || !y)
+        return MPQ_E_NOMEM;
+    for (uint32_t i = 0; i < node->n_in; i++)
+        x[i] = node->in[i] == MPQ_NO_VALUE ? NULL : &binding->tensor[node->in[i]];
+    for (uint32_t i = 0; i < node->n_out; i++)
+        y[i] = node->out[i] == MPQ_NO_VALUE ? NULL : &binding->tensor[node->out[i]];
+    *out_folded = all_known(node, x);
+    if (*out_folded)
+        return mpq_op_evaluate(ctx, arena, node, x, y);
+    MPQ_TRY(node->op->infer(ctx, node, x, y));
+    for (uint32_t i = 0; i < node->n_out; i++) {
+        int64_t count;
+        if (y[i])
+            MPQ_TRY(
+                mpq_shape_count_checked(ctx, &y[i]->shape, mpq_dtype_bytes(y[i]->dtype), &count));
+    }
+    return MPQ_OK;
+}
+
+enum mpq_status mpq_bind(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                         const struct mpq_graph *graph, const struct mpq_shape *input,
+                         struct mpq_binding *out)
+{
+    MPQ_TRY(check_known(ctx, graph));
+    struct mpq_binding binding;
+    binding.tensor = mpq_arena_alloc(ctx, arena, graph->n_value, sizeof *binding.tensor);
+    binding.is_folded = mpq_arena_alloc(ctx, arena, graph->n_node, sizeof *binding.is_folded);
+    if (!binding.tensor || !binding.is_folded)
+        return MPQ_E_NOMEM;
+    for (uint32_t v = 0; v < graph->n_value; v++) {
+        if (graph->value[v].constant)
+            binding.tensor[v] = *graph->value[v].constant;
+        else
+            binding.tensor[v].shape.rank = MPQ_RANK_UNKNOWN;
+    }
+    for (uint32_t i = 0; i < graph->n_input; i++) {
+        struct mpq_tensor *tensor = &binding.tensor[graph->input[i]];
+        tensor->dtype = graph->value[graph->input[i]].dtype;
+        tensor->shape = input[i];
+    }
+    for (uint32_t n = 0; n < graph->n_node; n++)
+        MPQ_TRY(bind_node(ctx, arena, &graph->node[n], &binding, &binding.is_folded[n]));
+    *out = binding;
+    return MPQ_OK;
+}
+
+/* The symbolic name that stands for the batch: that of the first input with an unknown first
+ * dimension. */
+static const char *batch_name(const struct mpq_graph *graph)
+{
+    for (uint32_t i = 0; i < graph->n_input; i++) {
+        const struct mpq_value *value = &graph->value[graph->input[i]];
+        if (value->shape.rank > 0 && value->shape.dim[0] < 0 && value->dim_param &&
+            value->dim_param[0])
+            return value->dim_param[0];
+    }
+    return NULL;
+}
+
+enum mpq_status mpq_bind_shapes(struct mpq_ctx *ctx, const struct mpq_graph *graph, int64_t batch,
+                                struct mpq_shape *out_shape)
+{
+    const char *name = batch_name(graph);
+    for (uint32_t i = 0; i < graph->n_input; i++) {
+        const struct mpq_value *value = &graph->value[graph->input[i]];
+        if (value->shape.rank < 0)
+            return mpq_fail(ctx, MPQ_E_SHAPE, "input '%s' declares no shape", value->name);
+        out_shape[i] = value->shape;
+        for (int d = 0; d < value->shape.rank; d++) {
+            const char *param = value->dim_param ? value->dim_param[d] : NULL;
+            if (value->shape.dim[d] >= 0)
+                continue;
+            if (d > 0 && !(name && param && strcmp(name, param) == 0))
+                return mpq_fail(ctx, MPQ_E_SHAPE,
+                                "input '%s' has shape %s, of which only the first dimension may be "
+                                "unknown",
+                                value->name, MPQ_SHAPE_TEXT(&value->shape));
+            out_shape[i].dim[d] = batch;
+        }
+    }
+    return MPQ_OK;
+}
+
+enum mpq_status mpq_bind_batch(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                               const struct mpq_graph *graph, int64_t batch,
+                               struct mpq_binding *out)
+{
+    struct mpq_shape *shape = mpq_arena_alloc(ctx, arena, graph->n_input, sizeof *shape);
+    if (!shape)
+        return MPQ_E_NOMEM;
+    MPQ_TRY(mpq_bind_shapes(ctx, graph, batch, shape));
+    return mpq_bind(ctx, arena, graph, shape, out);
+}
+
+uint64_t mpq_bind_macs(const struct mpq_graph *graph, const struct mpq_binding *binding,
+                       mpq_node_id id)
+{
+    enum { MAX = 16 };
+    const struct mpq_node *node = &graph->node[id];
+    if (!node->op->macs || binding->is_folded[id])
+        return 0;
+    /* Operators that count multiply-accumulates have few inputs and outputs. */
+    const struct mpq_tensor *x[MAX];
+    struct mpq_tensor *y[MAX];
+    MPQ_ASSERT(node->n_in <= MAX && node->n_out <= MAX);
+    for (uint32_t i = 0; i < node->n_in; i++)
+        x[i] = node->in[i] == MPQ_NO_VALUE ? NULL : &binding->tensor[node->in[i]];
+    for (uint32_t i = 0; i < node->n_out; i++)
+        y[i] = node->out[i] == MPQ_NO_VALUE ? NULL : &binding->tensor[node->out[i]];
+    return node->op->macs(node, x, y);
+}

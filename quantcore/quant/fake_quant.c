@@ -1,1 +1,0 @@
-typedef int mpq_placeholder;

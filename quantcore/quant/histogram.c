@@ -1,0 +1,120 @@
+#include "quantcore/quant/histogram.h"
+
+#include <math.h>
+#include <string.h>
+
+enum { BINS = MPQ_HISTOGRAM_BINS };
+
+/* Double the bin width; the range grows downwards or upwards. */
+static void widen(struct mpq_histogram *h, bool downwards)
+{
+    uint64_t merged[BINS / 2];
+    for (int i = 0; i < BINS / 2; i++)
+        merged[i] = h->count[2 * i] + h->count[2 * i + 1];
+    memset(h->count, 0, sizeof h->count);
+    memcpy(h->count + (downwards ? BINS / 2 : 0), merged, sizeof merged);
+    if (downwards)
+        h->low -= h->width * BINS;
+    h->width *= 2;
+}
+
+void mpq_histogram_add(struct mpq_histogram *h, const mpq_real *x, int64_t n)
+{
+    if (n <= 0)
+        return;
+    mpq_real least = x[0], most = x[0];
+    for (int64_t i = 1; i < n; i++) {
+        least = x[i] < least ? x[i] : least;
+        most = x[i] > most ? x[i] : most;
+    }
+    double low = (double)least, high = (double)most;
+    if (h->n == 0) {
+        /* A little room above, so that the maximum itself falls inside. */
+        double span = high - low;
+        if (!(span > 0))
+            span = fabs(low) > 0 ? fabs(low) : 1;
+        h->low = low;
+        h->width = span * (1 + 1e-6) / BINS;
+        h->minimum = low;
+        h->maximum = high;
+    }
+    h->minimum = low < h->minimum ? low : h->minimum;
+    h->maximum = high > h->maximum ? high : h->maximum;
+    while (low < h->low)
+        widen(h, true);
+    while (high >= h->low + h->width * BINS)
+        widen(h, false);
+    double base = h->low, per_width = 1 / h->width;
+    for (int64_t i = 0; i < n; i++) {
+        int bin = (int)(((double)x[i] - base) * per_width);
+        h->count[bin < BINS ? bin : BINS - 1]++;
+    }
+    h->n += (uint64_t)n;
+}
+
+double mpq_histogram_mse(const struct mpq_histogram *h, const struct mpq_act_quant *quant)
+{
+    /* Within a bin the values are taken as its centre, plus what their spread adds where bins are
+     * not small against the step: nothing for 4096 bins and 256 steps. */
+    double scale = (double)quant->scale, q_max = (double)((1 << quant->bits) - 1), sum = 0;
+    for (int i = 0; i < BINS; i++) {
+        if (!h->count[i])
+            continue;
+        double x = h->low + (i + 0.5) * h->width;
+        double q = rint(x / scale) + quant->zero_point;
+        q = q < 0 ? 0 : q > q_max ? q_max : q;
+        double error = x - (q - quant->zero_point) * scale;
+        sum += (double)h->count[i] * error * error;
+    }
+    return h->n ? sum / (double)h->n : 0;
+}
+
+static struct mpq_act_quant quant_of_range(double low, double high, int bits)
+{
+    double q_max = (double)((1 << bits) - 1);
+    float scale = (float)((high - low) / q_max);
+    struct mpq_act_quant quant = {scale > 0 ? scale : 1.0f, 0, bits};
+    double zero_point = rint(-low / (double)quant.scale);
+    quant.zero_point = (int)(zero_point < 0 ? 0 : zero_point > q_max ? q_max : zero_point);
+    return quant;
+}
+
+struct best {
+    const struct mpq_histogram *histogram;
+    struct mpq_act_quant quant;
+    double mse, low, high;
+};
+
+static void try_range(struct best *best, double low, double high)
+{
+    struct mpq_act_quant quant = quant_of_range(low, high, best->quant.bits);
+    double mse = mpq_histogram_mse(best->histogram, &quant);
+    if (mse < best->mse) {
+        best->quant = quant;
+        best->mse = mse;
+        best->low = low;
+        best->high = high;
+    }
+}
+
+void mpq_histogram_range(const struct mpq_histogram *h, int bits, struct mpq_act_quant *out)
+{
+    double low = h->n && h->minimum < 0 ? h->minimum : 0;
+    double high = h->n && h->maximum > 0 ? h->maximum : 0;
+    struct best best = {h, quant_of_range(low, high, bits), 0, low, high};
+    if (high > low) {
+        enum { STEPS = 50 };
+        best.mse = mpq_histogram_mse(h, &best.quant);
+        for (int i = 1; i < STEPS; i++) {
+            double shrink = 1 - (double)i / STEPS;
+            try_range(&best, low * shrink, high * shrink);
+        }
+        double best_low = best.low, best_high = best.high;
+        for (int i = 1; i <= STEPS && low < 0 && high > 0; i++) {
+            double shrink = (double)i / STEPS;
+            try_range(&best, low * shrink, best_high);
+            try_range(&best, best_low, high * shrink);
+        }
+    }
+    *out = best.quant;
+}

@@ -1,0 +1,34 @@
+/* The distribution of a value, gathered in one pass over any number of batches in constant memory,
+ * and the 8-bit (or narrower) range that represents it best. */
+#ifndef MPQ_QUANT_HISTOGRAM_H
+#define MPQ_QUANT_HISTOGRAM_H
+
+#include "quantcore/quant/layer.h"
+
+#define MPQ_HISTOGRAM_BINS 4096
+
+/* Bin i counts values in [low + i*width, low + (i+1)*width). When a value falls outside,
+ * neighbouring bins are merged in pairs and the width doubles, so no second pass is needed. Start
+ * from all zero. */
+struct mpq_histogram {
+    double low, width;
+    double minimum, maximum; /* exact */
+    uint64_t n;              /* values seen */
+    uint64_t count[MPQ_HISTOGRAM_BINS];
+};
+
+/* Add x[0..n). Values must be finite. The result depends on the order of batches only through the
+ * place of the bins. */
+void mpq_histogram_add(struct mpq_histogram *histogram, const mpq_real *x, int64_t n);
+
+/* The affine quantization of `bits` (<= 8) bits with the least mean squared error on the histogram.
+ * Zero is always represented exactly (ONNX padding and Relu need it). Candidates: the exact range
+ * and shrunken ones, each end by itself where values of both signs occur. An empty or all-zero
+ * histogram gives scale 1, zero point 0. */
+void mpq_histogram_range(const struct mpq_histogram *histogram, int bits,
+                         struct mpq_act_quant *out);
+
+/* Mean squared error of that quantization on the histogram. */
+double mpq_histogram_mse(const struct mpq_histogram *histogram, const struct mpq_act_quant *quant);
+
+#endif

@@ -1,0 +1,286 @@
+#include "quantcore/quant/levels.h"
+
+#include <math.h>
+#include <string.h>
+
+enum { GRID = 63, BINS = 4096, MAX_LEVELS = 256 };
+
+/* ---- levels and their table --------------------------------------------------------------------
+ */
+
+void mpq_levels_set(int bits, const int8_t *level, uint32_t n, struct mpq_levels *out)
+{
+    out->bits = bits;
+    out->n = n;
+    memcpy(out->level, level, n);
+    uint32_t k = 0;
+    for (int i = 0; i < 512; i++) {
+        /* z in [i/2 - 128, i/2 - 127.5): the next level is nearer once z reaches the midpoint, that
+         * is 2z >= level[k] + level[k+1]. */
+        while (k + 1 < n && i - 256 >= level[k] + level[k + 1])
+            k++;
+        out->nearest[i] = level[k];
+    }
+}
+
+void mpq_levels_uniform(int bits, struct mpq_levels *out)
+{
+    int8_t level[MAX_LEVELS];
+    uint32_t n = bits == 8 ? 255 : 1u << bits;
+    /* Spacing 2 from -63 puts 64 levels on the odd numbers; fewer levels spread over the same grid.
+     */
+    for (uint32_t k = 0; k < n; k++)
+        level[k] = bits == 8   ? (int8_t)((int)k - 127)
+                   : bits == 7 ? (int8_t)((int)k - 64)
+                               : (int8_t)(lrint((double)k * (2.0 * GRID) / (n - 1)) - GRID);
+    mpq_levels_set(bits, level, n, out);
+}
+
+/* ---- elementwise --------------------------------------------------------------------------------
+ */
+
+/* Walk the rows of equal scale: body sees c, begin and n of each run of consecutive elements. */
+#define FOR_EACH_RUN(layer, c, begin)                                                              \
+    for (int64_t outer_ = 0, begin = 0; outer_ < (layer)->n_outer; outer_++)                       \
+        for (int64_t c = 0; c < (layer)->n_channel; c++, begin += (layer)->n_inner)
+
+static inline int8_t nearest(const struct mpq_levels *levels, mpq_real z)
+{
+    mpq_real i = z * 2 + 256;
+    i = i < 0 ? 0 : i > 511 ? 511 : i; /* truncation is floor for i >= 0 */
+    return levels->nearest[(int)i];
+}
+
+void mpq_levels_encode(const struct mpq_levels *levels, const struct mpq_layer *layer,
+                       const mpq_real *w, const mpq_real *scale, int8_t *q)
+{
+    FOR_EACH_RUN(layer, c, begin)
+    {
+        for (int64_t i = begin; i < begin + layer->n_inner; i++)
+            q[i] = nearest(levels, w[i] / scale[c]);
+    }
+}
+
+void mpq_levels_fake_quant(const struct mpq_levels *levels, const struct mpq_layer *layer,
+                           const mpq_real *w, const mpq_real *scale, mpq_real *wq)
+{
+    FOR_EACH_RUN(layer, c, begin)
+    {
+        for (int64_t i = begin; i < begin + layer->n_inner; i++)
+            wq[i] = (mpq_real)nearest(levels, w[i] / scale[c]) * scale[c];
+    }
+}
+
+void mpq_levels_backward(const struct mpq_levels *levels, const struct mpq_layer *layer,
+                         const mpq_real *w, const mpq_real *scale, const mpq_real *dwq,
+                         mpq_real *dw, mpq_real *dscale)
+{
+    mpq_real low = levels->level[0], high = levels->level[levels->n - 1];
+    FOR_EACH_RUN(layer, c, begin)
+    {
+        mpq_real sum = 0;
+        for (int64_t i = begin; i < begin + layer->n_inner; i++) {
+            mpq_real z = w[i] / scale[c], level = (mpq_real)nearest(levels, z);
+            bool inside = z >= low && z <= high;
+            dw[i] += inside ? dwq[i] : 0;
+            sum += dwq[i] * (inside ? level - z : level);
+        }
+        dscale[c] += sum;
+    }
+}
+
+/* ---- fitting
+ * ------------------------------------------------------------------------------------- */
+
+struct fit {
+    const struct mpq_layer *layer;
+    const mpq_real *w, *importance;
+    double *mass, *moment; /* [BINS] weight and weighted sum of z in each bin of z = w/scale */
+};
+
+static double weight_of(const struct fit *fit, int64_t outer, int64_t inner)
+{
+    return fit->importance ? (double)fit->importance[outer * fit->layer->n_inner + inner] : 1;
+}
+
+/* Least-squares scale of each channel for the levels its weights have now:
+ * scale = sum h w L / sum h L^2. A channel of zeros keeps its scale. Returns the weighted error. */
+static double refit_scales(const struct fit *fit, const struct mpq_levels *levels, mpq_real *scale)
+{
+    const struct mpq_layer *layer = fit->layer;
+    double error = 0;
+    for (int64_t c = 0; c < layer->n_channel; c++) {
+        double wl = 0, ll = 0, ww = 0;
+        for (int64_t o = 0; o < layer->n_outer; o++)
+            for (int64_t i = 0; i < layer->n_inner; i++) {
+                mpq_real w = fit->w[(o * layer->n_channel + c) * layer->n_inner + i];
+                double h = weight_of(fit, o, i), level = nearest(levels, w / scale[c]);
+                wl += h * (double)w * level;
+                ll += h * level * level;
+                ww += h * (double)w * (double)w;
+            }
+        mpq_real refit = (mpq_real)(ll > 0 ? wl / ll : 0);
+        if (refit > 0 && isnormal(refit)) {
+            scale[c] = refit;
+            error += ww - wl * wl / ll;
+        } else
+            error += ww;
+    }
+    return error;
+}
+
+/* The weighted squared error with the scales as they are. */
+static double channel_error(const struct fit *fit, const struct mpq_levels *levels, int64_t c,
+                            mpq_real scale)
+{
+    const struct mpq_layer *layer = fit->layer;
+    double error = 0;
+    for (int64_t o = 0; o < layer->n_outer; o++)
+        for (int64_t i = 0; i < layer->n_inner; i++) {
+            mpq_real w = fit->w[(o * layer->n_channel + c) * layer->n_inner + i];
+            double d = (double)w - (double)nearest(levels, w / scale) * (double)scale;
+            error += weight_of(fit, o, i) * d * d;
+        }
+    return error;
+}
+
+/* The best of a ladder of clipping ratios for each channel, from the largest magnitude down. */
+static void search_scales(const struct fit *fit, const struct mpq_levels *levels, mpq_real *scale)
+{
+    enum { STEPS = 24 };
+    const struct mpq_layer *layer = fit->layer;
+    double outermost = levels->level[levels->n - 1];
+    mpq_real largest = 0;
+    for (int64_t c = 0; c < layer->n_channel; c++) {
+        double most = 0;
+        for (int64_t o = 0; o < layer->n_outer; o++)
+            for (int64_t i = 0; i < layer->n_inner; i++) {
+                double w = (double)fit->w[(o * layer->n_channel + c) * layer->n_inner + i];
+                most = fabs(w) > most ? fabs(w) : most;
+            }
+        double best = INFINITY;
+        scale[c] = 0;
+        if (!isnormal((float)(most / outermost)))
+            continue; /* nothing but zeros: see below */
+        for (int step = 0; step < STEPS; step++) {
+            /* 1 down to 0.3: below 8 bits the optimum of bell-shaped weights lies well inside. */
+            mpq_real s = (mpq_real)(most / outermost * (1 - 0.7 * step / STEPS));
+            double error = channel_error(fit, levels, c, s);
+            if (error < best) {
+                best = error;
+                scale[c] = s;
+            }
+            if (levels->bits == 8 && step >= 6)
+                break;
+        }
+        largest = scale[c] > largest ? scale[c] : largest;
+    }
+    /* Not every set of levels has a zero, so a channel of zeros gets a scale that makes any level
+     * as good as zero, yet not so small that its int32 bias (in units of the scale) overflows. */
+    for (int64_t c = 0; c < layer->n_channel; c++)
+        if (!(scale[c] > 0))
+            scale[c] = largest > 0 ? largest / 4096 : 1;
+}
+
+/* Histogram of z = w/scale over [-128, 128), each weight counting h * scale^2, its share in the
+ * error. */
+static void gather(struct fit *fit, const mpq_real *scale)
+{
+    const struct mpq_layer *layer = fit->layer;
+    memset(fit->mass, 0, BINS * sizeof *fit->mass);
+    memset(fit->moment, 0, BINS * sizeof *fit->moment);
+    for (int64_t o = 0; o < layer->n_outer; o++)
+        for (int64_t c = 0; c < layer->n_channel; c++)
+            for (int64_t i = 0; i < layer->n_inner; i++) {
+                double s = (double)scale[c];
+                double z = (double)fit->w[(o * layer->n_channel + c) * layer->n_inner + i] / s;
+                double h = weight_of(fit, o, i) * s * s;
+                double bin = (z + 128) * (BINS / 256);
+                int b = bin < 0 ? 0 : bin > BINS - 1 ? BINS - 1 : (int)bin;
+                fit->mass[b] += h;
+                fit->moment[b] += h * z;
+            }
+}
+
+/* Lloyd's iteration in one dimension: each level moves to the mean of what is nearest to it. */
+static void lloyd(const struct fit *fit, double *center, uint32_t n)
+{
+    for (int iteration = 0; iteration < 24; iteration++) {
+        double mass[MAX_LEVELS] = {0}, moment[MAX_LEVELS] = {0};
+        uint32_t k = 0;
+        for (int b = 0; b < BINS; b++) {
+            double z = (b + 0.5) * (256.0 / BINS) - 128;
+            while (k + 1 < n && z >= (center[k] + center[k + 1]) / 2)
+                k++;
+            mass[k] += fit->mass[b];
+            moment[k] += fit->moment[b];
+        }
+        for (k = 0; k < n; k++)
+            if (mass[k] > 0)
+                center[k] = moment[k] / mass[k];
+    }
+}
+
+/* Stretch the centers to the grid and round them to distinct integers. */
+static void round_levels(int bits, double *center, uint32_t n, struct mpq_levels *out)
+{
+    double most = fmax(-center[0], center[n - 1]);
+    int8_t level[MAX_LEVELS];
+    for (uint32_t k = 0; k < n; k++)
+        level[k] = (int8_t)lrint(center[k] * GRID / most);
+    for (uint32_t k = 1; k < n; k++)
+        if (level[k] <= level[k - 1])
+            level[k] = (int8_t)(level[k - 1] + 1);
+    for (uint32_t k = n; k-- > 0;) {
+        int top = GRID - (int)(n - 1 - k);
+        if (level[k] > top)
+            level[k] = (int8_t)top;
+    }
+    mpq_levels_set(bits, level, n, out);
+}
+
+enum mpq_status mpq_levels_fit(struct mpq_ctx *ctx, const struct mpq_layer *layer,
+                               const mpq_real *w, const mpq_real *importance, int bits,
+                               bool uniform_only, struct mpq_levels *out_levels,
+                               mpq_real *out_scale)
+{
+    struct mpq_arena *scratch = mpq_arena_create(ctx);
+    if (!scratch)
+        return MPQ_E_NOMEM;
+    struct fit fit = {layer, w, importance, mpq_arena_alloc(ctx, scratch, BINS, sizeof(double)),
+                      mpq_arena_alloc(ctx, scratch, BINS, sizeof(double))};
+    mpq_real *scale = mpq_arena_alloc(ctx, scratch, (size_t)layer->n_channel, sizeof *scale);
+    if (!fit.mass || !fit.moment || !scale) {
+        mpq_arena_free(scratch);
+        return MPQ_E_NOMEM;
+    }
+    mpq_levels_uniform(bits, out_levels);
+    search_scales(&fit, out_levels, out_scale);
+    double best = refit_scales(&fit, out_levels, out_scale);
+    /* At 7 and 8 bits the grid itself has hardly more points than there are levels. */
+    if (!uniform_only && bits < 7) {
+        struct mpq_levels levels = *out_levels;
+        memcpy(scale, out_scale, (size_t)layer->n_channel * sizeof *scale);
+        for (int round = 0; round < 6; round++) {
+            double center[MAX_LEVELS];
+            for (uint32_t k = 0; k < levels.n; k++)
+                center[k] = levels.level[k];
+            gather(&fit, scale);
+            lloyd(&fit, center, levels.n);
+            double stretch = fmax(-center[0], center[levels.n - 1]) / GRID;
+            if (!(stretch > 0))
+                break;
+            round_levels(bits, center, levels.n, &levels);
+            for (int64_t c = 0; c < layer->n_channel; c++)
+                scale[c] *= (mpq_real)stretch;
+            double error = refit_scales(&fit, &levels, scale);
+            if (error < best) {
+                best = error;
+                *out_levels = levels;
+                memcpy(out_scale, scale, (size_t)layer->n_channel * sizeof *scale);
+            }
+        }
+    }
+    mpq_arena_free(scratch);
+    return MPQ_OK;
+}
