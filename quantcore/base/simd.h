@@ -10,13 +10,18 @@
 #ifndef MPQ_BASE_SIMD_H
 #define MPQ_BASE_SIMD_H
 
-#if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && defined(__gnu_linux__) &&   \
+#if defined(__GNUC__) && defined(__x86_64__)
+#define MPQ_SIMD_X86 1 /* __attribute__((target)) and __builtin_cpu_supports() are to be had */
+#else
+#define MPQ_SIMD_X86 0
+#endif
+
+/* The choice is made before the sanitizers are up, so their builds do without. */
+#if MPQ_SIMD_X86 && !defined(__clang__) && defined(__gnu_linux__) &&                               \
     !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-#define MPQ_SIMD_X86 1 /* `target` attributes and __builtin_cpu_supports() are to be had */
 #define MPQ_MULTIVERSION                                                                           \
     __attribute__((target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
 #else
-#define MPQ_SIMD_X86 0
 #define MPQ_MULTIVERSION
 #endif
 
