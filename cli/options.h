@@ -72,7 +72,7 @@ enum mpq_status mpq_options_parse(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                   enum mpq_command_bit command, const char *command_name, int argc,
                                   char *const *argv, struct mpq_options *out) MPQ_CHECKED;
 
-/* The options of these commands with their defaults, wrapped to 80 columns. */
+/* The options that all these commands have, with their defaults, wrapped to 80 columns. */
 void mpq_options_help(FILE *file, unsigned commands);
 
 /* Rows of the table, to go with options->text: "size", "effort", ... */

@@ -1,0 +1,571 @@
+#include "cli/options.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "quantcore/base/thread.h"
+
+struct option_row {
+    const char *name;
+    char letter;          /* of the short form, or 0                                     */
+    unsigned commands;    /* OR of enum mpq_command_bit; a name may have a row a command */
+    const char *argument; /* as help shows it, for a choice the words; NULL: a switch    */
+    bool (*parse)(const struct option_row *row, const char *text, void *field);
+    const char *expects; /* "...", completes "--name: 'text' is not ..."                */
+    size_t offset;       /* of the field in struct mpq_options                          */
+    const char *initial; /* default, parsed like any value; NULL: the field's own       */
+    const char *note;    /* default in words, where there is nothing to parse           */
+    const char *help;
+};
+
+/* ---- one parser a kind of argument: false where the text is not one ---- */
+
+static bool parse_number(const char *text, const char **end, double *out)
+{
+    if (!isdigit((unsigned char)*text) && !strchr(".-+", *text))
+        return false; /* strtod would take "inf", "nan" and blanks */
+    char *stop;
+    double value = strtod(text, &stop);
+    if (stop == text || !isfinite(value))
+        return false;
+    *end = stop;
+    *out = value;
+    return true;
+}
+
+static bool parse_text(const struct option_row *row, const char *text, void *field)
+{
+    (void)row;
+    *(const char **)field = text;
+    return *text != '\0';
+}
+
+static bool parse_switch(const struct option_row *row, const char *text, void *field)
+{
+    (void)row;
+    *(bool *)field = strcmp(text, "yes") == 0;
+    return *(bool *)field || strcmp(text, "no") == 0;
+}
+
+/* The position of `text` among the words of row->argument, "a|b|c". */
+static bool parse_choice(const struct option_row *row, const char *text, void *field)
+{
+    size_t length = strlen(text);
+    int position = 0;
+    for (const char *word = row->argument; *text; position++) {
+        size_t n = strcspn(word, "|");
+        if (n == length && memcmp(word, text, n) == 0) {
+            *(int *)field = position;
+            return true;
+        }
+        if (!word[n])
+            break;
+        word += n + 1;
+    }
+    return false;
+}
+
+static bool parse_unsigned(const struct option_row *row, const char *text, void *field)
+{
+    (void)row;
+    char *end;
+    errno = 0;
+    *(uint64_t *)field = strtoull(text, &end, 10);
+    return isdigit((unsigned char)*text) && !*end && !errno;
+}
+
+static bool parse_count(const struct option_row *row, const char *text, void *field)
+{
+    uint64_t value;
+    if (!parse_unsigned(row, text, &value) || value > 1000000000)
+        return false;
+    *(int64_t *)field = (int64_t)value;
+    return true;
+}
+
+static bool parse_positive(const struct option_row *row, const char *text, void *field)
+{
+    return parse_count(row, text, field) && *(int64_t *)field > 0;
+}
+
+static bool parse_threads(const struct option_row *row, const char *text, void *field)
+{
+    if (strcmp(text, "all") == 0) {
+        *(int64_t *)field = mpq_thread_available();
+        return true;
+    }
+    return parse_positive(row, text, field) && *(int64_t *)field <= 1024;
+}
+
+static bool parse_scale(const struct option_row *row, const char *text, void *field)
+{
+    (void)row;
+    const char *end;
+    return parse_number(text, &end, field) && !*end && *(double *)field > 0;
+}
+
+static bool parse_channels(const struct option_row *row, const char *text, void *field)
+{
+    (void)row;
+    struct mpq_per_channel *list = field;
+    list->n = 0;
+    for (;; text++) {
+        if (list->n == 4 || !parse_number(text, &text, &list->value[list->n]))
+            return false;
+        list->n++;
+        if (*text != ',')
+            return !*text;
+    }
+}
+
+static bool parse_std(const struct option_row *row, const char *text, void *field)
+{
+    const struct mpq_per_channel *list = field;
+    if (!parse_channels(row, text, field))
+        return false;
+    for (int i = 0; i < list->n; i++)
+        if (list->value[i] <= 0)
+            return false;
+    return true;
+}
+
+static bool parse_bits(const struct option_row *row, const char *text, void *field)
+{
+    (void)row;
+    bool *bits = field;
+    memset(bits, 0, MPQ_N_BITS * sizeof *bits);
+    for (;; text += 2) {
+        if (*text < '0' + MPQ_MIN_BITS || *text > '0' + MPQ_MAX_BITS)
+            return false;
+        bits[*text - '0'] = true;
+        if (text[1] != ',')
+            return !text[1];
+    }
+}
+
+static bool parse_size(const struct option_row *row, const char *text, void *field)
+{
+    static const struct {
+        const char *name;
+        double factor;
+    } unit[] = {{"", 1},      {"B", 1},      {"k", 1e3},        {"kB", 1e3},       {"K", 1e3},
+                {"KB", 1e3},  {"M", 1e6},    {"MB", 1e6},       {"G", 1e9},        {"GB", 1e9},
+                {"Ki", 1024}, {"KiB", 1024}, {"Mi", 1048576.0}, {"MiB", 1048576.0}};
+    (void)row;
+    struct mpq_size *size = field;
+    const char *end;
+    double value;
+    if (!parse_number(text, &end, &value) || value <= 0)
+        return false;
+    if (strcmp(end, "%") == 0) {
+        *size = (struct mpq_size){.share = value / 100};
+        return value <= 100;
+    }
+    for (size_t i = 0; i < MPQ_COUNT(unit); i++)
+        if (strcmp(end, unit[i].name) == 0) {
+            double bytes = floor(value * unit[i].factor);
+            if (bytes < 1 || bytes > (double)INT64_MAX / 2)
+                return false;
+            *size = (struct mpq_size){.bytes = (uint64_t)bytes};
+            return true;
+        }
+    return false;
+}
+
+/* ---- the table ---- */
+
+#define CONVERT       MPQ_COMMAND_CONVERT
+#define EVAL          MPQ_COMMAND_EVAL
+#define ANY           MPQ_COMMAND_ANY
+#define FIELD(member) offsetof(struct mpq_options, member)
+#define TYPED(member) offsetof(struct mpq_options, typed.member)
+
+#define A_FILE      parse_text, "a file name"
+#define A_SWITCH    parse_switch, "a switch"
+#define A_CHOICE    parse_choice, NULL
+#define PER_CHANNEL "one number, or one a channel, as a,b,c"
+
+static const struct option_row table[] = {
+    {"output", 'o', CONVERT, "FILE", A_FILE, FIELD(output), NULL, "MODEL.mpq.onnx",
+     "Write the quantized model here."},
+    {"report", 0, CONVERT, "FILE", A_FILE, FIELD(report), NULL, "the output's name with .csv",
+     "Write one CSV row a layer here, and key,value rows about the whole run beside it to the same "
+     "name with .summary.csv."},
+    {"overwrite", 0, CONVERT | EVAL, NULL, A_SWITCH, FIELD(overwrite), "no", NULL,
+     "Replace output files that exist."},
+    {"data", 0, CONVERT, "PATH", A_FILE, FIELD(data), NULL, "synthetic samples",
+     "Samples to calibrate and tune on, no labels needed: .npz with arrays named like the model's "
+     "inputs, or with `images` (uint8 NHWC) to be preprocessed; .npy; or a folder of JPEG and PNG "
+     "pictures."},
+    {"eval", 0, CONVERT, "PATH", A_FILE, FIELD(eval), NULL, "none",
+     "Other samples, of the same kinds, on which the float and the quantized model are compared."},
+    {"labels", 0, CONVERT, "FILE", A_FILE, FIELD(labels), NULL, "those in --eval",
+     "Labels of --eval: CSV with file,label or one label a row, or .npy."},
+    {"data", 0, EVAL, "PATH", A_FILE, FIELD(data), NULL, NULL,
+     "Samples to run: .npz with arrays named like the model's inputs, or with `images` (uint8 "
+     "NHWC) to be preprocessed; .npy; or a folder of JPEG and PNG pictures. Required."},
+    {"labels", 0, EVAL, "FILE", A_FILE, FIELD(labels), NULL, "those in --data",
+     "Labels of --data: CSV with file,label or one label a row, or .npy."},
+    {"reference", 0, EVAL, "MODEL", A_FILE, FIELD(reference), NULL, "none",
+     "Run this model on the same samples and compare with it."},
+    {"outputs", 0, EVAL, "FILE", A_FILE, FIELD(outputs), NULL, "none",
+     "Write all outputs to this .npz, arrays named like the model's outputs."},
+
+    {"size", 0, CONVERT, "SIZE", parse_size, "a size: N% of the float file up to 100%, or N[k|M]B",
+     FIELD(size), "20%", NULL,
+     "Largest size of the file written: N% of the float file, or bytes as 150kB, 1.5MB, 64KiB "
+     "(k = 1000, Ki = 1024)."},
+    {"bits", 0, CONVERT, "LIST", parse_bits, "a list of widths from 2 to 8, as 2,4,8", FIELD(bits),
+     "2,3,4,5,6,8", NULL, "Weight widths a layer may get."},
+    {"storage", 0, CONVERT, "packed|int8", A_CHOICE, FIELD(storage), "packed", NULL,
+     "packed stores each weight in its own number of bits, unpacked by standard operators when "
+     "the model is loaded; int8 stores a byte a weight."},
+    {"effort", 0, CONVERT, "none|quick|default|thorough", A_CHOICE, FIELD(effort), "default", NULL,
+     "How long to tune the weights before the search; none: not at all."},
+    {"steps", 0, CONVERT, "N", parse_count, "a number of steps", FIELD(steps), NULL,
+     "as --effort says", "Tuning steps."},
+    {"no-freeze", 0, CONVERT, NULL, A_SWITCH, FIELD(no_freeze), "no", NULL,
+     "Do not freeze widths during tuning."},
+    {"no-align", 0, CONVERT, NULL, A_SWITCH, FIELD(no_align), "no", NULL,
+     "Do not align the features of narrow paths with those of the widest."},
+    {"checkpoint", 0, CONVERT, "FILE", A_FILE, FIELD(checkpoint), NULL, "none",
+     "Save the tuned state here."},
+    {"seed", 0, CONVERT, "N", parse_unsigned, "a whole number of at most 64 bits", FIELD(seed), "1",
+     NULL, "Key of all random numbers. Same command, seed and threads: same bytes."},
+
+    {"preprocess", 0, CONVERT | EVAL, "imagenet|imagenet-tf|unit|raw", A_CHOICE, TYPED(preset),
+     "raw", NULL,
+     "From a picture x (0..255) to the input, y = (x * scale - mean) / std. imagenet: short side "
+     "to 8/7 of the crop, centre crop, scale 1/255, mean .485,.456,.406, std .229,.224,.225; "
+     "imagenet-tf: the same crop, scale 1/127.5, mean 1, std 1; unit: resized, scale 1/255; raw: "
+     "resized, 0..255."},
+    {"mean", 0, CONVERT | EVAL, "A,B,C", parse_channels, PER_CHANNEL, TYPED(mean), NULL,
+     "the preset's", "Mean a channel, in the model's channel order and after --scale."},
+    {"std", 0, CONVERT | EVAL, "A,B,C", parse_std, PER_CHANNEL ", above 0", TYPED(std), NULL,
+     "the preset's", "Standard deviation a channel."},
+    {"scale", 0, CONVERT | EVAL, "X", parse_scale, "a number above 0", TYPED(scale), NULL,
+     "the preset's", "Factor of 0..255."},
+    {"resize", 0, CONVERT | EVAL, "N", parse_positive, "a number of pixels", TYPED(resize), NULL,
+     "the preset's", "Short side in pixels before the crop."},
+    {"crop", 0, CONVERT | EVAL, "N", parse_positive, "a number of pixels", TYPED(crop), NULL,
+     "the input's size", "Side of the centre crop in pixels."},
+    {"channel-order", 0, CONVERT | EVAL, "rgb|bgr", A_CHOICE, TYPED(channel_order), "rgb", NULL,
+     "Channel order of the model."},
+
+    {"threads", 0, CONVERT | EVAL, "N", parse_threads, "a number of threads from 1 to 1024",
+     FIELD(threads), "all", NULL, "Threads to use; all: one a core."},
+    {"quiet", 'q', ANY, NULL, A_SWITCH, FIELD(quiet), "no", NULL,
+     "Print nothing but errors and results."},
+    {"verbose", 'v', ANY, NULL, A_SWITCH, FIELD(verbose), "no", NULL, "Say what is being done."},
+    {"help", 'h', ANY, NULL, A_SWITCH, FIELD(help), "no", NULL, "Print this and exit."},
+};
+_Static_assert(MPQ_COUNT(table) <= MPQ_MAX_OPTIONS, "raise MPQ_MAX_OPTIONS");
+
+size_t mpq_option_count(void)
+{
+    return MPQ_COUNT(table);
+}
+
+const char *mpq_option_name(size_t i)
+{
+    MPQ_ASSERT(i < MPQ_COUNT(table));
+    return table[i].name;
+}
+
+/* ---- near misses ---- */
+
+/* Insertions, deletions and replacements from a to b (Levenshtein); words beyond 31 letters are
+ * far from everything. */
+static size_t edit_distance(const char *a, const char *b)
+{
+    size_t n = strlen(b), row[32];
+    if (n >= MPQ_COUNT(row))
+        return SIZE_MAX;
+    for (size_t j = 0; j <= n; j++)
+        row[j] = j;
+    for (size_t i = 0; a[i]; i++) {
+        size_t diagonal = row[0];
+        row[0] = i + 1;
+        for (size_t j = 0; j < n; j++) {
+            size_t best = diagonal + (a[i] != b[j]);
+            diagonal = row[j + 1];
+            if (best > diagonal + 1)
+                best = diagonal + 1;
+            if (best > row[j] + 1)
+                best = row[j] + 1;
+            row[j + 1] = best;
+        }
+    }
+    return row[n];
+}
+
+const char *mpq_suggest(const char *typed, const char *const *word, size_t n)
+{
+    const char *nearest = NULL;
+    size_t best = 3, length = strlen(typed);
+    for (size_t i = 0; i < n; i++) {
+        size_t distance = edit_distance(typed, word[i]);
+        if (length >= 3 && strncmp(typed, word[i], length) == 0)
+            distance = 1;
+        if (distance < best && distance < strlen(word[i])) {
+            best = distance;
+            nearest = word[i];
+        }
+    }
+    return nearest;
+}
+
+/* ---- parsing ---- */
+
+static enum mpq_status set_option(struct mpq_ctx *ctx, size_t i, const char *text,
+                                  struct mpq_options *options)
+{
+    const struct option_row *row = &table[i];
+    if (!row->parse(row, text, (char *)options + row->offset))
+        return row->expects ? mpq_fail(ctx, MPQ_E_USAGE, "--%s: '%s' is not %s", row->name, text,
+                                       row->expects)
+                            : mpq_fail(ctx, MPQ_E_USAGE, "--%s: '%s' is not one of %s", row->name,
+                                       text, row->argument);
+    options->text[i] = text;
+    return MPQ_OK;
+}
+
+static enum mpq_status set_defaults(struct mpq_ctx *ctx, enum mpq_command_bit command,
+                                    struct mpq_options *options)
+{
+    *options = (struct mpq_options){.steps = -1, .typed = {.resize = -1, .crop = -1}};
+    for (size_t i = 0; i < MPQ_COUNT(table); i++)
+        if (table[i].initial) {
+            MPQ_TRY(set_option(ctx, i, table[i].initial, options));
+            if (!(table[i].commands & command))
+                options->text[i] = NULL;
+        }
+    return MPQ_OK;
+}
+
+static enum mpq_status unknown_option(struct mpq_ctx *ctx, enum mpq_command_bit command,
+                                      const char *command_name, const char *typed, size_t length)
+{
+    const char *name[MPQ_MAX_OPTIONS];
+    char word[32];
+    size_t n = 0;
+    snprintf(word, sizeof word, "%.*s", (int)(length < 31 ? length : 31), typed);
+    for (size_t i = 0; i < MPQ_COUNT(table); i++) {
+        if (table[i].commands & command)
+            name[n++] = table[i].name;
+        else if (strcmp(table[i].name, word) == 0)
+            return mpq_fail(ctx, MPQ_E_USAGE, "--%s is not an option of %s", word, command_name);
+    }
+    const char *nearest = mpq_suggest(word, name, n);
+    if (nearest)
+        return mpq_fail(ctx, MPQ_E_USAGE, "--%s is not an option; did you mean --%s?", word,
+                        nearest);
+    return mpq_fail(ctx, MPQ_E_USAGE, "--%s is not an option; see onnx-mpq %s --help", word,
+                    command_name);
+}
+
+/* The row that argument names, "--name", "--name=value", "-n" or "-nvalue"; *out_value is the
+ * value it carries itself, or NULL. */
+static enum mpq_status find_option(struct mpq_ctx *ctx, enum mpq_command_bit command,
+                                   const char *command_name, const char *argument, size_t *out_row,
+                                   const char **out_value)
+{
+    bool is_long = argument[1] == '-';
+    const char *name = argument + (is_long ? 2 : 1);
+    size_t length = is_long ? strcspn(name, "=") : 1;
+    const char *rest = name[length] ? name + length + (is_long ? 1 : 0) : NULL;
+    for (size_t i = 0; i < MPQ_COUNT(table); i++) {
+        const struct option_row *row = &table[i];
+        bool same = is_long ? strlen(row->name) == length && !memcmp(row->name, name, length)
+                            : row->letter == *name;
+        if (!same || !(row->commands & command))
+            continue;
+        if (rest && !row->argument)
+            return mpq_fail(ctx, MPQ_E_USAGE, "%s: --%s takes no value", argument, row->name);
+        *out_row = i;
+        *out_value = rest;
+        return MPQ_OK;
+    }
+    if (is_long)
+        return unknown_option(ctx, command, command_name, name, length);
+    return mpq_fail(ctx, MPQ_E_USAGE, "%s is not an option; see onnx-mpq %s --help", argument,
+                    command_name);
+}
+
+static enum mpq_status parse_arguments(struct mpq_ctx *ctx, enum mpq_command_bit command,
+                                       const char *command_name, int argc, char *const *argv,
+                                       struct mpq_options *options)
+{
+    bool only_names = false;
+    for (int i = 0; i < argc; i++) {
+        const char *argument = argv[i];
+        if (only_names || argument[0] != '-' || !argument[1]) {
+            if (options->model)
+                return mpq_fail(ctx, MPQ_E_USAGE, "one model at a time: '%s' and '%s' were given",
+                                options->model, argument);
+            options->model = argument;
+            continue;
+        }
+        if (strcmp(argument, "--") == 0) {
+            only_names = true;
+            continue;
+        }
+        size_t row = 0;
+        const char *value = NULL;
+        MPQ_TRY(find_option(ctx, command, command_name, argument, &row, &value));
+        if (!table[row].argument)
+            value = "yes";
+        else if (!value && (i + 1 == argc || strncmp(argv[i + 1], "--", 2) == 0))
+            return mpq_fail(ctx, MPQ_E_USAGE, "%s needs a value: %s", argument,
+                            table[row].argument);
+        else if (!value)
+            value = argv[++i];
+        MPQ_TRY(set_option(ctx, row, value, options));
+    }
+    return MPQ_OK;
+}
+
+/* ---- what follows from several options ---- */
+
+static void fill_channels(const struct mpq_per_channel *list, float *channel)
+{
+    for (int c = 0; c < 4 && list->n; c++)
+        if (list->n == 1 || c < list->n)
+            channel[c] = (float)list->value[list->n == 1 ? 0 : c];
+}
+
+static enum mpq_status make_preprocess(struct mpq_ctx *ctx, struct mpq_options *options)
+{
+    const char *preset = NULL;
+    for (size_t i = 0; i < MPQ_COUNT(table); i++)
+        if (table[i].offset == TYPED(preset))
+            preset = options->text[i];
+    if (!preset)
+        return MPQ_OK; /* not an option of this command */
+    const struct mpq_preprocess_options *typed = &options->typed;
+    struct mpq_preprocess *p = &options->preprocess;
+    MPQ_TRY(mpq_preprocess_preset(ctx, preset, p));
+    fill_channels(&typed->mean, p->mean);
+    fill_channels(&typed->std, p->std);
+    if (typed->scale > 0)
+        p->scale = (float)typed->scale;
+    if (typed->resize > 0)
+        p->resize = (int)typed->resize;
+    if (typed->crop > 0)
+        p->crop = (int)typed->crop;
+    p->bgr = typed->channel_order == 1;
+    return MPQ_OK;
+}
+
+/* `path` without its suffix, if it has that one, and with `replacement` after it. */
+static const char *replace_suffix(struct mpq_ctx *ctx, struct mpq_arena *arena, const char *path,
+                                  const char *suffix, const char *replacement)
+{
+    size_t n = strlen(path), n_suffix = strlen(suffix);
+    if (n > n_suffix && strcmp(path + n - n_suffix, suffix) == 0)
+        n -= n_suffix;
+    return mpq_arena_printf(ctx, arena, "%.*s%s", (int)n, path, replacement);
+}
+
+static enum mpq_status name_outputs(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                    struct mpq_options *options)
+{
+    if (!options->output)
+        options->output = replace_suffix(ctx, arena, options->model, ".onnx", ".mpq.onnx");
+    if (!options->output)
+        return MPQ_E_NOMEM;
+    if (!options->report)
+        options->report = replace_suffix(ctx, arena, options->output, ".onnx", ".csv");
+    if (!options->report)
+        return MPQ_E_NOMEM;
+    if (strcmp(options->output, options->model) == 0)
+        return mpq_fail(ctx, MPQ_E_USAGE, "--output is the model itself, '%s'", options->model);
+    if (strcmp(options->output, options->report) == 0)
+        return mpq_fail(ctx, MPQ_E_USAGE, "--output and --report are the same file, '%s'",
+                        options->output);
+    return MPQ_OK;
+}
+
+enum mpq_status mpq_options_parse(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                  enum mpq_command_bit command, const char *command_name, int argc,
+                                  char *const *argv, struct mpq_options *out)
+{
+    MPQ_TRY(set_defaults(ctx, command, out));
+    for (int i = 0; i < argc && strcmp(argv[i], "--") != 0; i++)
+        if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0) {
+            out->help = true;
+            return MPQ_OK;
+        }
+    MPQ_TRY(parse_arguments(ctx, command, command_name, argc, argv, out));
+    if (!out->model)
+        return mpq_fail(ctx, MPQ_E_USAGE, "%s needs a model; see onnx-mpq %s --help", command_name,
+                        command_name);
+    if (out->quiet && out->verbose)
+        return mpq_fail(ctx, MPQ_E_USAGE, "--quiet and --verbose exclude each other");
+    if (command == MPQ_COMMAND_EVAL && !out->data)
+        return mpq_fail(ctx, MPQ_E_USAGE, "eval needs samples: --data PATH");
+    if (command == MPQ_COMMAND_CONVERT && out->labels && !out->eval)
+        return mpq_fail(ctx, MPQ_E_USAGE, "--labels needs the samples they belong to: --eval PATH");
+    MPQ_TRY(make_preprocess(ctx, out));
+    return command == MPQ_COMMAND_CONVERT ? name_outputs(ctx, arena, out) : MPQ_OK;
+}
+
+uint64_t mpq_size_bytes(const struct mpq_size *size, uint64_t float_bytes)
+{
+    if (size->share <= 0)
+        return size->bytes;
+    double bytes = floor(size->share * (double)float_bytes);
+    return bytes < 1 ? 1 : (uint64_t)bytes;
+}
+
+/* ---- help ---- */
+
+#define HELP_COLUMN 6
+#define HELP_WIDTH  80
+
+/* Words of `text` from the given column on, wrapped; returns the column after them. */
+static int print_wrapped(FILE *file, const char *text, int column)
+{
+    while (*text) {
+        int n = (int)strcspn(text, " ");
+        if (column > HELP_COLUMN && column + 1 + n > HELP_WIDTH) {
+            fprintf(file, "\n%*s", HELP_COLUMN, "");
+            column = HELP_COLUMN;
+        } else if (column > HELP_COLUMN) {
+            fputc(' ', file);
+            column++;
+        }
+        fprintf(file, "%.*s", n, text);
+        column += n;
+        text += n + (text[n] == ' ');
+    }
+    return column;
+}
+
+void mpq_options_help(FILE *file, unsigned commands)
+{
+    for (size_t i = 0; i < MPQ_COUNT(table); i++) {
+        const struct option_row *row = &table[i];
+        if ((row->commands & commands) != commands)
+            continue;
+        fputs("  ", file);
+        if (row->letter)
+            fprintf(file, "-%c, ", row->letter);
+        fprintf(file, "--%s", row->name);
+        if (row->argument)
+            fprintf(file, " %s", row->argument);
+        fprintf(file, "\n%*s", HELP_COLUMN, "");
+        int column = print_wrapped(file, row->help, HELP_COLUMN);
+        const char *value = row->note ? row->note : row->argument ? row->initial : NULL;
+        if (value) {
+            char text[128];
+            snprintf(text, sizeof text, "Default: %s.", value);
+            print_wrapped(file, text, column);
+        }
+        fputc('\n', file);
+    }
+}

@@ -1,0 +1,53 @@
+/* What a run reports, as plain records: the pipeline fills them, the exporter writes them as CSV,
+ * the command line prints the short form. NaN: not measured. */
+#ifndef MPQ_QUANT_REPORT_H
+#define MPQ_QUANT_REPORT_H
+
+#include "quantcore/quant/layer.h"
+
+struct mpq_report_layer {
+    const char *node, *operator_type;
+    uint64_t n_param, macs; /* macs of one sample                                     */
+    int weight_bits, activation_bits;
+    uint64_t float_bytes, quantized_bytes; /* of the weight, in the two files         */
+    double sensitivity[MPQ_N_BITS]; /* by width, in the search's measure; NaN: no candidate */
+    double sqnr_db;                 /* of the layer's output against float            */
+};
+
+struct mpq_report_stage {
+    const char *name;
+    double seconds;
+    uint64_t peak_rss_bytes; /* largest resident memory during it; 0: unknown */
+};
+
+/* Anything else worth a row: options, versions, counts. */
+struct mpq_report_fact {
+    const char *key, *value;
+};
+
+struct mpq_report {
+    const char *model, *output; /* file names as given */
+
+    uint32_t n_layer, n_stage, n_fact;
+    const struct mpq_report_layer *layer;
+    const struct mpq_report_stage *stage;
+    const struct mpq_report_fact *fact;
+
+    uint64_t budget_bytes, float_bytes, quantized_bytes; /* files, as stat gives them */
+    double average_weight_bits;                          /* by parameters            */
+    uint64_t bitops; /* sum over layers of macs * weight bits * activation bits      */
+
+    /* On the evaluation samples; n_eval 0: there were none and the rest is NaN. */
+    uint64_t n_eval;
+    const char *metric; /* "top1" as a share of 1, or NULL: no labels                */
+    double metric_float, metric_quantized;
+    double drop, drop_low, drop_high; /* float - quantized with its 95 % interval    */
+    double agreement;                 /* share of samples with float's argmax        */
+    double kl;                        /* nats, mean over samples                     */
+    double sqnr_db;                   /* of the first output                         */
+
+    uint64_t seed;
+    int n_threads;
+};
+
+#endif
