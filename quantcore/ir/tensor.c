@@ -239,6 +239,46 @@ void mpq_tensor_set_double(struct mpq_tensor *tensor, int64_t i, double value)
     }
 }
 
+void mpq_tensor_set_int(struct mpq_tensor *tensor, int64_t i, int64_t value)
+{
+    void *data = tensor->data;
+    switch (tensor->dtype) {
+    case MPQ_BOOL:
+        ((uint8_t *)data)[i] = value != 0;
+        break;
+    case MPQ_UINT8:
+    case MPQ_INT8:
+        ((uint8_t *)data)[i] = (uint8_t)value;
+        break;
+    case MPQ_UINT4:
+        ((uint8_t *)data)[i] = (uint8_t)(value & 15);
+        break;
+    case MPQ_INT4:
+        ((int8_t *)data)[i] = (int8_t)(((value & 15) ^ 8) - 8);
+        break;
+    case MPQ_UINT2:
+        ((uint8_t *)data)[i] = (uint8_t)(value & 3);
+        break;
+    case MPQ_INT2:
+        ((int8_t *)data)[i] = (int8_t)(((value & 3) ^ 2) - 2);
+        break;
+    case MPQ_UINT16:
+    case MPQ_INT16:
+        ((uint16_t *)data)[i] = (uint16_t)value;
+        break;
+    case MPQ_INT32:
+    case MPQ_UINT32:
+        ((uint32_t *)data)[i] = (uint32_t)value;
+        break;
+    case MPQ_INT64:
+    case MPQ_UINT64:
+        ((uint64_t *)data)[i] = (uint64_t)value;
+        break;
+    default:
+        MPQ_ASSERT(!"an integer tensor");
+    }
+}
+
 int64_t mpq_tensor_find_nonfinite(const struct mpq_tensor *tensor)
 {
     const mpq_real *x = tensor->data;

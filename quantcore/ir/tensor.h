@@ -56,6 +56,8 @@ enum mpq_status mpq_tensor_alloc(struct mpq_ctx *ctx, struct mpq_arena *arena, e
 int64_t mpq_tensor_int(const struct mpq_tensor *tensor, int64_t i);
 double mpq_tensor_double(const struct mpq_tensor *tensor, int64_t i);
 void mpq_tensor_set_double(struct mpq_tensor *tensor, int64_t i, double value); /* saturating */
+/* Of an integer (the value modulo 2^bits) or bool tensor. */
+void mpq_tensor_set_int(struct mpq_tensor *tensor, int64_t i, int64_t value);
 
 /* First index of a NaN or an infinity in a FLOAT tensor, or -1. */
 int64_t mpq_tensor_find_nonfinite(const struct mpq_tensor *tensor);

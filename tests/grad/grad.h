@@ -1,0 +1,109 @@
+/* Gradient checks: every row that has a backward is compared with central differences of its
+ * forward, in double. A case is an operator, its attributes and its inputs; to add some, append to
+ * a table in cases_*.c. A row with a backward and without a case fails the test. */
+#ifndef MPQ_TESTS_GRAD_H
+#define MPQ_TESTS_GRAD_H
+
+#include "quantcore/ops/op.h"
+
+#define GRAD_MAX_ATTR  8
+#define GRAD_MAX_INPUT 6
+
+/* A FLOAT input with values in (low, high), all different and not within 1e-2 of a kink, or, where
+ * `ints` is set, a constant INT64 input. rank -1: absent. Zero-initialised: no further inputs. */
+struct grad_input {
+    bool present, fixed; /* fixed: no gradient is asked for */
+    double low, high;
+    struct mpq_shape shape;
+    const int64_t *ints;
+};
+
+struct grad_case {
+    const char *op, *domain; /* domain NULL: "" */
+    struct mpq_attr attr[GRAD_MAX_ATTR];
+    struct grad_input in[GRAD_MAX_INPUT];
+    double kink[4]; /* points that inputs stay away from; n_kink of them */
+    int n_kink;
+    int n_out;         /* 0: one  */
+    const void *attrs; /* node->attrs of operators without parse */
+};
+
+struct grad_table {
+    size_t n;
+    const struct grad_case *cases;
+};
+
+#define GRAD_TABLE(array)                                                                          \
+    {                                                                                              \
+        MPQ_COUNT(array), array                                                                    \
+    }
+
+#define GRAD_SHAPE(...)                                                                            \
+    {                                                                                              \
+        (int)MPQ_COUNT(((int64_t[]){__VA_ARGS__})),                                                \
+        {                                                                                          \
+            __VA_ARGS__                                                                            \
+        }                                                                                          \
+    }
+
+/* Inputs. */
+#define REALS(low, high, ...)                                                                      \
+    {                                                                                              \
+        true, false, low, high, GRAD_SHAPE(__VA_ARGS__), NULL                                      \
+    }
+#define FIXED(low, high, ...)                                                                      \
+    {                                                                                              \
+        true, true, low, high, GRAD_SHAPE(__VA_ARGS__), NULL                                       \
+    }
+#define SCALAR(low, high)                                                                          \
+    {                                                                                              \
+        true, false, low, high, {0, {0}}, NULL                                                     \
+    }
+#define ABSENT                                                                                     \
+    {                                                                                              \
+        true, true, 0, 0, {-1, {0}}, NULL                                                          \
+    }
+#define INT_LIST(...)                                                                              \
+    {                                                                                              \
+        true, true, 0, 0, GRAD_SHAPE(MPQ_COUNT(((int64_t[]){__VA_ARGS__}))), (int64_t[])           \
+        {                                                                                          \
+            __VA_ARGS__                                                                            \
+        }                                                                                          \
+    }
+#define INT_SCALAR(value)                                                                          \
+    {                                                                                              \
+        true, true, 0, 0, {0, {0}}, (int64_t[])                                                    \
+        {                                                                                          \
+            value                                                                                  \
+        }                                                                                          \
+    }
+
+/* Attributes. */
+#define INT(key, value)                                                                            \
+    {                                                                                              \
+        .name = key, .kind = MPQ_ATTR_INT, .i = value                                              \
+    }
+#define FLOAT(key, value)                                                                          \
+    {                                                                                              \
+        .name = key, .kind = MPQ_ATTR_FLOAT, .f = value                                            \
+    }
+#define STRING(key, value)                                                                         \
+    {                                                                                              \
+        .name = key, .kind = MPQ_ATTR_STRING, .n = sizeof(value) - 1, .s = value                   \
+    }
+#define INTS(key, ...)                                                                             \
+    {                                                                                              \
+        .name = key, .kind = MPQ_ATTR_INTS, .n = MPQ_COUNT(((int64_t[]){__VA_ARGS__})),            \
+        .ints = (int64_t[])                                                                        \
+        {                                                                                          \
+            __VA_ARGS__                                                                            \
+        }                                                                                          \
+    }
+
+extern const struct grad_table grad_cases_elementwise, grad_cases_shape, grad_cases_reduce;
+
+/* "" where the gradients of all inputs agree, else a sentence. `row` is the operator's row, or a
+ * broken copy of it. `worst` gets the largest error found, relative to its bound. */
+const char *grad_check(const struct grad_case *grad_case, const struct mpq_op *row, double *worst);
+
+#endif
