@@ -29,24 +29,23 @@ enum mpq_status mpq_observer_create(struct mpq_ctx *ctx, struct mpq_arena *arena
     return MPQ_OK;
 }
 
-/* Mean square of x[outer][n][inner] for each of the n places of the middle dimension, added to the
- * running mean over n_seen positions; spread over `repeat` consecutive weights each. */
+/* Mean square of x[outer][n][inner] for each place of the middle dimension modulo n_place, added to
+ * the running mean over n_seen positions; each serves `repeat` consecutive weights. */
 static void add_power(const mpq_real *x, int64_t outer, int64_t n, int64_t inner, uint64_t n_seen,
-                      int64_t n_weight, mpq_real *power)
+                      int64_t n_place, int64_t repeat, mpq_real *power)
 {
     double share = (double)(outer * inner) / (double)((uint64_t)(outer * inner) + n_seen);
-    int64_t repeat = n_weight >= n ? n_weight / n : 1, fold = n_weight >= n ? 1 : n / n_weight;
-    for (int64_t k = 0; k < n / fold; k++) {
+    for (int64_t k = 0; k < n_place; k++) {
         double sum = 0;
-        for (int64_t f = 0; f < fold; f++)
+        for (int64_t c = k; c < n; c += n_place)
             for (int64_t o = 0; o < outer; o++) {
-                const mpq_real *row = x + (o * n + k + f * (n / fold)) * inner;
+                const mpq_real *row = x + (o * n + c) * inner;
                 mpq_real row_sum = 0;
                 for (int64_t i = 0; i < inner; i++)
                     row_sum += row[i] * row[i];
                 sum += (double)row_sum;
             }
-        double mean = sum / (double)(outer * inner * fold);
+        double mean = sum / (double)(outer * inner * (n / n_place));
         for (int64_t r = 0; r < repeat; r++) {
             mpq_real *p = &power[k * repeat + r];
             *p = (mpq_real)((double)*p + share * (mean - (double)*p));

@@ -1,0 +1,107 @@
+#include "quantcore/engine/loss.h"
+
+#include <math.h>
+#include <string.h>
+
+static const double logits_mse_weight = 0.05;
+
+/* The value a head looks at: the input of a final Softmax over the last axis, else the output. */
+static mpq_value_id head_value(const struct mpq_graph *graph, const struct mpq_binding *binding,
+                               mpq_value_id output, bool *out_is_logits)
+{
+    *out_is_logits = false;
+    mpq_node_id n = graph->value[output].producer;
+    if (n == MPQ_NO_NODE)
+        return output;
+    const struct mpq_node *node = &graph->node[n];
+    if (strcmp(node->op_type, "Softmax") != 0 && strcmp(node->op_type, "LogSoftmax") != 0)
+        return output;
+    int64_t axis = mpq_attr_int(&node->attr_set, "axis", -1);
+    int rank = binding->tensor[output].shape.rank;
+    if (axis != -1 && axis != rank - 1)
+        return output;
+    *out_is_logits = true;
+    return node->in[0];
+}
+
+enum mpq_status mpq_loss_create(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                const struct mpq_graph *graph, const struct mpq_binding *binding,
+                                int64_t batch, struct mpq_loss *out)
+{
+    struct mpq_loss loss = {.head =
+                                mpq_arena_alloc(ctx, arena, graph->n_output, sizeof *loss.head)};
+    if (!loss.head)
+        return MPQ_E_NOMEM;
+    for (uint32_t i = 0; i < graph->n_output; i++) {
+        bool is_logits;
+        mpq_value_id v = head_value(graph, binding, graph->output[i], &is_logits);
+        const struct mpq_tensor *tensor = &binding->tensor[v];
+        int64_t count = mpq_shape_count(&tensor->shape);
+        if (tensor->dtype != MPQ_FLOAT || tensor->data || count == 0 || count % batch)
+            continue;
+        int rank = tensor->shape.rank;
+        int64_t n_column = rank ? tensor->shape.dim[rank - 1] : 1;
+        bool has_rows = is_logits || ((rank == 2 || rank == 3) && n_column > 1);
+        loss.head[loss.n_head++] = (struct mpq_loss_head){
+            .value = v,
+            .n_column = n_column,
+            .n_sample = count / batch,
+            .kl_weight = has_rows ? 1 : 0,
+            .mse_weight = is_logits  ? 0
+                          : has_rows ? logits_mse_weight
+                                     : 1,
+        };
+    }
+    if (!loss.n_head)
+        return mpq_fail(
+            ctx, MPQ_E_UNSUPPORTED,
+            "no output is a float tensor that depends on the input, so there is nothing "
+            "to compare");
+    *out = loss;
+    return MPQ_OK;
+}
+
+/* KL(softmax(target) || softmax(y)) of one row; dy += (softmax(y) - softmax(target)) * factor. */
+static double kl_row(const mpq_real *y, const mpq_real *target, int64_t n, double factor,
+                     mpq_real *dy)
+{
+    double y_max = (double)y[0], t_max = (double)target[0], y_sum = 0, t_sum = 0;
+    for (int64_t i = 1; i < n; i++) {
+        y_max = fmax(y_max, (double)y[i]);
+        t_max = fmax(t_max, (double)target[i]);
+    }
+    for (int64_t i = 0; i < n; i++) {
+        y_sum += exp((double)y[i] - y_max);
+        t_sum += exp((double)target[i] - t_max);
+    }
+    double y_log = y_max + log(y_sum), t_log = t_max + log(t_sum), kl = 0;
+    for (int64_t i = 0; i < n; i++) {
+        double log_p = (double)target[i] - t_log, log_q = (double)y[i] - y_log, p = exp(log_p);
+        kl += p * (log_p - log_q);
+        if (dy)
+            dy[i] += (mpq_real)((exp(log_q) - p) * factor);
+    }
+    return kl > 0 ? kl : 0;
+}
+
+double mpq_loss_head_value(const struct mpq_loss_head *head, const mpq_real *y,
+                           const mpq_real *target, int64_t n, double variance, mpq_real *dy)
+{
+    int64_t count = n * head->n_sample, n_row = count / head->n_column;
+    double kl = 0, square = 0;
+    if (head->kl_weight > 0)
+        for (int64_t r = 0; r < n_row; r++)
+            kl += kl_row(y + r * head->n_column, target + r * head->n_column, head->n_column,
+                         head->kl_weight / (double)n_row, dy ? dy + r * head->n_column : NULL);
+    if (head->mse_weight > 0) {
+        double factor = 2 * head->mse_weight / ((double)count * variance);
+        for (int64_t i = 0; i < count; i++) {
+            double d = (double)y[i] - (double)target[i];
+            square += d * d;
+            if (dy)
+                dy[i] += (mpq_real)(factor * d);
+        }
+    }
+    return head->kl_weight * kl / (double)n_row +
+           head->mse_weight * square / ((double)count * variance);
+}

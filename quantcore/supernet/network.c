@@ -1,0 +1,119 @@
+#include "quantcore/supernet/network.h"
+
+#include <math.h>
+#include <string.h>
+
+enum mpq_status mpq_network_create(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                   const struct mpq_graph *graph, uint32_t batch,
+                                   const struct mpq_exec_options *options, struct mpq_network *out)
+{
+    struct mpq_network network = {.graph = graph, .batch = batch};
+    MPQ_TRY(mpq_bind_batch(ctx, arena, graph, batch, &network.binding));
+    MPQ_TRY(mpq_loss_create(ctx, arena, graph, &network.binding, batch, &network.loss));
+    /* The heads must survive the forward pass and take the seeds. */
+    bool *keep = mpq_arena_alloc(ctx, arena, graph->n_value, sizeof *keep);
+    bool *seed = mpq_arena_alloc(ctx, arena, graph->n_value, sizeof *seed);
+    network.input = mpq_arena_alloc(ctx, arena, graph->n_input, sizeof(struct mpq_tensor *));
+    if (!keep || !seed || !network.input)
+        return MPQ_E_NOMEM;
+    struct mpq_exec_options with_heads = *options;
+    if (options->keep)
+        memcpy(keep, options->keep, graph->n_value * sizeof *keep);
+    if (options->seed)
+        memcpy(seed, options->seed, graph->n_value * sizeof *seed);
+    for (uint32_t h = 0; h < network.loss.n_head; h++)
+        keep[network.loss.head[h].value] = seed[network.loss.head[h].value] = true;
+    with_heads.keep = keep;
+    with_heads.seed = seed;
+    MPQ_TRY(mpq_exec_create(ctx, arena, graph, &network.binding, &with_heads, &network.exec));
+    for (uint32_t i = 0; i < graph->n_input; i++)
+        network.input[i] = mpq_exec_tensor(network.exec, graph->input[i]);
+    *out = network;
+    return MPQ_OK;
+}
+
+enum mpq_status mpq_network_read(struct mpq_ctx *ctx, struct mpq_network *network,
+                                 const struct mpq_samples *samples, const uint32_t *index,
+                                 uint32_t n)
+{
+    enum { MAX_BATCH = 4096 };
+    uint32_t full[MAX_BATCH];
+    MPQ_ASSERT(n > 0 && n <= network->batch && network->batch <= MAX_BATCH);
+    for (uint32_t i = 0; i < network->batch; i++)
+        full[i] = index[i < n ? i : n - 1];
+    return samples->read(ctx, samples->arg, full, network->batch, network->input);
+}
+
+static double variance_of(const mpq_real *x, int64_t n)
+{
+    double mean = 0, square = 0;
+    for (int64_t i = 0; i < n; i++)
+        mean += (double)x[i];
+    mean /= (double)n;
+    for (int64_t i = 0; i < n; i++)
+        square += ((double)x[i] - mean) * ((double)x[i] - mean);
+    return square > 0 ? square / (double)n : 1;
+}
+
+enum mpq_status mpq_targets_create(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                   struct mpq_network *network, const struct mpq_samples *samples,
+                                   const uint32_t *sample, uint32_t n_sample,
+                                   struct mpq_targets *out)
+{
+    const struct mpq_loss *loss = &network->loss;
+    struct mpq_targets targets = {.n_sample = n_sample, .sample = sample};
+    targets.target = mpq_arena_alloc(ctx, arena, loss->n_head, sizeof *targets.target);
+    targets.variance = mpq_arena_alloc(ctx, arena, loss->n_head, sizeof *targets.variance);
+    if (!targets.target || !targets.variance)
+        return MPQ_E_NOMEM;
+    for (uint32_t h = 0; h < loss->n_head; h++) {
+        size_t count = (size_t)n_sample * (size_t)loss->head[h].n_sample;
+        targets.target[h] = mpq_arena_alloc(ctx, arena, count, sizeof **targets.target);
+        if (!targets.target[h])
+            return MPQ_E_NOMEM;
+    }
+    for (uint32_t begin = 0; begin < n_sample; begin += network->batch) {
+        uint32_t n = n_sample - begin < network->batch ? n_sample - begin : network->batch;
+        MPQ_TRY(mpq_step(ctx, "float outputs", begin, n_sample, NAN));
+        MPQ_TRY(mpq_network_read(ctx, network, samples, sample + begin, n));
+        mpq_exec_forward(network->exec, 0, network->graph->n_node);
+        for (uint32_t h = 0; h < loss->n_head; h++) {
+            const struct mpq_loss_head *head = &loss->head[h];
+            const mpq_real *y = mpq_exec_tensor(network->exec, head->value)->data;
+            int64_t count = n * head->n_sample;
+            memcpy(targets.target[h] + begin * head->n_sample, y, (size_t)count * sizeof *y);
+            for (int64_t i = 0; i < count; i++)
+                if (!isfinite(y[i]))
+                    return mpq_fail(ctx, MPQ_E_NUMERIC,
+                                    "the float model's output '%s' is not finite on sample %u",
+                                    network->graph->value[head->value].name,
+                                    sample[begin + (uint32_t)(i / head->n_sample)]);
+        }
+    }
+    for (uint32_t h = 0; h < loss->n_head; h++)
+        targets.variance[h] = variance_of(targets.target[h], n_sample * loss->head[h].n_sample);
+    *out = targets;
+    return MPQ_OK;
+}
+
+double mpq_network_loss(struct mpq_network *network, const struct mpq_targets *targets,
+                        const uint32_t *row, uint32_t n, bool seed_gradients)
+{
+    double sum = 0;
+    for (uint32_t h = 0; h < network->loss.n_head; h++) {
+        const struct mpq_loss_head *head = &network->loss.head[h];
+        const mpq_real *y = mpq_exec_tensor(network->exec, head->value)->data;
+        mpq_real *dy = seed_gradients ? mpq_exec_grad(network->exec, head->value) : NULL;
+        /* Rows of the batch are scattered over the targets; each sample is a batch of one whose
+         * share is 1/n. */
+        for (uint32_t i = 0; i < n; i++) {
+            int64_t at = i * head->n_sample;
+            struct mpq_loss_head share = *head;
+            share.kl_weight /= n;
+            share.mse_weight /= n;
+            sum += mpq_loss_head_value(&share, y + at, targets->target[h] + row[i] * head->n_sample,
+                                       1, targets->variance[h], dy ? dy + at : NULL);
+        }
+    }
+    return sum;
+}

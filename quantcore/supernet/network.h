@@ -1,0 +1,54 @@
+/* A graph at a fixed batch, ready to run over samples, and how its outputs are compared. */
+#ifndef MPQ_SUPERNET_NETWORK_H
+#define MPQ_SUPERNET_NETWORK_H
+
+#include "quantcore/engine/loss.h"
+
+/* Where samples come from: fills input [n_input of the graph] with samples index[0..n). */
+struct mpq_samples {
+    enum mpq_status (*read)(struct mpq_ctx *ctx, void *arg, const uint32_t *index, uint32_t n,
+                            struct mpq_tensor *const *input);
+    void *arg;
+};
+
+struct mpq_network {
+    const struct mpq_graph *graph;
+    struct mpq_binding binding;
+    struct mpq_exec *exec;
+    struct mpq_loss loss;
+    struct mpq_tensor **input; /* [n_input] of exec */
+    uint32_t batch;
+};
+
+enum mpq_status mpq_network_create(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                   const struct mpq_graph *graph, uint32_t batch,
+                                   const struct mpq_exec_options *options,
+                                   struct mpq_network *out) MPQ_CHECKED;
+
+/* Read samples index[0..n), n <= batch, into the inputs; the rest of the batch repeats the last
+ * one, and whoever reads outputs looks at the first n only. */
+enum mpq_status mpq_network_read(struct mpq_ctx *ctx, struct mpq_network *network,
+                                 const struct mpq_samples *samples, const uint32_t *index,
+                                 uint32_t n) MPQ_CHECKED;
+
+/* What the float model answers to a list of samples: computed once, used by every path of every
+ * step. */
+struct mpq_targets {
+    uint32_t n_sample;
+    const uint32_t *sample; /* [n_sample] index into the source                       */
+    mpq_real **target;      /* [n_head] [n_sample * head->n_sample]                   */
+    double *variance;       /* [n_head] of the target, > 0                            */
+};
+
+/* Run the float network over the samples. NUMERIC where an output is not finite. */
+enum mpq_status mpq_targets_create(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                   struct mpq_network *network, const struct mpq_samples *samples,
+                                   const uint32_t *sample, uint32_t n_sample,
+                                   struct mpq_targets *out) MPQ_CHECKED;
+
+/* Loss of the batch that `network` has just run: its row i answers for targets row[i], i < n. With
+ * seeds, gradients are added to the exec's (mpq_exec_zero_grad first). */
+double mpq_network_loss(struct mpq_network *network, const struct mpq_targets *targets,
+                        const uint32_t *row, uint32_t n, bool seed_gradients);
+
+#endif

@@ -1,0 +1,175 @@
+#include "quantcore/supernet/supernet.h"
+
+#include <string.h>
+
+int mpq_bits_lowest(mpq_bits_mask mask)
+{
+    return __builtin_ctz(mask);
+}
+
+int mpq_bits_highest(mpq_bits_mask mask)
+{
+    return 31 - __builtin_clz(mask);
+}
+
+static size_t channel_bytes(const struct mpq_layer *layer)
+{
+    return (size_t)layer->n_channel * sizeof(mpq_real);
+}
+
+static enum mpq_status create_layer(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                    const struct mpq_graph *graph, const struct mpq_layer *layer,
+                                    struct mpq_supernet_layer *out)
+{
+    size_t n_param = (size_t)layer->n_param;
+    out->w = mpq_arena_copy(ctx, arena, graph->value[layer->weight].constant->data,
+                            n_param * sizeof *out->w);
+    out->wq = mpq_arena_alloc(ctx, arena, n_param, sizeof *out->wq);
+    if (!out->w || !out->wq)
+        return MPQ_E_NOMEM;
+    for (int b = MPQ_MIN_BITS; b <= MPQ_MAX_BITS; b++) {
+        struct mpq_supernet_width *width = &out->width[b];
+        if (!(out->candidates >> b & 1))
+            continue;
+        width->scale = mpq_arena_alloc(ctx, arena, 1, channel_bytes(layer));
+        if (layer->bias != MPQ_NO_VALUE)
+            width->bias = mpq_arena_copy(ctx, arena, graph->value[layer->bias].constant->data,
+                                         channel_bytes(layer));
+        if (!width->scale || (layer->bias != MPQ_NO_VALUE && !width->bias))
+            return MPQ_E_NOMEM;
+    }
+    return MPQ_OK;
+}
+
+enum mpq_status mpq_supernet_create(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                    const struct mpq_graph *graph,
+                                    const struct mpq_layer_table *layers,
+                                    const mpq_real *const *input_power, mpq_bits_mask candidates,
+                                    bool uniform_levels, struct mpq_supernet *out)
+{
+    struct mpq_supernet net = {.layers = layers};
+    net.layer = mpq_arena_alloc(ctx, arena, layers->n_layer, sizeof *net.layer);
+    if (!net.layer)
+        return MPQ_E_NOMEM;
+    for (uint32_t l = 0; l < layers->n_layer; l++) {
+        net.layer[l].candidates = net.layer[l].active = candidates;
+        MPQ_TRY(create_layer(ctx, arena, graph, &layers->layer[l], &net.layer[l]));
+    }
+    MPQ_TRY(mpq_supernet_refit(ctx, &net, input_power, uniform_levels));
+    *out = net;
+    return MPQ_OK;
+}
+
+enum mpq_status mpq_supernet_refit(struct mpq_ctx *ctx, struct mpq_supernet *net,
+                                   const mpq_real *const *input_power, bool uniform_levels)
+{
+    for (uint32_t l = 0; l < net->layers->n_layer; l++) {
+        struct mpq_supernet_layer *layer = &net->layer[l];
+        for (int b = MPQ_MIN_BITS; b <= MPQ_MAX_BITS; b++)
+            if (layer->candidates >> b & 1)
+                MPQ_TRY(mpq_levels_fit(ctx, &net->layers->layer[l], layer->w,
+                                       input_power ? input_power[l] : NULL, b, uniform_levels,
+                                       &layer->width[b].levels, layer->width[b].scale));
+    }
+    return MPQ_OK;
+}
+
+enum mpq_status mpq_supernet_copy(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                  const struct mpq_supernet *net, struct mpq_supernet *out)
+{
+    struct mpq_supernet copy = *net;
+    uint32_t n_layer = net->layers->n_layer;
+    copy.layer = mpq_arena_copy(ctx, arena, net->layer, n_layer * sizeof *copy.layer);
+    if (!copy.layer)
+        return MPQ_E_NOMEM;
+    for (uint32_t l = 0; l < n_layer; l++) {
+        struct mpq_supernet_layer *layer = &copy.layer[l];
+        const struct mpq_layer *shape = &net->layers->layer[l];
+        layer->w = mpq_arena_copy(ctx, arena, layer->w, (size_t)shape->n_param * sizeof *layer->w);
+        if (!layer->w)
+            return MPQ_E_NOMEM;
+        for (int b = MPQ_MIN_BITS; b <= MPQ_MAX_BITS; b++) {
+            struct mpq_supernet_width *width = &layer->width[b];
+            mpq_real **part[] = {&width->scale, &width->bias};
+            for (size_t i = 0; i < MPQ_COUNT(part); i++)
+                if (*part[i]) {
+                    *part[i] = mpq_arena_copy(ctx, arena, *part[i], channel_bytes(shape));
+                    if (!*part[i])
+                        return MPQ_E_NOMEM;
+                }
+        }
+    }
+    *out = copy;
+    return MPQ_OK;
+}
+
+void mpq_supernet_assign(struct mpq_supernet *to, const struct mpq_supernet *from)
+{
+    for (uint32_t l = 0; l < to->layers->n_layer; l++) {
+        const struct mpq_layer *shape = &to->layers->layer[l];
+        struct mpq_supernet_layer *t = &to->layer[l];
+        const struct mpq_supernet_layer *f = &from->layer[l];
+        t->active = f->active;
+        memcpy(t->w, f->w, (size_t)shape->n_param * sizeof *t->w);
+        for (int b = MPQ_MIN_BITS; b <= MPQ_MAX_BITS; b++) {
+            t->width[b].levels = f->width[b].levels;
+            if (t->width[b].scale)
+                memcpy(t->width[b].scale, f->width[b].scale, channel_bytes(shape));
+            if (t->width[b].bias)
+                memcpy(t->width[b].bias, f->width[b].bias, channel_bytes(shape));
+        }
+    }
+}
+
+void mpq_supernet_apply_layer(const struct mpq_supernet *net, struct mpq_exec *exec, uint32_t l,
+                              int bits)
+{
+    const struct mpq_layer *shape = &net->layers->layer[l];
+    const struct mpq_supernet_layer *layer = &net->layer[l];
+    const struct mpq_supernet_width *width = &layer->width[bits];
+    MPQ_ASSERT(layer->candidates >> bits & 1);
+    mpq_levels_fake_quant(&width->levels, shape, layer->w, width->scale, layer->wq);
+    mpq_exec_feed(exec, shape->weight, layer->wq);
+    if (width->bias)
+        mpq_exec_feed(exec, shape->bias, width->bias);
+}
+
+void mpq_supernet_apply(const struct mpq_supernet *net, struct mpq_exec *exec, const uint8_t *bits)
+{
+    for (uint32_t l = 0; l < net->layers->n_layer; l++)
+        mpq_supernet_apply_layer(net, exec, l, bits[l]);
+}
+
+static const float *to_float(struct mpq_ctx *ctx, struct mpq_arena *arena, const mpq_real *x,
+                             int64_t n)
+{
+    float *copy = mpq_arena_alloc(ctx, arena, (size_t)n, sizeof *copy);
+    for (int64_t i = 0; copy && i < n; i++)
+        copy[i] = (float)x[i];
+    return copy;
+}
+
+enum mpq_status mpq_supernet_codes(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                   const struct mpq_supernet *net, const uint8_t *bits,
+                                   struct mpq_layer_code *out_code)
+{
+    for (uint32_t l = 0; l < net->layers->n_layer; l++) {
+        const struct mpq_layer *shape = &net->layers->layer[l];
+        const struct mpq_supernet_width *width = &net->layer[l].width[bits[l]];
+        int8_t *q = mpq_arena_alloc(ctx, arena, (size_t)shape->n_param, 1);
+        int8_t *level = mpq_arena_copy(ctx, arena, width->levels.level, width->levels.n);
+        const float *scale = to_float(ctx, arena, width->scale, shape->n_channel);
+        const float *bias =
+            width->bias ? to_float(ctx, arena, width->bias, shape->n_channel) : NULL;
+        if (!q || !level || !scale || (width->bias && !bias))
+            return MPQ_E_NOMEM;
+        mpq_levels_encode(&width->levels, shape, net->layer[l].w, width->scale, q);
+        out_code[l] = (struct mpq_layer_code){.bits = bits[l],
+                                              .n_level = width->levels.n,
+                                              .level = level,
+                                              .q = q,
+                                              .scale = scale,
+                                              .bias = bias};
+    }
+    return MPQ_OK;
+}

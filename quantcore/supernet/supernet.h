@@ -1,0 +1,67 @@
+/* The weight-coupled multi-bit supernet: one latent weight tensor a layer that serves every width,
+ * with levels, channel scales and a bias of each width's own (Tang et al., "Retraining-free Model
+ * Quantization via One-Shot Weight-Coupling Learning", CVPR 2024, arXiv 2401.01543; per-channel
+ * scales and codebook levels instead of one step a tensor, a bias a width instead of one batch norm
+ * a width: exported models have their batch norms folded). */
+#ifndef MPQ_SUPERNET_SUPERNET_H
+#define MPQ_SUPERNET_SUPERNET_H
+
+#include "quantcore/engine/exec.h"
+#include "quantcore/quant/levels.h"
+
+typedef uint16_t mpq_bits_mask; /* bit b set: width b is in the set */
+
+struct mpq_supernet_width {
+    struct mpq_levels levels;
+    mpq_real *scale; /* [n_channel] > 0                     */
+    mpq_real *bias;  /* [n_channel]; NULL: the layer has no bias */
+};
+
+struct mpq_supernet_layer {
+    mpq_bits_mask candidates; /* widths this layer can take                          */
+    mpq_bits_mask active;     /* those not frozen: what random paths draw from       */
+    mpq_real *w;              /* [n_param] latent weight, shared by all widths       */
+    mpq_real *wq;             /* [n_param] weight of the path applied last           */
+    struct mpq_supernet_width width[MPQ_N_BITS];
+};
+
+struct mpq_supernet {
+    const struct mpq_layer_table *layers;
+    struct mpq_supernet_layer *layer; /* [n_layer] */
+};
+
+/* Latent weights are the float weights (constants of `graph`), scales and levels are fitted to them
+ * with input_power [n_layer][n_outer*n_inner] as importance (quant/levels.h); NULL: all alike.
+ * `candidates` must hold at least one width of 2..8. */
+enum mpq_status mpq_supernet_create(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                    const struct mpq_graph *graph,
+                                    const struct mpq_layer_table *layers,
+                                    const mpq_real *const *input_power, mpq_bits_mask candidates,
+                                    bool uniform_levels, struct mpq_supernet *out) MPQ_CHECKED;
+
+/* Fit levels and scales of every width to the latent weights as they are now. */
+enum mpq_status mpq_supernet_refit(struct mpq_ctx *ctx, struct mpq_supernet *net,
+                                   const mpq_real *const *input_power,
+                                   bool uniform_levels) MPQ_CHECKED;
+
+/* A copy in `arena` that shares nothing that tuning changes; and the way back. */
+enum mpq_status mpq_supernet_copy(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                  const struct mpq_supernet *net,
+                                  struct mpq_supernet *out) MPQ_CHECKED;
+void mpq_supernet_assign(struct mpq_supernet *to, const struct mpq_supernet *from);
+
+/* Let `exec` compute with layer l at bits[l], from now until the next apply: quantizes the latent
+ * weights and feeds them and the biases. Any exec of a graph that shares the value ids will do. */
+void mpq_supernet_apply(const struct mpq_supernet *net, struct mpq_exec *exec, const uint8_t *bits);
+void mpq_supernet_apply_layer(const struct mpq_supernet *net, struct mpq_exec *exec, uint32_t layer,
+                              int bits);
+
+/* The layers' codes for an allocation, out_code [n_layer], copied into `arena`. */
+enum mpq_status mpq_supernet_codes(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                   const struct mpq_supernet *net, const uint8_t *bits,
+                                   struct mpq_layer_code *out_code) MPQ_CHECKED;
+
+int mpq_bits_lowest(mpq_bits_mask mask); /* of a non-empty mask */
+int mpq_bits_highest(mpq_bits_mask mask);
+
+#endif

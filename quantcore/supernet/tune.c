@@ -1,0 +1,292 @@
+#include "quantcore/supernet/tune.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "quantcore/base/rng.h"
+#include "quantcore/engine/optim.h"
+#include "quantcore/supernet/freeze.h"
+
+/* Gradients and moments of one layer's parameters. */
+struct layer_state {
+    mpq_real *dw;
+    struct mpq_adam adam_w;
+    double w_rms, y_rms;
+    mpq_real *widest_y; /* output on the widest path, for the mitigation */
+    struct width_state {
+        bool used; /* by some path of this step */
+        mpq_real *dscale, *dbias;
+        struct mpq_adam adam_scale, adam_bias;
+    } width[MPQ_N_BITS];
+};
+
+struct tuner {
+    struct mpq_supernet *net;
+    struct mpq_network network;
+    const struct mpq_samples *samples;
+    const struct mpq_targets *targets;
+    const struct mpq_tune_options *options;
+    struct layer_state *layer;
+    uint32_t *order; /* permutation of the samples, new each epoch */
+    uint32_t *row;   /* [batch] targets of this batch */
+    uint32_t *sample;
+    uint8_t *bits;
+};
+
+/* ---- setting up
+ * ----------------------------------------------------------------------------------- */
+
+static enum mpq_status create_layer_state(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                          struct tuner *t, uint32_t l)
+{
+    const struct mpq_layer *shape = &t->net->layers->layer[l];
+    const struct mpq_supernet_layer *layer = &t->net->layer[l];
+    struct layer_state *state = &t->layer[l];
+    size_t n_channel = (size_t)shape->n_channel;
+    state->dw = mpq_arena_alloc(ctx, arena, (size_t)shape->n_param, sizeof *state->dw);
+    if (!state->dw)
+        return MPQ_E_NOMEM;
+    MPQ_TRY(mpq_adam_create(ctx, arena, shape->n_param, &state->adam_w));
+    for (int b = MPQ_MIN_BITS; b <= MPQ_MAX_BITS; b++) {
+        struct width_state *width = &state->width[b];
+        if (!(layer->candidates >> b & 1))
+            continue;
+        width->dscale = mpq_arena_alloc(ctx, arena, n_channel, sizeof *width->dscale);
+        width->dbias = mpq_arena_alloc(ctx, arena, n_channel, sizeof *width->dbias);
+        if (!width->dscale || !width->dbias)
+            return MPQ_E_NOMEM;
+        MPQ_TRY(mpq_adam_create(ctx, arena, shape->n_channel, &width->adam_scale));
+        MPQ_TRY(mpq_adam_create(ctx, arena, shape->n_channel, &width->adam_bias));
+    }
+    double square = 0;
+    for (int64_t i = 0; i < shape->n_param; i++)
+        square += (double)layer->w[i] * (double)layer->w[i];
+    state->w_rms = sqrt(square / (double)shape->n_param);
+    state->y_rms = sqrt(t->options->output_power[l]);
+    if (t->options->align) {
+        const struct mpq_tensor *y = &t->network.binding.tensor[shape->y];
+        state->widest_y = mpq_arena_alloc(ctx, arena, (size_t)mpq_shape_count(&y->shape),
+                                          sizeof *state->widest_y);
+        if (!state->widest_y)
+            return MPQ_E_NOMEM;
+    }
+    return MPQ_OK;
+}
+
+static enum mpq_status create(struct mpq_ctx *ctx, struct mpq_arena *arena, struct tuner *t,
+                              const struct mpq_graph *graph, uint32_t batch)
+{
+    const struct mpq_layer_table *layers = t->net->layers;
+    bool *want = mpq_arena_alloc(ctx, arena, graph->n_value, sizeof *want);
+    bool *seed = mpq_arena_alloc(ctx, arena, graph->n_value, sizeof *seed);
+    t->layer = mpq_arena_alloc(ctx, arena, layers->n_layer, sizeof *t->layer);
+    t->order = mpq_arena_alloc(ctx, arena, t->targets->n_sample, sizeof *t->order);
+    t->row = mpq_arena_alloc(ctx, arena, batch, sizeof *t->row);
+    t->sample = mpq_arena_alloc(ctx, arena, batch, sizeof *t->sample);
+    t->bits = mpq_arena_alloc(ctx, arena, layers->n_layer, sizeof *t->bits);
+    if (!want || !seed || !t->layer || !t->order || !t->row || !t->sample || !t->bits)
+        return MPQ_E_NOMEM;
+    for (uint32_t l = 0; l < layers->n_layer; l++) {
+        want[layers->layer[l].weight] = true;
+        if (layers->layer[l].bias != MPQ_NO_VALUE)
+            want[layers->layer[l].bias] = true;
+        seed[layers->layer[l].y] = t->options->align;
+    }
+    MPQ_TRY(mpq_network_create(ctx, arena, graph, batch,
+                               &(struct mpq_exec_options){.want_grad = want, .seed = seed},
+                               &t->network));
+    for (uint32_t l = 0; l < layers->n_layer; l++)
+        MPQ_TRY(create_layer_state(ctx, arena, t, l));
+    return MPQ_OK;
+}
+
+/* ---- one step
+ * ------------------------------------------------------------------------------------- */
+
+static enum mpq_status read_batch(struct mpq_ctx *ctx, struct tuner *t, uint64_t step)
+{
+    uint32_t n = t->targets->n_sample, batch = t->network.batch;
+    uint64_t at = step * batch;
+    for (uint32_t i = 0; i < batch; i++, at++) {
+        if (at % n == 0 || (i == 0 && step == 0))
+            mpq_rng_permutation(ctx->seed, MPQ_STREAM_BATCH, at / n, n, t->order);
+        t->row[i] = t->order[at % n];
+        t->sample[i] = t->targets->sample[t->row[i]];
+    }
+    return mpq_network_read(ctx, &t->network, t->samples, t->sample, batch);
+}
+
+void mpq_tune_draw(const struct mpq_supernet *net, uint64_t seed, uint64_t step, uint32_t path,
+                   uint8_t *bits)
+{
+    uint32_t n_layer = net->layers->n_layer, base = path * (n_layer + 1);
+    double pivot = mpq_rng_uniform(seed, MPQ_STREAM_BITS, step, base);
+    for (uint32_t l = 0; l < n_layer; l++) {
+        mpq_bits_mask active = net->layer[l].active;
+        int n = __builtin_popcount(active);
+        int jump = (int)mpq_rng_below(seed, MPQ_STREAM_BITS, step, base + 1 + l, 3) - 1;
+        int place = (int)(pivot * n) + jump;
+        place = place < 0 ? 0 : place >= n ? n - 1 : place;
+        for (; place; place--)
+            active &= (mpq_bits_mask)(active - 1);
+        bits[l] = (uint8_t)mpq_bits_lowest(active);
+    }
+}
+
+static void draw_widest(const struct mpq_supernet *net, uint8_t *bits)
+{
+    for (uint32_t l = 0; l < net->layers->n_layer; l++)
+        bits[l] = (uint8_t)mpq_bits_highest(net->layer[l].active);
+}
+
+static void remember_widest(struct tuner *t)
+{
+    for (uint32_t l = 0; l < t->net->layers->n_layer; l++) {
+        const struct mpq_tensor *y = mpq_exec_tensor(t->network.exec, t->net->layers->layer[l].y);
+        memcpy(t->layer[l].widest_y, y->data, mpq_tensor_bytes(y));
+    }
+}
+
+/* Seeds the mitigation's gradients. */
+static void seed_alignment(struct tuner *t)
+{
+    for (uint32_t l = 0; l < t->net->layers->n_layer; l++) {
+        mpq_value_id v = t->net->layers->layer[l].y;
+        mpq_real *dy = mpq_exec_grad(t->network.exec, v);
+        if (t->bits[l] != mpq_bits_lowest(t->net->layer[l].active) || !dy)
+            continue;
+        const struct mpq_tensor *tensor = mpq_exec_tensor(t->network.exec, v);
+        const mpq_real *y = tensor->data, *widest = t->layer[l].widest_y;
+        int64_t n = mpq_shape_count(&tensor->shape);
+        double power = t->options->output_power[l] * (double)n;
+        mpq_real factor = (mpq_real)(2 * t->options->align_weight / (power > 0 ? power : 1));
+        for (int64_t i = 0; i < n; i++)
+            dy[i] += factor * (y[i] - widest[i]);
+    }
+}
+
+/* From gradients of the quantized weights to those of latent weights, scales and biases. */
+static void collect_gradients(struct tuner *t)
+{
+    for (uint32_t l = 0; l < t->net->layers->n_layer; l++) {
+        const struct mpq_layer *shape = &t->net->layers->layer[l];
+        const struct mpq_supernet_width *width = &t->net->layer[l].width[t->bits[l]];
+        struct width_state *state = &t->layer[l].width[t->bits[l]];
+        const mpq_real *dwq = mpq_exec_grad(t->network.exec, shape->weight);
+        if (!dwq)
+            continue;
+        state->used = true;
+        mpq_levels_backward(&width->levels, shape, t->net->layer[l].w, width->scale, dwq,
+                            t->layer[l].dw, state->dscale);
+        const mpq_real *dbias = width->bias ? mpq_exec_grad(t->network.exec, shape->bias) : NULL;
+        for (int64_t c = 0; dbias && c < shape->n_channel; c++)
+            state->dbias[c] += dbias[c];
+    }
+}
+
+static double run_path(struct tuner *t, uint32_t path)
+{
+    struct mpq_network *network = &t->network;
+    mpq_supernet_apply(t->net, network->exec, t->bits);
+    mpq_exec_forward(network->exec, 0, network->graph->n_node);
+    mpq_exec_zero_grad(network->exec);
+    double loss = mpq_network_loss(network, t->targets, t->row, network->batch, true);
+    if (t->options->align && path == 0)
+        remember_widest(t);
+    else if (t->options->align)
+        seed_alignment(t);
+    mpq_exec_backward(network->exec);
+    collect_gradients(t);
+    return loss;
+}
+
+static void update_layer(struct tuner *t, uint32_t l, double share)
+{
+    const struct mpq_layer *shape = &t->net->layers->layer[l];
+    struct mpq_supernet_layer *layer = &t->net->layer[l];
+    struct layer_state *state = &t->layer[l];
+    mpq_adam_direction(&state->adam_w, state->dw);
+    mpq_real rate = (mpq_real)(t->options->weight_rate * state->w_rms * share);
+    for (int64_t i = 0; i < shape->n_param; i++)
+        layer->w[i] -= rate * state->dw[i];
+    memset(state->dw, 0, (size_t)shape->n_param * sizeof *state->dw);
+
+    for (int b = MPQ_MIN_BITS; b <= MPQ_MAX_BITS; b++) {
+        struct width_state *width = &state->width[b];
+        if (!width->used)
+            continue;
+        width->used = false;
+        mpq_adam_direction(&width->adam_scale, width->dscale);
+        mpq_adam_direction(&width->adam_bias, width->dbias);
+        /* Multiplicative, so that a scale stays positive whatever its unit. */
+        double scale_step = t->options->scale_rate * share;
+        mpq_real bias_step = (mpq_real)(t->options->bias_rate * state->y_rms * share);
+        for (int64_t c = 0; c < shape->n_channel; c++) {
+            layer->width[b].scale[c] *= (mpq_real)exp(-scale_step * (double)width->dscale[c]);
+            if (layer->width[b].bias)
+                layer->width[b].bias[c] -= bias_step * width->dbias[c];
+        }
+        memset(width->dscale, 0, (size_t)shape->n_channel * sizeof *width->dscale);
+        memset(width->dbias, 0, (size_t)shape->n_channel * sizeof *width->dbias);
+    }
+}
+
+static enum mpq_status schedule(struct mpq_ctx *ctx, struct tuner *t, uint32_t step)
+{
+    enum { EPOCHS = 150 };
+    uint32_t n = t->options->n_step;
+    uint32_t epoch = (uint32_t)((uint64_t)step * EPOCHS / n);
+    uint32_t before = step ? (uint32_t)((uint64_t)(step - 1) * EPOCHS / n) : 0;
+    /* A short run jumps over epochs; the last one due in between counts. */
+    for (uint32_t e = epoch; e > before; e--)
+        if (mpq_freeze_is_due(e))
+            return mpq_freeze_update(ctx, t->net, mpq_freeze_ratio(e));
+    return MPQ_OK;
+}
+
+static enum mpq_status tune(struct mpq_ctx *ctx, struct tuner *t, struct mpq_tune_result *out)
+{
+    const struct mpq_tune_options *options = t->options;
+    uint32_t tenth = options->n_step / 10 ? options->n_step / 10 : 1;
+    struct mpq_tune_result result = {0, 0};
+    double smooth = NAN;
+    for (uint32_t step = 0; step < options->n_step; step++) {
+        MPQ_TRY(mpq_step(ctx, "tune", step, options->n_step, smooth));
+        if (options->freeze)
+            MPQ_TRY(schedule(ctx, t, step));
+        MPQ_TRY(read_batch(ctx, t, step));
+        draw_widest(t->net, t->bits);
+        run_path(t, 0);
+        double loss = 0;
+        for (uint32_t path = 1; path <= options->n_random; path++) {
+            mpq_tune_draw(t->net, ctx->seed, step, path, t->bits);
+            loss += run_path(t, path) / options->n_random;
+        }
+        double share = mpq_cosine_rate(1, step, options->n_step);
+        for (uint32_t l = 0; l < t->net->layers->n_layer; l++)
+            update_layer(t, l, share);
+        smooth = isnan(smooth) ? loss : 0.95 * smooth + 0.05 * loss;
+        if (step < tenth)
+            result.first_loss += loss / tenth;
+        if (step >= options->n_step - tenth)
+            result.last_loss += loss / tenth;
+    }
+    *out = result;
+    return MPQ_OK;
+}
+
+enum mpq_status mpq_tune(struct mpq_ctx *ctx, struct mpq_supernet *net,
+                         const struct mpq_graph *graph, uint32_t batch,
+                         const struct mpq_samples *samples, const struct mpq_targets *targets,
+                         const struct mpq_tune_options *options, struct mpq_tune_result *out)
+{
+    struct tuner t = {.net = net, .samples = samples, .targets = targets, .options = options};
+    struct mpq_arena *arena = mpq_arena_create(ctx);
+    if (!arena)
+        return MPQ_E_NOMEM;
+    enum mpq_status status = create(ctx, arena, &t, graph, batch);
+    if (status == MPQ_OK)
+        status = tune(ctx, &t, out);
+    mpq_arena_free(arena);
+    return status;
+}

@@ -1,0 +1,49 @@
+/* Tuning the supernet, once, for every width. */
+#ifndef MPQ_SUPERNET_TUNE_H
+#define MPQ_SUPERNET_TUNE_H
+
+#include "quantcore/supernet/network.h"
+#include "quantcore/supernet/supernet.h"
+
+struct mpq_tune_options {
+    uint32_t n_step;
+    uint32_t n_random; /* random paths a step, besides the widest                                 */
+    bool freeze;       /* the width scheduler, supernet/freeze.h                                  */
+    bool align;        /* the distortion mitigation, below                                        */
+    double
+        weight_rate;   /* of the latent weights, in units of each layer's root mean square a step */
+    double scale_rate; /* of the channel scales, relative                                         */
+    double bias_rate;  /* of the biases, in units of each layer's output root mean square         */
+    double align_weight;        /* of the mitigation against the distillation loss        */
+    const double *output_power; /* [n_layer] mean square of the float layer outputs, > 0 */
+};
+
+struct mpq_tune_result {
+    double first_loss, last_loss; /* of the random paths, mean over the first and last tenth */
+};
+
+/* Each step draws a batch from the targets' samples and runs the widest path and n_random random
+ * ones over it, each distilled from the float model (targets); their gradients add up, then Adam
+ * moves latent weights, scales and biases (the paper's SGD needs its 600 epochs; its rates need its
+ * labels).
+ *
+ * Mitigation (section 4 of the method): on a random path, layers at the lowest of their active
+ * widths are pulled to the widest path's output of the same batch, weight * |y - y_widest|^2 / mean
+ * square.
+ *
+ * `graph` is the fake-quantized graph. On CANCELLED or any error the net is left between two steps.
+ * Random choices come from ctx->seed and the step alone. */
+enum mpq_status mpq_tune(struct mpq_ctx *ctx, struct mpq_supernet *net,
+                         const struct mpq_graph *graph, uint32_t batch,
+                         const struct mpq_samples *samples, const struct mpq_targets *targets,
+                         const struct mpq_tune_options *options,
+                         struct mpq_tune_result *out) MPQ_CHECKED;
+
+/* Widths of random path `path` of a step: a pivot, uniform over the range of widths, and for each
+ * layer an active width at the pivot or one candidate beside it. Independent draws for every layer
+ * would nearly always average to the middle and never show the network at the budgets it is asked
+ * for. bits [n_layer]. */
+void mpq_tune_draw(const struct mpq_supernet *net, uint64_t seed, uint64_t step, uint32_t path,
+                   uint8_t *bits);
+
+#endif
