@@ -67,7 +67,8 @@ static void observe_layer(struct mpq_observer *o, uint32_t l, const struct mpq_g
     int64_t outer = mpq_shape_count_range(&x->shape, 0, axis), n = x->shape.dim[axis];
     int64_t inner = mpq_shape_count_range(&x->shape, axis + 1, x->shape.rank);
     uint64_t before = o->n_seen[l];
-    add_power(x->data, outer, n, inner, before, layer->n_outer * layer->n_inner, o->input_power[l]);
+    int64_t n_weight = layer->n_outer * layer->n_inner, n_place = is_conv ? w->shape.dim[1] : n;
+    add_power(x->data, outer, n, inner, before, n_place, n_weight / n_place, o->input_power[l]);
     o->n_seen[l] += (uint64_t)(outer * inner);
 
     const mpq_real *out = y->data;

@@ -70,7 +70,7 @@ enum mpq_status mpq_evaluate(struct mpq_ctx *ctx, struct mpq_evaluator *e, const
         load(e, b);
         loss += run(e, b, 0);
     }
-    *out_loss = isfinite(loss) ? loss : INFINITY;
+    *out_loss = isfinite(loss) ? loss : (double)INFINITY;
     return MPQ_OK;
 }
 
