@@ -1,0 +1,210 @@
+#include "cli/runner.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <string.h>
+
+#include "quantcore/pass/pass.h"
+
+#define MAX_BATCH    32 /* beyond it a GEMM gains nothing and memory grows */
+#define TARGET_BYTES ((size_t)256 << 20)
+
+static enum mpq_status list_tensors(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                    struct mpq_exec *exec, const mpq_value_id *id, uint32_t n,
+                                    struct mpq_tensor ***out)
+{
+    struct mpq_tensor **tensor = mpq_arena_alloc(ctx, arena, n, sizeof(struct mpq_tensor *));
+    if (!tensor)
+        return MPQ_E_NOMEM;
+    for (uint32_t i = 0; i < n; i++)
+        tensor[i] = mpq_exec_tensor(exec, id[i]);
+    *out = tensor;
+    return MPQ_OK;
+}
+
+enum mpq_status mpq_runner_create(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                  const struct mpq_graph *graph, uint32_t batch,
+                                  const struct mpq_exec_options *options, struct mpq_runner *out)
+{
+    static const struct mpq_exec_options forward_only;
+    struct mpq_runner runner = {.graph = graph, .batch = batch};
+    MPQ_TRY(mpq_bind_batch(ctx, arena, graph, batch, &runner.binding));
+    MPQ_TRY(mpq_exec_create(ctx, arena, graph, &runner.binding, options ? options : &forward_only,
+                            &runner.exec));
+    MPQ_TRY(list_tensors(ctx, arena, runner.exec, graph->input, graph->n_input, &runner.input));
+    MPQ_TRY(list_tensors(ctx, arena, runner.exec, graph->output, graph->n_output, &runner.output));
+    runner.n_element = mpq_arena_alloc(ctx, arena, graph->n_output, sizeof(int64_t));
+    if (!runner.n_element)
+        return MPQ_E_NOMEM;
+    for (uint32_t i = 0; i < graph->n_output; i++)
+        runner.n_element[i] = mpq_shape_count(&runner.output[i]->shape) / batch;
+    *out = runner;
+    return MPQ_OK;
+}
+
+enum mpq_status mpq_runner_run(struct mpq_ctx *ctx, struct mpq_runner *runner,
+                               struct mpq_dataset *dataset, const uint32_t *index, uint32_t n,
+                               const char *stage, mpq_runner_fn *fn, void *arg)
+{
+    uint32_t wanted[MAX_BATCH];
+    MPQ_ASSERT(runner->batch <= MAX_BATCH);
+    for (uint32_t first = 0; first < n; first += runner->batch) {
+        uint32_t n_here = n - first < runner->batch ? n - first : runner->batch;
+        for (uint32_t i = 0; i < runner->batch; i++) {
+            uint32_t at = first + (i < n_here ? i : 0);
+            wanted[i] = index ? index[at] : at;
+        }
+        MPQ_TRY(mpq_step(ctx, stage, first, n, (double)NAN));
+        MPQ_TRY(mpq_dataset_read(ctx, dataset, wanted, runner->batch, runner->input));
+        mpq_exec_forward(runner->exec, 0, runner->graph->n_node);
+        MPQ_TRY(fn(ctx, arg, runner, wanted, n_here));
+    }
+    return MPQ_OK;
+}
+
+/* ---- the batch ---- */
+
+/* Whether tensors at batch n are n times those at batch 1 along the first dimension. */
+static bool follows_batch(struct mpq_tensor *const *one, struct mpq_tensor *const *many,
+                          uint32_t n_tensor, int64_t n)
+{
+    for (uint32_t i = 0; i < n_tensor; i++) {
+        struct mpq_shape expected = one[i]->shape;
+        if (!expected.rank)
+            return false;
+        expected.dim[0] *= n;
+        if (!mpq_shape_equal(&expected, &many[i]->shape))
+            return false;
+    }
+    return true;
+}
+
+/* Error and variation of one output over the samples of a batch. */
+struct batch_error {
+    double error, variation, energy;
+};
+
+/* Add |many - one|^2, |one - first|^2 and |one|^2, where `first` is the first sample's output. */
+static void add_error(struct batch_error *sum, const struct mpq_tensor *one,
+                      const struct mpq_tensor *many, uint32_t sample, const double *first)
+{
+    int64_t n = mpq_shape_count(&one->shape);
+    for (int64_t i = 0; i < n; i++) {
+        double value = mpq_tensor_double(one, i);
+        double error = mpq_tensor_double(many, sample * n + i) - value;
+        sum->error += error * error;
+        sum->variation += (value - first[i]) * (value - first[i]);
+        sum->energy += value * value;
+    }
+}
+
+/* The right answers, rounded differently, differ far less than answers to different samples do; a
+ * QDQ model may round a few values to the next step, so the bound is no tighter than 25 dB. */
+static bool is_same_answer(const struct batch_error *sum)
+{
+    return sum->error <= 3e-3 * sum->variation + 1e-9 * sum->energy;
+}
+
+/* The outputs of samples 0 .. batch-1 at once (in `many` already) against one at a time. */
+static enum mpq_status compare_with_single(struct mpq_ctx *ctx, struct mpq_arena *scratch,
+                                           struct mpq_runner *one, const struct mpq_runner *many,
+                                           struct mpq_dataset *dataset, bool *out_same)
+{
+    uint32_t n_output = one->graph->n_output;
+    struct batch_error *sum = mpq_arena_alloc(ctx, scratch, n_output, sizeof *sum);
+    double **first = mpq_arena_alloc(ctx, scratch, n_output, sizeof(double *));
+    if (!sum || !first)
+        return MPQ_E_NOMEM;
+    for (uint32_t sample = 0; sample < many->batch; sample++) {
+        MPQ_TRY(mpq_step(ctx, "batch check", sample, many->batch, (double)NAN));
+        MPQ_TRY(mpq_dataset_read(ctx, dataset, &sample, 1, one->input));
+        mpq_exec_forward(one->exec, 0, one->graph->n_node);
+        for (uint32_t i = 0; i < n_output; i++) {
+            const struct mpq_tensor *y = one->output[i];
+            if (!sample) {
+                first[i] = mpq_arena_alloc(ctx, scratch, one->n_element[i], sizeof(double));
+                if (!first[i])
+                    return MPQ_E_NOMEM;
+                for (int64_t e = 0; e < one->n_element[i]; e++)
+                    first[i][e] = mpq_tensor_double(y, e);
+            }
+            add_error(&sum[i], y, many->output[i], sample, first[i]);
+        }
+    }
+    *out_same = true;
+    for (uint32_t i = 0; i < n_output; i++)
+        *out_same = *out_same && is_same_answer(&sum[i]);
+    return MPQ_OK;
+}
+
+/* Whether `graph` at this batch answers as `one` does. A graph that cannot be bound or run at the
+ * batch is an answer too, not a failure. */
+static enum mpq_status check_batch(struct mpq_ctx *ctx, struct mpq_arena *scratch,
+                                   struct mpq_runner *one, const struct mpq_graph *graph,
+                                   uint32_t batch, struct mpq_dataset *dataset, bool *out_same)
+{
+    struct mpq_runner many;
+    uint32_t index[MAX_BATCH];
+    *out_same = false;
+    enum mpq_status status = mpq_runner_create(ctx, scratch, graph, batch, NULL, &many);
+    if (status == MPQ_E_SHAPE || status == MPQ_E_UNSUPPORTED || status == MPQ_E_LIMIT) {
+        mpq_ctx_clear(ctx);
+        return MPQ_OK;
+    }
+    MPQ_TRY(status);
+    if (!follows_batch(one->input, many.input, graph->n_input, batch) ||
+        !follows_batch(one->output, many.output, graph->n_output, batch))
+        return MPQ_OK;
+    for (uint32_t i = 0; i < batch; i++)
+        index[i] = i;
+    MPQ_TRY(mpq_dataset_read(ctx, dataset, index, batch, many.input));
+    mpq_exec_forward(many.exec, 0, graph->n_node);
+    return compare_with_single(ctx, scratch, one, &many, dataset, out_same);
+}
+
+static uint32_t affordable_batch(size_t bytes_of_one, uint32_t n_sample)
+{
+    uint32_t batch = 1;
+    while (2 * batch <= MAX_BATCH && 2 * batch <= n_sample &&
+           2 * batch * bytes_of_one <= TARGET_BYTES)
+        batch *= 2;
+    return batch;
+}
+
+static enum mpq_status try_batch(struct mpq_ctx *ctx, struct mpq_arena *scratch,
+                                 const struct mpq_graph *graph, const struct mpq_graph *rebatched,
+                                 struct mpq_dataset *dataset, uint32_t *out_batch)
+{
+    struct mpq_runner one;
+    MPQ_TRY(mpq_runner_create(ctx, scratch, graph, 1, NULL, &one));
+    uint32_t batch = affordable_batch(mpq_exec_bytes(one.exec), mpq_dataset_count(dataset));
+    bool same = true;
+    if (batch > 1)
+        MPQ_TRY(check_batch(ctx, scratch, &one, rebatched, batch, dataset, &same));
+    *out_batch = same ? batch : 1;
+    if (!same)
+        mpq_log(ctx, MPQ_LOG_INFO,
+                "samples run one at a time: the model gives other results for "
+                "several at once");
+    return MPQ_OK;
+}
+
+enum mpq_status mpq_batch_choose(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                 const struct mpq_graph *graph, struct mpq_dataset *dataset,
+                                 const struct mpq_graph **out_graph, uint32_t *out_batch)
+{
+    struct mpq_graph *rebatched;
+    bool changed;
+    uint32_t batch;
+    MPQ_TRY(mpq_rebatch(ctx, arena, graph, &rebatched, &changed));
+    struct mpq_arena *scratch = mpq_arena_create(ctx);
+    if (!scratch)
+        return MPQ_E_NOMEM;
+    enum mpq_status status =
+        try_batch(ctx, scratch, graph, changed ? rebatched : graph, dataset, &batch);
+    mpq_arena_free(scratch);
+    MPQ_TRY(status);
+    *out_graph = batch > 1 && changed ? rebatched : graph;
+    *out_batch = batch;
+    return MPQ_OK;
+}

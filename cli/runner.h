@@ -1,0 +1,44 @@
+/* Running a graph over a dataset, in batches of a size the tool chooses. */
+#ifndef MPQ_CLI_RUNNER_H
+#define MPQ_CLI_RUNNER_H
+
+#include "calibration/dataset.h"
+#include "quantcore/engine/exec.h"
+
+/* How many samples to run at once, a power of two, and the graph that takes them: `graph`, or one
+ * that mpq_rebatch() made of it where the file fixes the first dimension at 1. The largest batch
+ * whose buffers stay small is tried on real samples against one at a time; where the results
+ * differ, or the shapes do not follow the batch, *out_batch is 1 and *out_graph is `graph`. */
+enum mpq_status mpq_batch_choose(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                 const struct mpq_graph *graph, struct mpq_dataset *dataset,
+                                 const struct mpq_graph **out_graph,
+                                 uint32_t *out_batch) MPQ_CHECKED;
+
+struct mpq_runner {
+    const struct mpq_graph *graph;
+    struct mpq_binding binding;
+    struct mpq_exec *exec;
+    uint32_t batch;
+    struct mpq_tensor **input, **output; /* [n_input], [n_output], each of `batch` samples */
+    int64_t *n_element;                  /* [n_output] of one sample                       */
+};
+
+/* `options` may be NULL; see mpq_exec_create(). Lives in `arena`. */
+enum mpq_status mpq_runner_create(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                  const struct mpq_graph *graph, uint32_t batch,
+                                  const struct mpq_exec_options *options,
+                                  struct mpq_runner *out) MPQ_CHECKED;
+
+/* What is called after each forward pass: the outputs' first n samples are those of index[0..n),
+ * n <= runner->batch. The rest of a last, smaller batch repeats one of them. */
+typedef enum mpq_status mpq_runner_fn(struct mpq_ctx *ctx, void *arg,
+                                      const struct mpq_runner *runner, const uint32_t *index,
+                                      uint32_t n);
+
+/* Run samples index[0..n), or 0..n-1 where index is NULL, in order; `stage` is what progress
+ * says. */
+enum mpq_status mpq_runner_run(struct mpq_ctx *ctx, struct mpq_runner *runner,
+                               struct mpq_dataset *dataset, const uint32_t *index, uint32_t n,
+                               const char *stage, mpq_runner_fn *fn, void *arg) MPQ_CHECKED;
+
+#endif

@@ -1,0 +1,52 @@
+#include "cli/summary.h"
+
+#include <inttypes.h>
+#include <math.h>
+
+void mpq_summary_print_drop(FILE *file, double drop, double low, double high, const char *reference,
+                            uint64_t n_sample)
+{
+    fprintf(file, "drop %.2f points (95 %% interval %.2f .. %.2f)", 100 * drop, 100 * low,
+            100 * high);
+    if (low <= 0 && high >= 0)
+        fprintf(file, ", not distinguishable from %s on these %" PRIu64 " samples", reference,
+                n_sample);
+    fputc('\n', file);
+}
+
+static void print_quality(FILE *file, const struct mpq_report *report)
+{
+    if (report->metric) {
+        fprintf(file, "%-12s  %12.2f %%  %12.2f %%\n", report->metric, 100 * report->metric_float,
+                100 * report->metric_quantized);
+        fprintf(file, "%-12s  ", "");
+        mpq_summary_print_drop(file, report->drop, report->drop_low, report->drop_high, "float",
+                               report->n_eval);
+    }
+    if (!isnan(report->agreement))
+        fprintf(file, "%-12s  %14s  %12.2f %%  same top-1 as float\n", "agreement", "",
+                100 * report->agreement);
+    if (!isnan(report->kl))
+        fprintf(file, "%-12s  %14s  %14.4g  nats\n", "KL", "", report->kl);
+    if (!isnan(report->sqnr_db))
+        fprintf(file, "%-12s  %14s  %14.1f  dB\n", "SQNR", "", report->sqnr_db);
+}
+
+void mpq_summary_print(FILE *file, const struct mpq_report *report)
+{
+    double seconds = 0;
+    fprintf(file, "%-12s  %14s  %14s\n", "", "float", "quantized");
+    if (report->n_eval)
+        print_quality(file, report);
+    fprintf(file, "%-12s  %14" PRIu64 "  %14" PRIu64 "  %.2f %% of float, budget %" PRIu64 "\n",
+            "file bytes", report->float_bytes, report->quantized_bytes,
+            100 * (double)report->quantized_bytes / (double)report->float_bytes,
+            report->budget_bytes);
+    fprintf(file, "%-12s  %14d  %14.2f\n", "weight bits", 32, report->average_weight_bits);
+    fprintf(file, "%-12s", "seconds");
+    for (uint32_t i = 0; i < report->n_stage; i++) {
+        fprintf(file, "  %s %.1f", report->stage[i].name, report->stage[i].seconds);
+        seconds += report->stage[i].seconds;
+    }
+    fprintf(file, "  together %.1f\n%-12s  %s\n", seconds, "written", report->output);
+}
