@@ -1,0 +1,50 @@
+#include "quantcore/pass/edit.h"
+
+/* Dropout passes its input on unless its training_mode (input 2) may be true or somebody reads the
+ * mask. */
+static bool is_idle_dropout(const struct mpq_edit *edit, const struct mpq_node *node)
+{
+    if (!mpq_edit_is(node, "Dropout"))
+        return false;
+    if (mpq_edit_input(edit, node, 2) != MPQ_NO_VALUE) {
+        const struct mpq_tensor *training = mpq_edit_constant(edit, node->in[2]);
+        if (!training || mpq_shape_count(&training->shape) != 1 || mpq_tensor_int(training, 0))
+            return false;
+    }
+    if (node->n_out > 1 && node->out[1] != MPQ_NO_VALUE) {
+        const struct mpq_edit_value *mask = &edit->value[node->out[1]];
+        return mask->n_read == 0 && !mask->is_pinned;
+    }
+    return true;
+}
+
+static enum mpq_status drop_idle(struct mpq_edit *edit, mpq_node_id n)
+{
+    const struct mpq_node *node = &edit->graph->node[n];
+    if (!mpq_edit_is(node, "Identity") && !is_idle_dropout(edit, node))
+        return MPQ_OK;
+    if (node->n_in == 0 || node->n_out == 0 || node->in[0] == MPQ_NO_VALUE)
+        return MPQ_OK; /* malformed: whoever runs it complains */
+    bool is_done;
+    return mpq_edit_bypass(edit, node->out[0], node->in[0], &is_done);
+}
+
+enum mpq_status mpq_drop_idle(struct mpq_edit *edit)
+{
+    return mpq_edit_sweep(edit, drop_idle);
+}
+
+enum mpq_status mpq_drop_dead(struct mpq_edit *edit)
+{
+    for (mpq_node_id n = edit->graph->n_node; n-- > 0;) {
+        struct mpq_node *node = &edit->graph->node[n];
+        bool is_dead = !edit->is_removed[n];
+        for (uint32_t i = 0; i < node->n_out && is_dead; i++)
+            if (node->out[i] != MPQ_NO_VALUE)
+                is_dead =
+                    edit->value[node->out[i]].n_read == 0 && !edit->value[node->out[i]].is_pinned;
+        if (is_dead)
+            mpq_edit_remove(edit, node);
+    }
+    return MPQ_OK;
+}
