@@ -9,19 +9,20 @@ enum mpq_status mpq_observer_create(struct mpq_ctx *ctx, struct mpq_arena *arena
 {
     struct mpq_observer o = {.layers = layers, .plan = plan};
     o.histogram = mpq_arena_alloc(ctx, arena, plan->n_group, sizeof *o.histogram);
-    o.input_power = mpq_arena_alloc(ctx, arena, layers->n_layer, sizeof *o.input_power);
+    o.stats = mpq_arena_alloc(ctx, arena, layers->n_layer, sizeof *o.stats);
     o.n_seen = mpq_arena_alloc(ctx, arena, layers->n_layer, sizeof *o.n_seen);
-    o.output_power = mpq_arena_alloc(ctx, arena, layers->n_layer, sizeof *o.output_power);
     o.keep = mpq_arena_alloc(ctx, arena, graph->n_value, sizeof *o.keep);
-    if (!o.histogram || !o.input_power || !o.n_seen || !o.output_power || !o.keep)
+    if (!o.histogram || !o.stats || !o.n_seen || !o.keep)
         return MPQ_E_NOMEM;
     for (uint32_t v = 0; v < graph->n_value; v++)
         o.keep[v] = plan->group[v] != MPQ_NO_GROUP;
     for (uint32_t l = 0; l < layers->n_layer; l++) {
         const struct mpq_layer *layer = &layers->layer[l];
-        o.input_power[l] = mpq_arena_alloc(ctx, arena, (size_t)(layer->n_outer * layer->n_inner),
-                                           sizeof *o.input_power[l]);
-        if (!o.input_power[l])
+        struct mpq_layer_stats *stats = &o.stats[l];
+        size_t n_weight = (size_t)(layer->n_outer * layer->n_inner);
+        stats->input_mean = mpq_arena_alloc(ctx, arena, n_weight, sizeof(mpq_real));
+        stats->input_power = mpq_arena_alloc(ctx, arena, n_weight, sizeof(mpq_real));
+        if (!stats->input_mean || !stats->input_power)
             return MPQ_E_NOMEM;
         o.keep[layer->x] = o.keep[layer->y] = true;
     }
@@ -29,26 +30,30 @@ enum mpq_status mpq_observer_create(struct mpq_ctx *ctx, struct mpq_arena *arena
     return MPQ_OK;
 }
 
-/* Mean square of x[outer][n][inner] for each place of the middle dimension modulo n_place, added to
- * the running mean over n_seen positions; each serves `repeat` consecutive weights. */
-static void add_power(const mpq_real *x, int64_t outer, int64_t n, int64_t inner, uint64_t n_seen,
-                      int64_t n_place, int64_t repeat, mpq_real *power)
+/* Mean and mean square of x[outer][n][inner] for each place of the middle dimension modulo n_place,
+ * added to the running means over n_seen positions; each serves `repeat` consecutive weights. */
+static void add_input(const mpq_real *x, int64_t outer, int64_t n, int64_t inner, uint64_t n_seen,
+                      int64_t n_place, int64_t repeat, struct mpq_layer_stats *stats)
 {
     double share = (double)(outer * inner) / (double)((uint64_t)(outer * inner) + n_seen);
+    double n_value = (double)(outer * inner * (n / n_place));
     for (int64_t k = 0; k < n_place; k++) {
-        double sum = 0;
+        double sum = 0, square = 0;
         for (int64_t c = k; c < n; c += n_place)
             for (int64_t o = 0; o < outer; o++) {
                 const mpq_real *row = x + (o * n + c) * inner;
-                mpq_real row_sum = 0;
-                for (int64_t i = 0; i < inner; i++)
-                    row_sum += row[i] * row[i];
+                mpq_real row_sum = 0, row_square = 0;
+                for (int64_t i = 0; i < inner; i++) {
+                    row_sum += row[i];
+                    row_square += row[i] * row[i];
+                }
                 sum += (double)row_sum;
+                square += (double)row_square;
             }
-        double mean = sum / (double)(outer * inner * (n / n_place));
-        for (int64_t r = 0; r < repeat; r++) {
-            mpq_real *p = &power[k * repeat + r];
-            *p = (mpq_real)((double)*p + share * (mean - (double)*p));
+        for (int64_t r = k * repeat; r < (k + 1) * repeat; r++) {
+            mpq_real *mean = &stats->input_mean[r], *power = &stats->input_power[r];
+            *mean += (mpq_real)(share * (sum / n_value - (double)*mean));
+            *power += (mpq_real)(share * (square / n_value - (double)*power));
         }
     }
 }
@@ -68,7 +73,7 @@ static void observe_layer(struct mpq_observer *o, uint32_t l, const struct mpq_g
     int64_t inner = mpq_shape_count_range(&x->shape, axis + 1, x->shape.rank);
     uint64_t before = o->n_seen[l];
     int64_t n_weight = layer->n_outer * layer->n_inner, n_place = is_conv ? w->shape.dim[1] : n;
-    add_power(x->data, outer, n, inner, before, n_place, n_weight / n_place, o->input_power[l]);
+    add_input(x->data, outer, n, inner, before, n_place, n_weight / n_place, &o->stats[l]);
     o->n_seen[l] += (uint64_t)(outer * inner);
 
     const mpq_real *out = y->data;
@@ -78,7 +83,7 @@ static void observe_layer(struct mpq_observer *o, uint32_t l, const struct mpq_g
         sum += (double)out[i] * (double)out[i];
     double share = (double)(outer * inner) / (double)o->n_seen[l];
     if (n_out)
-        o->output_power[l] += share * (sum / (double)n_out - o->output_power[l]);
+        o->stats[l].output_power += share * (sum / (double)n_out - o->stats[l].output_power);
 }
 
 enum mpq_status mpq_observer_add(struct mpq_ctx *ctx, struct mpq_observer *o,

@@ -10,12 +10,8 @@ struct mpq_observer {
     const struct mpq_layer_table *layers;
     const struct mpq_act_plan *plan;
     struct mpq_histogram *histogram; /* [n_group] */
-    /* Mean square of the input that each weight of an output channel multiplies, [n_outer *
-     * n_inner] of the layer: the diagonal of the layer's Hessian up to a factor. Zero padding is
-     * not counted. For a grouped convolution the mean over the groups. */
-    mpq_real **input_power; /* [n_layer] */
-    uint64_t *n_seen;       /* [n_layer] input positions summed so far */
-    double *output_power;   /* [n_layer] mean square of the layer's output */
+    struct mpq_layer_stats *stats;   /* [n_layer] */
+    uint64_t *n_seen;                /* [n_layer] input positions summed so far */
     bool *keep; /* [n_value] values that must be kept for observing, for mpq_exec_create */
 };
 

@@ -35,6 +35,15 @@ struct mpq_layer_table {
     } * rejected;
 };
 
+/* What calibration saw at a layer of the float model. */
+struct mpq_layer_stats {
+    /* Mean and mean square of the input that each weight of an output channel multiplies, [n_outer
+     * * n_inner]: the mean square is the diagonal of the layer's Hessian up to a factor. Zero
+     * padding is not counted; for a grouped convolution the mean over the groups. */
+    mpq_real *input_mean, *input_power;
+    double output_power; /* mean square of the layer's output, > 0 */
+};
+
 /* Which float values are quantized. Values of one group share scale and zero point, because an
  * operator between them only moves or selects elements (MaxPool, Reshape, Concat, ...). */
 #define MPQ_NO_GROUP UINT32_MAX

@@ -44,7 +44,7 @@ static enum mpq_status create_layer(struct mpq_ctx *ctx, struct mpq_arena *arena
 enum mpq_status mpq_supernet_create(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                     const struct mpq_graph *graph,
                                     const struct mpq_layer_table *layers,
-                                    const mpq_real *const *input_power, mpq_bits_mask candidates,
+                                    const struct mpq_layer_stats *stats, mpq_bits_mask candidates,
                                     bool uniform_levels, struct mpq_supernet *out)
 {
     struct mpq_supernet net = {.layers = layers};
@@ -55,21 +55,46 @@ enum mpq_status mpq_supernet_create(struct mpq_ctx *ctx, struct mpq_arena *arena
         net.layer[l].candidates = net.layer[l].active = candidates;
         MPQ_TRY(create_layer(ctx, arena, graph, &layers->layer[l], &net.layer[l]));
     }
-    MPQ_TRY(mpq_supernet_refit(ctx, &net, input_power, uniform_levels));
+    MPQ_TRY(mpq_supernet_refit(ctx, &net, graph, stats, uniform_levels));
     *out = net;
     return MPQ_OK;
 }
 
+/* bias = float bias - sum over the weights of a channel of (wq - w) * mean input. */
+static void correct_bias(struct mpq_supernet_layer *layer, const struct mpq_layer *shape,
+                         const struct mpq_supernet_width *width, const mpq_real *float_bias,
+                         const mpq_real *input_mean)
+{
+    mpq_levels_fake_quant(&width->levels, shape, layer->w, width->scale, layer->wq);
+    for (int64_t c = 0; c < shape->n_channel; c++) {
+        double shift = 0;
+        for (int64_t o = 0; o < shape->n_outer; o++) {
+            int64_t at = (o * shape->n_channel + c) * shape->n_inner;
+            for (int64_t i = 0; i < shape->n_inner; i++)
+                shift += ((double)layer->wq[at + i] - (double)layer->w[at + i]) *
+                         (double)input_mean[o * shape->n_inner + i];
+        }
+        width->bias[c] = (mpq_real)((double)float_bias[c] - shift);
+    }
+}
+
 enum mpq_status mpq_supernet_refit(struct mpq_ctx *ctx, struct mpq_supernet *net,
-                                   const mpq_real *const *input_power, bool uniform_levels)
+                                   const struct mpq_graph *graph,
+                                   const struct mpq_layer_stats *stats, bool uniform_levels)
 {
     for (uint32_t l = 0; l < net->layers->n_layer; l++) {
         struct mpq_supernet_layer *layer = &net->layer[l];
-        for (int b = MPQ_MIN_BITS; b <= MPQ_MAX_BITS; b++)
-            if (layer->candidates >> b & 1)
-                MPQ_TRY(mpq_levels_fit(ctx, &net->layers->layer[l], layer->w,
-                                       input_power ? input_power[l] : NULL, b, uniform_levels,
-                                       &layer->width[b].levels, layer->width[b].scale));
+        const struct mpq_layer *shape = &net->layers->layer[l];
+        for (int b = MPQ_MIN_BITS; b <= MPQ_MAX_BITS; b++) {
+            struct mpq_supernet_width *width = &layer->width[b];
+            if (!(layer->candidates >> b & 1))
+                continue;
+            MPQ_TRY(mpq_levels_fit(ctx, shape, layer->w, stats[l].input_power, b, uniform_levels,
+                                   &width->levels, width->scale));
+            if (width->bias)
+                correct_bias(layer, shape, width, graph->value[shape->bias].constant->data,
+                             stats[l].input_mean);
+        }
     }
     return MPQ_OK;
 }

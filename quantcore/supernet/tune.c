@@ -62,7 +62,7 @@ static enum mpq_status create_layer_state(struct mpq_ctx *ctx, struct mpq_arena 
     for (int64_t i = 0; i < shape->n_param; i++)
         square += (double)layer->w[i] * (double)layer->w[i];
     state->w_rms = sqrt(square / (double)shape->n_param);
-    state->y_rms = sqrt(t->options->output_power[l]);
+    state->y_rms = sqrt(t->options->stats[l].output_power);
     if (t->options->align) {
         const struct mpq_tensor *y = &t->network.binding.tensor[shape->y];
         state->widest_y = mpq_arena_alloc(ctx, arena, (size_t)mpq_shape_count(&y->shape),
@@ -158,7 +158,7 @@ static void seed_alignment(struct tuner *t)
         const struct mpq_tensor *tensor = mpq_exec_tensor(t->network.exec, v);
         const mpq_real *y = tensor->data, *widest = t->layer[l].widest_y;
         int64_t n = mpq_shape_count(&tensor->shape);
-        double power = t->options->output_power[l] * (double)n;
+        double power = t->options->stats[l].output_power * (double)n;
         mpq_real factor = (mpq_real)(2 * t->options->align_weight / (power > 0 ? power : 1));
         for (int64_t i = 0; i < n; i++)
             dy[i] += factor * (y[i] - widest[i]);
