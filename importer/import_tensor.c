@@ -1,0 +1,211 @@
+#include "importer/import_tensor.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+/* Payloads are little-endian and are used where they lie. */
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the host must be little-endian");
+_Static_assert(sizeof(mpq_real) == sizeof(float), "FLOAT payloads are used as mpq_real");
+
+/* The data fields of TensorProto other than raw_data, and the number of entries in them. */
+struct payload {
+    const void *data;
+    size_t n;           /* entries                          */
+    size_t entry_bytes; /* of one entry in memory           */
+    size_t per_element; /* entries an element takes, else 0 */
+};
+
+static struct payload typed_payload(const Onnx__TensorProto *proto, enum mpq_dtype dtype)
+{
+    switch (dtype) {
+    case MPQ_FLOAT:
+        return (struct payload){proto->float_data, proto->n_float_data, sizeof(float), 1};
+    case MPQ_COMPLEX64:
+        return (struct payload){proto->float_data, proto->n_float_data, sizeof(float), 2};
+    case MPQ_DOUBLE:
+        return (struct payload){proto->double_data, proto->n_double_data, sizeof(double), 1};
+    case MPQ_COMPLEX128:
+        return (struct payload){proto->double_data, proto->n_double_data, sizeof(double), 2};
+    case MPQ_INT64:
+        return (struct payload){proto->int64_data, proto->n_int64_data, sizeof(int64_t), 1};
+    case MPQ_UINT32:
+    case MPQ_UINT64:
+        return (struct payload){proto->uint64_data, proto->n_uint64_data, sizeof(uint64_t), 1};
+    default:
+        return (struct payload){proto->int32_data, proto->n_int32_data, sizeof(int32_t), 1};
+    }
+}
+
+/* Codes of 2 or 4 bits, the first in the lowest bits of each byte, to one per byte; the signed
+ * types are sign-extended. */
+static void unpack_codes(const uint8_t *packed, enum mpq_dtype dtype, int64_t n, uint8_t *out)
+{
+    int bits = mpq_dtype_bits(dtype), per_byte = 8 / bits;
+    bool is_signed = dtype == MPQ_INT4 || dtype == MPQ_INT2;
+    unsigned mask = (1u << bits) - 1, sign = 1u << (bits - 1);
+    for (int64_t i = 0; i < n; i++) {
+        unsigned code = packed[i / per_byte] >> (int)(i % per_byte) * bits & mask;
+        out[i] = (uint8_t)(is_signed ? (code ^ sign) - sign : code);
+    }
+}
+
+static enum mpq_status fail_size(struct mpq_ctx *ctx, const char *what,
+                                 const struct mpq_tensor *tensor, size_t have, size_t need,
+                                 const char *unit)
+{
+    return mpq_fail(ctx, MPQ_E_FORMAT, "%s holds %zu %s, its shape %s of %s needs %zu", what, have,
+                    unit, MPQ_SHAPE_TEXT(&tensor->shape), mpq_dtype_name(tensor->dtype), need);
+}
+
+static enum mpq_status read_strings(struct mpq_ctx *ctx, struct mpq_arena *arena, const char *what,
+                                    const Onnx__TensorProto *proto, int64_t n,
+                                    struct mpq_tensor *tensor)
+{
+    if (proto->n_string_data != (size_t)n)
+        return fail_size(ctx, what, tensor, proto->n_string_data, (size_t)n, "strings");
+    const char **string = mpq_arena_alloc(ctx, arena, (size_t)n, sizeof *string);
+    if (!string)
+        return MPQ_E_NOMEM;
+    for (int64_t i = 0; i < n; i++) {
+        const ProtobufCBinaryData *bytes = &proto->string_data[i];
+        char *copy = mpq_arena_alloc(ctx, arena, bytes->len + 1, 1);
+        if (!copy)
+            return MPQ_E_NOMEM;
+        if (bytes->len)
+            memcpy(copy, bytes->data, bytes->len);
+        string[i] = copy;
+    }
+    tensor->data = string;
+    return MPQ_OK;
+}
+
+static enum mpq_status read_raw(struct mpq_ctx *ctx, struct mpq_arena *arena, const char *what,
+                                const Onnx__TensorProto *proto, int64_t n,
+                                struct mpq_tensor *tensor)
+{
+    int bits = mpq_dtype_bits(tensor->dtype);
+    size_t need = ((size_t)n * (size_t)bits + 7) / 8;
+    if (proto->raw_data.len != need)
+        return fail_size(ctx, what, tensor, proto->raw_data.len, need, "bytes");
+    if (n == 0)
+        return MPQ_OK;
+    if (bits >= 8) {
+        size_t align = mpq_dtype_bytes(tensor->dtype);
+        if ((uintptr_t)proto->raw_data.data % align == 0)
+            tensor->data = proto->raw_data.data;
+        else
+            tensor->data = mpq_arena_copy(ctx, arena, proto->raw_data.data, need);
+        return tensor->data ? MPQ_OK : MPQ_E_NOMEM;
+    }
+    uint8_t *code = mpq_arena_alloc(ctx, arena, (size_t)n, 1);
+    if (!code)
+        return MPQ_E_NOMEM;
+    unpack_codes(proto->raw_data.data, tensor->dtype, n, code);
+    tensor->data = code;
+    return MPQ_OK;
+}
+
+/* The low bytes of each entry, which is how small types lie in int32_data and UINT32 in
+ * uint64_data. */
+static enum mpq_status narrow(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                              const struct payload *payload, size_t bytes, void **out)
+{
+    uint8_t *data = mpq_arena_alloc(ctx, arena, payload->n, bytes);
+    if (!data)
+        return MPQ_E_NOMEM;
+    const uint8_t *entry = payload->data;
+    for (size_t i = 0; i < payload->n; i++)
+        memcpy(data + i * bytes, entry + i * payload->entry_bytes, bytes);
+    *out = data;
+    return MPQ_OK;
+}
+
+static enum mpq_status read_typed(struct mpq_ctx *ctx, struct mpq_arena *arena, const char *what,
+                                  const Onnx__TensorProto *proto, int64_t n,
+                                  struct mpq_tensor *tensor)
+{
+    struct payload payload = typed_payload(proto, tensor->dtype);
+    int bits = mpq_dtype_bits(tensor->dtype);
+    size_t need = (size_t)n * payload.per_element;
+    if (bits < 8) /* an entry is a packed byte */
+        need = ((size_t)n * (size_t)bits + 7) / 8;
+    if (payload.n != need)
+        return fail_size(ctx, what, tensor, payload.n, need, "entries");
+    if (bits < 8) {
+        void *packed;
+        uint8_t *code = mpq_arena_alloc(ctx, arena, (size_t)n, 1);
+        if (!code)
+            return MPQ_E_NOMEM;
+        MPQ_TRY(narrow(ctx, arena, &payload, 1, &packed));
+        unpack_codes(packed, tensor->dtype, n, code);
+        tensor->data = code;
+        return MPQ_OK;
+    }
+    size_t bytes = mpq_dtype_bytes(tensor->dtype);
+    if (payload.per_element * payload.entry_bytes != bytes)
+        return narrow(ctx, arena, &payload, bytes, &tensor->data);
+    tensor->data = (void *)payload.data; /* constant by agreement: nobody writes to initializers */
+    return MPQ_OK;
+}
+
+static enum mpq_status read_shape(struct mpq_ctx *ctx, const char *what,
+                                  const Onnx__TensorProto *proto, struct mpq_shape *out)
+{
+    if (proto->n_dims > MPQ_MAX_RANK)
+        return mpq_fail(ctx, MPQ_E_LIMIT, "%s has rank %zu, at most %d is supported", what,
+                        proto->n_dims, MPQ_MAX_RANK);
+    *out = (struct mpq_shape){.rank = (int)proto->n_dims};
+    for (size_t i = 0; i < proto->n_dims; i++) {
+        if (proto->dims[i] < 0)
+            return mpq_fail(ctx, MPQ_E_FORMAT, "%s has dimension %zu of %" PRId64, what, i,
+                            proto->dims[i]);
+        out->dim[i] = proto->dims[i];
+    }
+    return MPQ_OK;
+}
+
+/* Bool has two values in memory, whatever byte stands for true in the file. */
+static enum mpq_status normalize_bool(struct mpq_ctx *ctx, struct mpq_arena *arena, int64_t n,
+                                      struct mpq_tensor *tensor)
+{
+    uint8_t *data = mpq_arena_copy(ctx, arena, tensor->data, (size_t)n);
+    if (!data)
+        return MPQ_E_NOMEM;
+    for (int64_t i = 0; i < n; i++)
+        data[i] = data[i] != 0;
+    tensor->data = data;
+    return MPQ_OK;
+}
+
+enum mpq_status mpq_import_tensor(struct mpq_ctx *ctx, struct mpq_arena *arena, const char *what,
+                                  const Onnx__TensorProto *proto, struct mpq_tensor *out)
+{
+    struct mpq_tensor tensor = {.dtype = (enum mpq_dtype)proto->data_type};
+    size_t element_bytes = mpq_dtype_bytes(tensor.dtype);
+    if (element_bytes == 0)
+        return mpq_fail(ctx, MPQ_E_UNSUPPORTED, "%s has element type %d, which is not known", what,
+                        (int)proto->data_type);
+    if (proto->segment)
+        return mpq_fail(ctx, MPQ_E_UNSUPPORTED, "%s is stored in segments", what);
+    MPQ_TRY(read_shape(ctx, what, proto, &tensor.shape));
+    int64_t n;
+    enum mpq_status status = mpq_shape_count_checked(ctx, &tensor.shape, element_bytes, &n);
+    if (status != MPQ_OK) {
+        mpq_fail_prefix(ctx, what);
+        return status;
+    }
+    if (tensor.dtype == MPQ_STRING)
+        MPQ_TRY(read_strings(ctx, arena, what, proto, n, &tensor));
+    else if (proto->has_raw_data && (proto->raw_data.len || !typed_payload(proto, tensor.dtype).n))
+        MPQ_TRY(read_raw(ctx, arena, what, proto, n, &tensor));
+    else
+        MPQ_TRY(read_typed(ctx, arena, what, proto, n, &tensor));
+    if (tensor.dtype == MPQ_BOOL && n)
+        MPQ_TRY(normalize_bool(ctx, arena, n, &tensor));
+    if (!tensor.data) /* no elements: data stay distinct from "not known" */
+        tensor.data = mpq_arena_alloc(ctx, arena, 0, 1);
+    if (!tensor.data)
+        return MPQ_E_NOMEM;
+    *out = tensor;
+    return MPQ_OK;
+}
