@@ -25,8 +25,9 @@ enum mpq_status mpq_dataset_open(struct mpq_ctx *ctx, struct mpq_arena *arena, c
                                  const struct mpq_preprocess *preprocess,
                                  struct mpq_dataset **out) MPQ_CHECKED;
 
-/* Samples drawn from N(0,1) (floats) or uniformly from small integers, smoothed over the last two
- * dimensions for 4-D inputs so that they have the spectrum of pictures: for users without data. */
+/* Samples drawn from N(0,1) (floats) or uniformly from 0..7 (integers); those of inputs that take
+ * pictures are smooth over height and width and have the spectrum of pictures. For users without
+ * data. A function of ctx->seed and the sample's number. */
 enum mpq_status mpq_dataset_synthetic(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                       const struct mpq_graph *graph, const struct mpq_shape *shape,
                                       uint32_t n_sample, struct mpq_dataset **out) MPQ_CHECKED;
@@ -36,8 +37,8 @@ bool mpq_dataset_has_labels(const struct mpq_dataset *dataset);
 int64_t mpq_dataset_label(const struct mpq_dataset *dataset, uint32_t sample);
 
 /* Write samples index[0..n) into `input` [n_input], tensors with data whose first dimension is n
- * times that of one sample. Pictures are decoded on first use and kept cropped as bytes. Runs on
- * all threads. */
+ * times that of one sample; a scalar input stays one element, in which the samples must agree
+ * (SHAPE). Pictures are decoded on first use and kept cropped as bytes. Runs on all threads. */
 enum mpq_status mpq_dataset_read(struct mpq_ctx *ctx, struct mpq_dataset *dataset,
                                  const uint32_t *index, uint32_t n,
                                  struct mpq_tensor *const *input) MPQ_CHECKED;
