@@ -110,8 +110,11 @@ enum mpq_status mpq_file_out_commit(struct mpq_ctx *ctx, struct mpq_file_out *ou
     /* link() fails on an existing name, so nothing that appeared meanwhile is lost. Some file
      * systems have no links; there the check and the rename are two steps. */
     if (!out->overwrite) {
-        if (link(out->temporary, out->path) == 0)
-            return MPQ_OK; /* discard removes the temporary name */
+        if (link(out->temporary, out->path) == 0) {
+            unlink(out->temporary);
+            out->temporary = NULL;
+            return MPQ_OK;
+        }
         if (errno == EEXIST || mpq_file_exists(out->path))
             return mpq_fail(ctx, MPQ_E_IO, "%s: exists already (--overwrite replaces it)",
                             out->path);

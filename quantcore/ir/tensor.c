@@ -174,6 +174,8 @@ static double clamp(double value, double low, double high)
 void mpq_tensor_set_double(struct mpq_tensor *tensor, int64_t i, double value)
 {
     void *data = tensor->data;
+    if (isnan(value) && mpq_dtype_is_integer(tensor->dtype))
+        value = 0;
     switch (tensor->dtype) {
     case MPQ_FLOAT:
         ((mpq_real *)data)[i] = (mpq_real)value;

@@ -36,10 +36,10 @@ int64_t mpq_shape_count_range(const struct mpq_shape *shape, int begin, int end)
 enum mpq_status mpq_shape_count_checked(struct mpq_ctx *ctx, const struct mpq_shape *shape,
                                         size_t element_bytes, int64_t *out_count) MPQ_CHECKED;
 
-/* "[1,3,224,224]", "[N?,3]" with ? for unknown dimensions, "[]", or "[...]" for an unknown rank.
- * Into buffer, always terminated; returns buffer. 160 bytes are always enough. */
+/* "[1,3,224,224]", "[?,3]" with ? for unknown dimensions, "[]", or "[...]" for an unknown rank.
+ * Into buffer, always terminated; returns buffer. 168 bytes are always enough. */
 char *mpq_shape_print(const struct mpq_shape *shape, char *buffer, size_t bytes);
-#define MPQ_SHAPE_TEXT(shape) mpq_shape_print(shape, (char[160]){0}, 160)
+#define MPQ_SHAPE_TEXT(shape) mpq_shape_print(shape, (char[168]){0}, 168)
 
 /* Shape of elementwise numpy broadcasting of a and b; false where they do not fit. */
 bool mpq_shape_broadcast(const struct mpq_shape *a, const struct mpq_shape *b,
@@ -55,7 +55,8 @@ enum mpq_status mpq_tensor_alloc(struct mpq_ctx *ctx, struct mpq_arena *arena, e
  * integer tensor, as double. The tensor has data and i is in range. */
 int64_t mpq_tensor_int(const struct mpq_tensor *tensor, int64_t i);
 double mpq_tensor_double(const struct mpq_tensor *tensor, int64_t i);
-void mpq_tensor_set_double(struct mpq_tensor *tensor, int64_t i, double value); /* saturating */
+/* Integers saturate, and take NaN as 0. */
+void mpq_tensor_set_double(struct mpq_tensor *tensor, int64_t i, double value);
 /* Of an integer (the value modulo 2^bits) or bool tensor. */
 void mpq_tensor_set_int(struct mpq_tensor *tensor, int64_t i, int64_t value);
 
