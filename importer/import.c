@@ -412,7 +412,7 @@ static enum mpq_status check_bodies(struct import *im, const struct mpq_node *no
 
 static enum mpq_status append_nodes(struct import *im)
 {
-    const struct mpq_upgrade upgrade = {im->graph, im->opset, im->is_read};
+    struct mpq_upgrade upgrade = {.graph = im->graph, .opset = im->opset, .is_read = im->is_read};
     for (size_t i = 0; i < im->proto->n_node; i++)
         if (is_constant_node(&im->node[i]))
             MPQ_TRY(import_constant(im, &im->node[i]));

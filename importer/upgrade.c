@@ -3,14 +3,13 @@
 #include <float.h>
 #include <string.h>
 
-#include "importer/trace.h"
 #include "quantcore/ops/op.h"
 
 /* One node on its way. Rules edit the node; `in` has room for MAX_IN inputs. */
 #define MAX_IN 5
 struct job {
     struct mpq_ctx *ctx;
-    const struct mpq_upgrade *upgrade;
+    struct mpq_upgrade *upgrade;
     struct mpq_graph *graph;
     struct mpq_node node;
     mpq_value_id in[MAX_IN];
@@ -19,7 +18,8 @@ struct job {
 static enum mpq_status append(struct job *job, struct mpq_node *node)
 {
     MPQ_TRY(mpq_op_resolve(job->ctx, job->graph->arena, node));
-    return mpq_graph_add_node(job->ctx, job->graph, node, NULL);
+    MPQ_TRY(mpq_graph_add_node(job->ctx, job->graph, node, NULL));
+    return mpq_trace_node(job->ctx, &job->upgrade->trace, job->graph, node);
 }
 
 static enum mpq_status drop_attr(struct job *job, const char *name)
@@ -81,7 +81,7 @@ static enum mpq_status put_ints(struct job *job, uint32_t i, const char *suffix,
 /* A scalar of the element type of input 0, which the operator wants the constant to have. */
 static enum mpq_status put_scalar(struct job *job, uint32_t i, const char *suffix, double value)
 {
-    enum mpq_dtype dtype = mpq_trace_dtype(job->graph, job->node.in[0]);
+    enum mpq_dtype dtype = mpq_trace_get(&job->upgrade->trace, job->graph, job->node.in[0]).dtype;
     struct mpq_tensor tensor;
     const struct mpq_shape scalar = {.rank = 0};
     if (dtype == MPQ_UNDEFINED)
@@ -295,7 +295,7 @@ static enum mpq_status append_new(struct job *job, const char *op_type, mpq_valu
     return append(job, &node);
 }
 
-/* y = Reshape(Softmax(Flatten(x, axis)), Shape(x)); the node becomes the Reshape. */
+/* y = Reshape(Softmax(Flatten(x, axis)), Shape(x)); the job goes on with the Reshape. */
 static enum mpq_status flatten_around(struct job *job, int64_t axis)
 {
     const struct mpq_attr start = {.name = "axis", .kind = MPQ_ATTR_INT, .i = axis};
@@ -312,6 +312,7 @@ static enum mpq_status flatten_around(struct job *job, int64_t axis)
     inner.in = &flat;
     inner.out = &soft;
     MPQ_TRY(append(job, &inner));
+    job->node.name = "";
     job->node.op_type = "Reshape";
     job->node.source = MPQ_NO_NODE;
     job->node.attr_set = (struct mpq_attr_set){0};
@@ -329,7 +330,7 @@ static enum mpq_status softmax(struct job *job)
     if (job->node.n_in != 1 || job->node.in[0] == MPQ_NO_VALUE)
         return mpq_fail_node(job->ctx, &job->node, MPQ_E_FORMAT, "has %u inputs, needs 1",
                              job->node.n_in);
-    struct mpq_shape shape = mpq_trace_shape(job->graph, job->node.in[0]);
+    struct mpq_shape shape = mpq_trace_get(&job->upgrade->trace, job->graph, job->node.in[0]).shape;
     bool is_plain = axis == -1;
     if (shape.rank >= 0) {
         if (axis < 0)
@@ -389,7 +390,7 @@ bool mpq_upgrade_changes(const char *op_type, int64_t opset)
     return false;
 }
 
-enum mpq_status mpq_upgrade_append(struct mpq_ctx *ctx, const struct mpq_upgrade *upgrade,
+enum mpq_status mpq_upgrade_append(struct mpq_ctx *ctx, struct mpq_upgrade *upgrade,
                                    const struct mpq_node *node)
 {
     struct job job = {.ctx = ctx, .upgrade = upgrade, .graph = upgrade->graph, .node = *node};
