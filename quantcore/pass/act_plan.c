@@ -82,7 +82,8 @@ static bool is_plain(const struct planner *p, const struct mpq_node *node)
         strcmp(mpq_attr_string(&node->attr_set, "mode", "constant"), "constant") != 0)
         return true;
     const struct mpq_tensor *filler = constant_input(p, node, 2);
-    return filler && mpq_shape_count(&filler->shape) == 1 && mpq_tensor_double(filler, 0) == 0;
+    return filler && filler->dtype == MPQ_FLOAT && mpq_shape_count(&filler->shape) == 1 &&
+           mpq_tensor_double(filler, 0) == 0;
 }
 
 static const struct integer_op *find_integer_op(const struct planner *p,

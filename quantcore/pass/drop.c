@@ -6,11 +6,10 @@ static bool is_idle_dropout(const struct mpq_edit *edit, const struct mpq_node *
 {
     if (!mpq_edit_is(node, "Dropout"))
         return false;
-    if (mpq_edit_input(edit, node, 2) != MPQ_NO_VALUE) {
-        const struct mpq_tensor *training = mpq_edit_constant(edit, node->in[2]);
-        if (!training || mpq_shape_count(&training->shape) != 1 || mpq_tensor_int(training, 0))
-            return false;
-    }
+    mpq_value_id mode = mpq_edit_input(edit, node, 2);
+    double is_training;
+    if (mode != MPQ_NO_VALUE && (!mpq_edit_number(edit, mode, &is_training) || is_training != 0))
+        return false;
     if (node->n_out > 1 && node->out[1] != MPQ_NO_VALUE) {
         const struct mpq_edit_value *mask = &edit->value[node->out[1]];
         return mask->n_read == 0 && !mask->is_pinned;

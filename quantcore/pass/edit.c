@@ -155,6 +155,23 @@ const struct mpq_tensor *mpq_edit_constant(const struct mpq_edit *edit, mpq_valu
     return v == MPQ_NO_VALUE ? NULL : edit->graph->value[v].constant;
 }
 
+const struct mpq_tensor *mpq_edit_integers(const struct mpq_edit *edit, mpq_value_id v)
+{
+    const struct mpq_tensor *tensor = mpq_edit_constant(edit, v);
+    bool is_list = tensor && (mpq_dtype_is_integer(tensor->dtype) || tensor->dtype == MPQ_BOOL);
+    return is_list ? tensor : NULL;
+}
+
+bool mpq_edit_number(const struct mpq_edit *edit, mpq_value_id v, double *out)
+{
+    const struct mpq_tensor *tensor = mpq_edit_constant(edit, v);
+    if (!tensor || mpq_shape_count(&tensor->shape) != 1 ||
+        (tensor->dtype != MPQ_FLOAT && !mpq_edit_integers(edit, v)))
+        return false;
+    *out = mpq_tensor_double(tensor, 0);
+    return true;
+}
+
 struct mpq_node *mpq_edit_producer(const struct mpq_edit *edit, mpq_value_id v)
 {
     v = mpq_edit_resolve(edit, v);

@@ -51,6 +51,10 @@ mpq_value_id mpq_edit_resolve(const struct mpq_edit *edit, mpq_value_id v);
 mpq_value_id mpq_edit_input(const struct mpq_edit *edit, const struct mpq_node *node, uint32_t i);
 /* The constant behind v, or NULL; v may be NO_VALUE. */
 const struct mpq_tensor *mpq_edit_constant(const struct mpq_edit *edit, mpq_value_id v);
+/* The same where it is a list of integers or bools, else NULL. */
+const struct mpq_tensor *mpq_edit_integers(const struct mpq_edit *edit, mpq_value_id v);
+/* Whether v is one constant number. */
+bool mpq_edit_number(const struct mpq_edit *edit, mpq_value_id v, double *out);
 /* The node that computes v, or NULL. */
 struct mpq_node *mpq_edit_producer(const struct mpq_edit *edit, mpq_value_id v);
 /* Whether exactly one input reads v and nothing else can see it. */

@@ -171,7 +171,9 @@ static bool read_bias(const struct mpq_edit *edit, const struct layer *layer, do
     if (id == MPQ_NO_VALUE)
         return true;
     const struct mpq_tensor *constant = mpq_edit_constant(edit, id);
-    if (!constant || !is_per_channel(layer, constant))
+    bool is_plain = constant && constant->dtype == MPQ_FLOAT && constant->shape.rank == 1 &&
+                    constant->shape.dim[0] == layer->n_channel;
+    if (!is_plain && !(layer->is_gemm && constant && is_per_channel(layer, constant)))
         return false;
     bool is_scalar = mpq_shape_count(&constant->shape) == 1;
     for (int64_t c = 0; c < layer->n_channel; c++)
@@ -190,13 +192,44 @@ static enum mpq_status scale_weight(struct mpq_edit *edit, const struct layer *l
     return MPQ_OK;
 }
 
+/* Weight and bias of the layer that does what layer and `node` did. */
+struct folded {
+    struct mpq_tensor weight, bias;
+    bool has_bias;
+};
+
+/* out_ok false where that is no layer: rows would have different biases, a number overflows. */
+static enum mpq_status compute(struct mpq_edit *edit, const struct layer *layer,
+                               const struct affine *affine, struct folded *out, bool *out_ok)
+{
+    int64_t n = layer->n_channel;
+    double *sum = mpq_arena_alloc(edit->ctx, edit->arena, n, sizeof *sum);
+    if (!sum)
+        return MPQ_E_NOMEM;
+    out->has_bias = affine->has_shift || mpq_edit_input(edit, layer->node, 2) != MPQ_NO_VALUE;
+    *out_ok = !(affine->has_scale && !mpq_edit_is_private(edit, layer->node->in[1])) &&
+              !(layer->is_matmul && out->has_bias && layer->rank != 2) &&
+              read_bias(edit, layer, sum);
+    if (!*out_ok)
+        return MPQ_OK;
+    MPQ_TRY(mpq_tensor_alloc(edit->ctx, edit->arena, MPQ_FLOAT, &MPQ_SHAPE(n), &out->bias));
+    for (int64_t c = 0; c < n; c++)
+        mpq_tensor_set_double(&out->bias, c, sum[c] * affine->scale[c] + affine->shift[c]);
+    out->weight = *layer->weight;
+    if (affine->has_scale)
+        MPQ_TRY(scale_weight(edit, layer, affine->scale, &out->weight));
+    *out_ok =
+        mpq_tensor_find_nonfinite(&out->bias) < 0 && mpq_tensor_find_nonfinite(&out->weight) < 0;
+    return MPQ_OK;
+}
+
 /* The bias goes to the constant that held one before, else to that of the folded node. */
-static enum mpq_status set_bias(struct mpq_edit *edit, const struct layer *layer,
-                                const struct affine *affine, const struct mpq_tensor *bias)
+static enum mpq_status set_bias(struct mpq_edit *edit, const struct layer *layer, mpq_value_id name,
+                                const struct mpq_tensor *bias)
 {
     struct mpq_node *node = layer->node;
     mpq_value_id old = mpq_edit_input(edit, node, 2), id;
-    MPQ_TRY(mpq_edit_new_constant(edit, old != MPQ_NO_VALUE ? old : affine->name, bias, &id));
+    MPQ_TRY(mpq_edit_new_constant(edit, old != MPQ_NO_VALUE ? old : name, bias, &id));
     MPQ_TRY(mpq_edit_set_inputs(edit, node, 3, (mpq_value_id[]){node->in[0], node->in[1], id}));
     if (layer->beta != 1)
         MPQ_TRY(mpq_edit_set_attr(
@@ -208,39 +241,23 @@ static enum mpq_status set_bias(struct mpq_edit *edit, const struct layer *layer
     return MPQ_OK;
 }
 
-/* The layer with its weight and bias changed computes what `node`, its only reader, did. */
+/* `node`, the layer's only reader, goes, and the layer writes its output. */
 static enum mpq_status apply(struct mpq_edit *edit, const struct layer *layer,
                              const struct affine *affine, struct mpq_node *node)
 {
-    bool had_bias = mpq_edit_input(edit, layer->node, 2) != MPQ_NO_VALUE;
-    bool needs_bias = had_bias || affine->has_shift;
-    if (affine->has_scale && !mpq_edit_is_private(edit, layer->node->in[1]))
+    struct folded folded;
+    bool is_possible;
+    MPQ_TRY(compute(edit, layer, affine, &folded, &is_possible));
+    if (!is_possible)
         return MPQ_OK;
-    if (layer->is_matmul && needs_bias && layer->rank != 2)
-        return MPQ_OK;
-    struct mpq_tensor weight = *layer->weight, bias;
-    MPQ_TRY(
-        mpq_tensor_alloc(edit->ctx, edit->arena, MPQ_FLOAT, &MPQ_SHAPE(layer->n_channel), &bias));
-    double *sum = mpq_arena_alloc(edit->ctx, edit->arena, layer->n_channel, sizeof *sum);
-    if (!sum)
-        return MPQ_E_NOMEM;
-    if (!read_bias(edit, layer, sum))
-        return MPQ_OK;
-    for (int64_t c = 0; c < layer->n_channel; c++)
-        mpq_tensor_set_double(&bias, c, sum[c] * affine->scale[c] + affine->shift[c]);
-    if (affine->has_scale)
-        MPQ_TRY(scale_weight(edit, layer, affine->scale, &weight));
-    if (mpq_tensor_find_nonfinite(&bias) >= 0 || mpq_tensor_find_nonfinite(&weight) >= 0)
-        return MPQ_OK;
-
     mpq_value_id y = node->out[0], id;
     if (affine->has_scale) {
-        MPQ_TRY(mpq_edit_new_constant(edit, layer->node->in[1], &weight, &id));
-        MPQ_ASSERT(id == layer->node->in[1]);
+        MPQ_TRY(mpq_edit_new_constant(edit, layer->node->in[1], &folded.weight, &id));
+        MPQ_ASSERT(id == layer->node->in[1]); /* private, so it keeps its name */
     }
+    if (folded.has_bias)
+        MPQ_TRY(set_bias(edit, layer, affine->name, &folded.bias));
     mpq_edit_remove(edit, node);
-    if (needs_bias)
-        MPQ_TRY(set_bias(edit, layer, affine, &bias));
     MPQ_TRY(mpq_edit_set_output(edit, layer->node, y));
     return mpq_op_resolve(edit->ctx, edit->arena, layer->node);
 }

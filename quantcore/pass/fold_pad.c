@@ -8,17 +8,15 @@
 static bool read_pad(const struct mpq_edit *edit, const struct mpq_node *pad, int n_spatial,
                      int64_t *out_pads)
 {
-    const struct mpq_tensor *amount = mpq_edit_constant(edit, mpq_edit_input(edit, pad, 1));
+    const struct mpq_tensor *amount = mpq_edit_integers(edit, mpq_edit_input(edit, pad, 1));
     mpq_value_id value = mpq_edit_input(edit, pad, 2), axes = mpq_edit_input(edit, pad, 3);
     int rank = n_spatial + 2;
     if (strcmp(mpq_attr_string(&pad->attr_set, "mode", "constant"), "constant") != 0 || !amount)
         return false;
-    if (value != MPQ_NO_VALUE) {
-        const struct mpq_tensor *filler = mpq_edit_constant(edit, value);
-        if (!filler || mpq_shape_count(&filler->shape) != 1 || mpq_tensor_double(filler, 0) != 0)
-            return false;
-    }
-    const struct mpq_tensor *axis = mpq_edit_constant(edit, axes);
+    double filler;
+    if (value != MPQ_NO_VALUE && (!mpq_edit_number(edit, value, &filler) || filler != 0))
+        return false;
+    const struct mpq_tensor *axis = mpq_edit_integers(edit, axes);
     if (axes != MPQ_NO_VALUE && !axis)
         return false;
     int64_t n = axis ? mpq_shape_count(&axis->shape) : rank;
@@ -46,8 +44,8 @@ static bool is_nonnegative(const struct mpq_edit *edit, mpq_value_id v)
     if (!node)
         return false;
     if (mpq_edit_is(node, "Clip")) {
-        const struct mpq_tensor *low = mpq_edit_constant(edit, mpq_edit_input(edit, node, 1));
-        return low && mpq_shape_count(&low->shape) == 1 && mpq_tensor_double(low, 0) >= 0;
+        double low;
+        return mpq_edit_number(edit, mpq_edit_input(edit, node, 1), &low) && low >= 0;
     }
     return mpq_edit_is(node, "Relu") || mpq_edit_is(node, "Sigmoid");
 }
@@ -93,11 +91,23 @@ static enum mpq_status set_pads(struct mpq_edit *edit, struct mpq_node *node, co
     return MPQ_OK;
 }
 
+/* Spatial dimensions, which the weight or the kernel shape tells; 0 where neither does. */
+static int count_spatial(const struct mpq_edit *edit, const struct mpq_node *node)
+{
+    if (mpq_edit_is(node, "Conv")) {
+        const struct mpq_tensor *weight = mpq_edit_constant(edit, mpq_edit_input(edit, node, 1));
+        return weight ? weight->shape.rank - 2 : 0;
+    }
+    size_t n;
+    mpq_attr_ints(&node->attr_set, "kernel_shape", &n);
+    return n <= MPQ_MAX_RANK - 2 ? (int)n : 0;
+}
+
 static enum mpq_status fold_pad(struct mpq_edit *edit, mpq_node_id n)
 {
     struct mpq_node *node = &edit->graph->node[n];
-    bool is_conv = mpq_edit_is(node, "Conv");
-    if (!is_conv && !mpq_edit_is(node, "MaxPool") && !mpq_edit_is(node, "AveragePool"))
+    if (!mpq_edit_is(node, "Conv") && !mpq_edit_is(node, "MaxPool") &&
+        !mpq_edit_is(node, "AveragePool"))
         return MPQ_OK;
     const struct mpq_node *pad = mpq_edit_producer(edit, mpq_edit_input(edit, node, 0));
     if (!pad || !mpq_edit_is(pad, "Pad"))
@@ -105,15 +115,12 @@ static enum mpq_status fold_pad(struct mpq_edit *edit, mpq_node_id n)
     /* Which of its windows is larger, SAME and ceil_mode decide by the input's size. */
     const char *automatic = mpq_attr_string(&node->attr_set, "auto_pad", "NOTSET");
     bool is_valid = strcmp(automatic, "VALID") == 0;
-    int rank = edit->value[mpq_edit_resolve(edit, pad->in[0])].shape.rank;
-    if (is_conv && mpq_edit_constant(edit, mpq_edit_input(edit, node, 1)))
-        rank = mpq_edit_constant(edit, node->in[1])->shape.rank;
-    if (rank < 3 || (!is_valid && strcmp(automatic, "NOTSET") != 0))
+    int n_spatial = count_spatial(edit, node);
+    if (n_spatial < 1 || (!is_valid && strcmp(automatic, "NOTSET") != 0))
         return MPQ_OK;
     if (node->n_out > 1 && node->out[1] != MPQ_NO_VALUE) /* MaxPool's indices count the zeros */
         return MPQ_OK;
 
-    int n_spatial = rank - 2;
     int64_t own[2 * MPQ_MAX_RANK] = {0}, total[2 * MPQ_MAX_RANK];
     size_t n_own;
     const int64_t *given = mpq_attr_ints(&node->attr_set, "pads", &n_own);

@@ -138,8 +138,9 @@ static bool match_sink(const struct mpq_edit *edit, const struct mpq_node *node,
         return false;
     for (uint32_t i = 0; i < n_data; i++) {
         const struct mpq_tensor *constant = mpq_edit_constant(edit, node->in[i]);
-        if (constant && (constant->shape.rank > out_perm->rank ||
-                         (mpq_edit_is(node, "Concat") && constant->shape.rank != out_perm->rank)))
+        if (constant &&
+            (!mpq_dtype_bytes(constant->dtype) || constant->shape.rank > out_perm->rank ||
+             (mpq_edit_is(node, "Concat") && constant->shape.rank != out_perm->rank)))
             return false;
     }
     return true;
