@@ -203,12 +203,13 @@ static const struct option_row table[] = {
      "pictures."},
     {"eval", 0, CONVERT, "PATH", A_FILE, FIELD(eval), NULL, "none",
      "Other samples, of the same kinds, on which the float and the quantized model are compared."},
-    {"labels", 0, CONVERT, "FILE", A_FILE, FIELD(labels), NULL, "those in --eval",
-     "Labels of --eval: CSV with file,label or one label a row, or .npy."},
+    {"labels", 0, CONVERT, "FILE", A_FILE, FIELD(labels), NULL, "those in the samples' file",
+     "Labels of --eval, or of --data where there is no --eval: CSV with file,label or one label a "
+     "row, or .npy."},
     {"data", 0, EVAL, "PATH", A_FILE, FIELD(data), NULL, NULL,
      "Samples to run: .npz with arrays named like the model's inputs, or with `images` (uint8 "
      "NHWC) to be preprocessed; .npy; or a folder of JPEG and PNG pictures. Required."},
-    {"labels", 0, EVAL, "FILE", A_FILE, FIELD(labels), NULL, "those in --data",
+    {"labels", 0, EVAL, "FILE", A_FILE, FIELD(labels), NULL, "those in the samples' file",
      "Labels of --data: CSV with file,label or one label a row, or .npy."},
     {"reference", 0, EVAL, "MODEL", A_FILE, FIELD(reference), NULL, "none",
      "Run this model on the same samples and compare with it."},
@@ -508,8 +509,9 @@ enum mpq_status mpq_options_parse(struct mpq_ctx *ctx, struct mpq_arena *arena,
         return mpq_fail(ctx, MPQ_E_USAGE, "--quiet and --verbose exclude each other");
     if (command == MPQ_COMMAND_EVAL && !out->data)
         return mpq_fail(ctx, MPQ_E_USAGE, "eval needs samples: --data PATH");
-    if (command == MPQ_COMMAND_CONVERT && out->labels && !out->eval)
-        return mpq_fail(ctx, MPQ_E_USAGE, "--labels needs the samples they belong to: --eval PATH");
+    if (command == MPQ_COMMAND_CONVERT && out->labels && !out->eval && !out->data)
+        return mpq_fail(ctx, MPQ_E_USAGE,
+                        "--labels needs the samples they belong to: --eval PATH or --data PATH");
     MPQ_TRY(make_preprocess(ctx, out));
     return command == MPQ_COMMAND_CONVERT ? name_outputs(ctx, arena, out) : MPQ_OK;
 }
