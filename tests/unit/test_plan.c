@@ -1,0 +1,274 @@
+/* The layer table, the activation plan and the fake quantization that follows from it. */
+#include "tests/unit/net.h"
+
+#include <stdio.h>
+#include <string.h>
+
+struct plan {
+    struct mpq_binding binding;
+    struct mpq_layer_table layers;
+    struct mpq_act_plan act;
+};
+
+static struct plan build(struct net *net)
+{
+    struct plan plan;
+    CHECK_OK(&net->ctx, mpq_graph_check(&net->ctx, net->graph));
+    CHECK_OK(&net->ctx, mpq_bind_batch(&net->ctx, net->arena, net->graph, 1, &plan.binding));
+    CHECK_OK(&net->ctx,
+             mpq_layer_table_build(&net->ctx, net->arena, net->graph, &plan.binding, &plan.layers));
+    CHECK_OK(&net->ctx, mpq_act_plan_build(&net->ctx, net->arena, net->graph, &plan.binding,
+                                           &plan.layers, &plan.act));
+    return plan;
+}
+
+static mpq_value_id gemm(struct net *net, mpq_value_id x, const char *name, int64_t in, int64_t out)
+{
+    char weight[64], bias[64];
+    snprintf(weight, sizeof weight, "%s.weight", name);
+    snprintf(bias, sizeof bias, "%s.bias", name);
+    return net_node(net, "Gemm", name, NET_ATTRS(NET_INT("transB", 1)),
+                    NET_IN(x, net_random(net, weight, MPQ_SHAPE(out, in), false),
+                           net_random(net, bias, MPQ_SHAPE(out), false)));
+}
+
+static void check_rejected(struct net *net, const char *part)
+{
+    struct plan plan = build(net);
+    assert_int_equal(plan.layers.n_layer, 0);
+    assert_int_equal(plan.layers.n_rejected, 1);
+    if (!strstr(plan.layers.rejected[0].reason, part))
+        fail_msg("\"%s\" does not say \"%s\"", plan.layers.rejected[0].reason, part);
+}
+
+static void layers_in_order(void **state)
+{
+    struct net *net = *state;
+    mpq_value_id x = net_input(net, "x", MPQ_SHAPE(-1, 8));
+    mpq_value_id a = gemm(net, x, "a", 8, 10);
+    mpq_value_id r = net_node(net, "Relu", "r", NET_NO_ATTRS, NET_IN(a));
+    mpq_value_id w = net_random(net, "w", MPQ_SHAPE(10, 6), false);
+    mpq_value_id b = net_node(net, "MatMul", "b", NET_NO_ATTRS, NET_IN(r, w));
+    net_output(net, net_node(net, "Softmax", "y", NET_NO_ATTRS, NET_IN(b)));
+    struct plan plan = build(net);
+    assert_int_equal(plan.layers.n_layer, 2);
+    assert_int_equal(plan.layers.n_rejected, 0);
+    const struct mpq_layer *one = &plan.layers.layer[0], *two = &plan.layers.layer[1];
+    assert_string_equal(one->name, "a");
+    assert_int_equal(one->x, x);
+    assert_int_equal(one->y, r); /* after the activation */
+    assert_int_equal(one->n_outer, 1);
+    assert_int_equal(one->n_channel, 10);
+    assert_int_equal(one->n_inner, 8);
+    assert_int_equal(one->n_param, 80);
+    assert_int_equal(one->macs, 80);
+    assert_int_equal(two->n_outer, 10);
+    assert_int_equal(two->n_channel, 6);
+    assert_int_equal(two->n_inner, 1);
+    assert_int_equal(two->weight, w);
+    assert_int_equal(two->bias, MPQ_NO_VALUE);
+    assert_int_equal(two->y, b);
+}
+
+static void depthwise_conv(void **state)
+{
+    struct net *net = *state;
+    mpq_value_id x = net_input(net, "x", MPQ_SHAPE(-1, 4, 8, 8));
+    mpq_value_id w = net_random(net, "w", MPQ_SHAPE(8, 1, 3, 3), false);
+    mpq_value_id y = net_node(net, "Conv", "y", NET_ATTRS(NET_INT("group", 4)), NET_IN(x, w));
+    net_output(net, y);
+    struct plan plan = build(net);
+    assert_int_equal(plan.layers.n_layer, 1);
+    assert_true(plan.layers.layer[0].is_depthwise);
+    assert_int_equal(plan.layers.layer[0].n_channel, 8);
+    assert_int_equal(plan.layers.layer[0].n_inner, 9);
+    assert_int_equal(plan.layers.layer[0].macs, 8 * 9 * 36);
+}
+
+static void shared_weights_are_rejected(void **state)
+{
+    struct net *net = *state;
+    mpq_value_id x = net_input(net, "x", MPQ_SHAPE(-1, 8));
+    mpq_value_id w = net_random(net, "w", MPQ_SHAPE(8, 8), false);
+    mpq_value_id a = net_node(net, "MatMul", "a", NET_NO_ATTRS, NET_IN(x, w));
+    net_output(net, net_node(net, "MatMul", "b", NET_NO_ATTRS, NET_IN(a, w)));
+    struct plan plan = build(net);
+    assert_int_equal(plan.layers.n_layer, 0);
+    assert_int_equal(plan.layers.n_rejected, 2);
+    assert_string_equal(plan.layers.rejected[1].reason,
+                        "its weight is shared by nodes 'a' and 'b'");
+    assert_int_equal(plan.act.n_group, 0);
+}
+
+static void left_weights_are_rejected(void **state)
+{
+    struct net *net = *state;
+    mpq_value_id x = net_input(net, "x", MPQ_SHAPE(8, 3));
+    net_output(net, net_node(net, "MatMul", "y", NET_NO_ATTRS,
+                             NET_IN(net_random(net, "w", MPQ_SHAPE(8, 8), false), x)));
+    check_rejected(net, "left operand");
+}
+
+static void computed_bias_is_rejected(void **state)
+{
+    struct net *net = *state;
+    mpq_value_id b = net_input(net, "b", MPQ_SHAPE(8));
+    net_output(net, net_node(net, "Gemm", "y", NET_NO_ATTRS,
+                             NET_IN(net_input(net, "x", MPQ_SHAPE(3, 8)),
+                                    net_random(net, "w", MPQ_SHAPE(8, 8), false), b)));
+    check_rejected(net, "bias is computed");
+}
+
+static void other_operators_are_rejected(void **state)
+{
+    struct net *net = *state;
+    net_output(net, net_node(net, "Add", "y", NET_NO_ATTRS,
+                             NET_IN(net_input(net, "x", MPQ_SHAPE(-1, 64)),
+                                    net_random(net, "position", MPQ_SHAPE(64), false))));
+    check_rejected(net, "operator Add is not quantized");
+}
+
+/* Two branches, an Add with its Relu, a layer: the Add's own output stays float, the Relu's is
+ * quantized; the Softmax at the end is not. */
+static void add_and_relu(void **state)
+{
+    struct net *net = *state;
+    mpq_value_id x = net_input(net, "x", MPQ_SHAPE(-1, 8));
+    mpq_value_id a = gemm(net, x, "a", 8, 8), b = gemm(net, x, "b", 8, 8);
+    mpq_value_id sum = net_node(net, "Add", "sum", NET_NO_ATTRS, NET_IN(a, b));
+    mpq_value_id relu = net_node(net, "Relu", "relu", NET_NO_ATTRS, NET_IN(sum));
+    mpq_value_id again = net_node(net, "Add", "again", NET_NO_ATTRS, NET_IN(relu, a));
+    mpq_value_id c = gemm(net, again, "c", 8, 8);
+    mpq_value_id y = net_node(net, "Softmax", "y", NET_NO_ATTRS, NET_IN(c));
+    net_output(net, y);
+    struct plan plan = build(net);
+    const uint32_t *group = plan.act.group;
+    assert_int_equal(group[sum], MPQ_NO_GROUP);
+    assert_int_equal(group[y], MPQ_NO_GROUP);
+    mpq_value_id quantized[] = {x, a, b, relu, again, c};
+    assert_int_equal(plan.act.n_group, MPQ_COUNT(quantized));
+    for (size_t i = 0; i < MPQ_COUNT(quantized); i++) {
+        assert_int_not_equal(group[quantized[i]], MPQ_NO_GROUP);
+        assert_false(plan.act.lossless[quantized[i]]);
+        for (size_t j = 0; j < i; j++)
+            assert_int_not_equal(group[quantized[i]], group[quantized[j]]);
+    }
+}
+
+/* An Add that ends in float, and one with a float side, run in float. */
+static void float_arithmetic_stays(void **state)
+{
+    struct net *net = *state;
+    mpq_value_id x = net_input(net, "x", MPQ_SHAPE(-1, 8));
+    mpq_value_id a = gemm(net, x, "a", 8, 8);
+    mpq_value_id e = net_node(net, "Exp", "e", NET_NO_ATTRS, NET_IN(a));
+    mpq_value_id mixed = net_node(net, "Add", "mixed", NET_NO_ATTRS, NET_IN(a, e));
+    mpq_value_id next = net_node(net, "Add", "next", NET_NO_ATTRS, NET_IN(mixed, a));
+    mpq_value_id last = net_node(net, "Add", "last", NET_NO_ATTRS, NET_IN(a, a));
+    mpq_value_id tail = net_node(net, "Exp", "tail", NET_NO_ATTRS, NET_IN(last));
+    net_output(net, next);
+    net_output(net, tail);
+    struct plan plan = build(net);
+    assert_int_equal(plan.act.n_group, 2); /* x, a */
+    assert_int_equal(plan.act.group[mixed], MPQ_NO_GROUP);
+    assert_int_equal(plan.act.group[next], MPQ_NO_GROUP);
+    assert_int_equal(plan.act.group[last], MPQ_NO_GROUP);
+}
+
+/* What only moves elements shares the scale of its input and needs no rounding of its own. */
+static void movers_share_a_group(void **state)
+{
+    struct net *net = *state;
+    mpq_value_id x = net_input(net, "x", MPQ_SHAPE(-1, 8));
+    mpq_value_id a = gemm(net, x, "a", 8, 8), b = gemm(net, x, "b", 8, 8);
+    mpq_value_id t = net_node(net, "Flatten", "t", NET_NO_ATTRS, NET_IN(a));
+    mpq_value_id both =
+        net_node(net, "Concat", "both", NET_ATTRS(NET_INT("axis", 1)), NET_IN(t, b));
+    mpq_value_id shared =
+        net_node(net, "Concat", "shared", NET_ATTRS(NET_INT("axis", 1)), NET_IN(x, both));
+    net_output(net, gemm(net, shared, "y", 24, 4));
+    struct plan plan = build(net);
+    const uint32_t *group = plan.act.group;
+    assert_int_equal(group[t], group[a]);
+    assert_int_equal(group[both], group[a]);
+    assert_int_equal(group[both], group[b]);
+    assert_true(plan.act.lossless[t]);
+    assert_true(plan.act.lossless[both]);
+    assert_int_not_equal(group[shared], group[both]); /* x is read elsewhere */
+    assert_int_not_equal(group[shared], group[x]);
+    assert_false(plan.act.lossless[shared]);
+    assert_false(plan.act.lossless[a]);
+}
+
+static void fake_quant_is_read_by_everyone(void **state)
+{
+    struct net *net = *state;
+    mpq_value_id x = net_input(net, "x", MPQ_SHAPE(-1, 8));
+    mpq_value_id a = gemm(net, x, "a", 8, 8);
+    mpq_value_id t = net_node(net, "Flatten", "t", NET_NO_ATTRS, NET_IN(a));
+    mpq_value_id e = net_node(net, "Exp", "e", NET_NO_ATTRS, NET_IN(x));
+    mpq_value_id y = gemm(net, t, "y", 8, 4);
+    net_output(net, y);
+    net_output(net, e);
+    struct plan plan = build(net);
+    struct mpq_act_quant quant[8] = {{.scale = 1}};
+    struct mpq_graph *graph;
+    mpq_node_id node_of[8];
+    assert_int_equal(plan.act.n_group, 3);
+    CHECK_OK(&net->ctx, mpq_insert_fake_quant(&net->ctx, net->arena, net->graph, &plan.act, quant,
+                                              &graph, node_of));
+    CHECK_OK(&net->ctx, mpq_graph_check(&net->ctx, graph));
+    assert_int_equal(net_count(graph, "FakeQuant"), 3); /* x, a, y; t is lossless */
+    assert_int_equal(graph->n_value, net->graph->n_value + 3);
+    for (mpq_node_id n = 0; n < net->graph->n_node; n++)
+        assert_int_equal(graph->node[node_of[n]].out[0], net->graph->node[n].out[0]);
+    const struct mpq_node *first = &graph->node[0];
+    assert_string_equal(first->op_type, "FakeQuant");
+    assert_int_equal(first->in[0], x);
+    assert_ptr_equal(first->attrs, &quant[plan.act.group[x]]);
+    assert_int_equal(graph->node[graph->value[a].producer].in[0], first->out[0]);
+    assert_int_equal(graph->node[graph->value[e].producer].in[0], first->out[0]);
+    assert_int_equal(graph->node[graph->value[y].producer].in[0], t);
+    assert_string_equal(graph->value[graph->output[0]].name, "y_quantized");
+    assert_int_equal(graph->output[1], e);
+}
+
+static void rebatch_frees_the_first_dimension(void **state)
+{
+    struct net *net = *state;
+    mpq_value_id x = net_input(net, "x", MPQ_SHAPE(1, 8));
+    mpq_value_id target = net_ints(net, "target", 3, (int64_t[]){1, 2, -1});
+    mpq_value_id y = net_node(net, "Reshape", "y", NET_NO_ATTRS, NET_IN(x, target));
+    net_output(net, y);
+    struct mpq_graph *graph;
+    bool has_changed;
+    CHECK_OK(&net->ctx, mpq_rebatch(&net->ctx, net->arena, net->graph, &graph, &has_changed));
+    assert_true(has_changed);
+    assert_int_equal(graph->value[x].shape.dim[0], MPQ_DIM_UNKNOWN);
+    struct mpq_binding binding;
+    CHECK_OK(&net->ctx, mpq_bind_batch(&net->ctx, net->arena, graph, 5, &binding));
+    assert_true(mpq_shape_equal(&binding.tensor[y].shape, &MPQ_SHAPE(5, 2, 4)));
+    assert_int_equal(mpq_tensor_int(net->graph->value[target].constant, 0), 1);
+    CHECK_OK(&net->ctx, mpq_rebatch(&net->ctx, net->arena, graph, &graph, &has_changed));
+    assert_false(has_changed);
+}
+
+#define TEST(f) cmocka_unit_test_setup_teardown(f, net_setup, net_teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(layers_in_order),
+        TEST(depthwise_conv),
+        TEST(shared_weights_are_rejected),
+        TEST(left_weights_are_rejected),
+        TEST(computed_bias_is_rejected),
+        TEST(other_operators_are_rejected),
+        TEST(add_and_relu),
+        TEST(float_arithmetic_stays),
+        TEST(movers_share_a_group),
+        TEST(fake_quant_is_read_by_everyone),
+        TEST(rebatch_frees_the_first_dimension),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
