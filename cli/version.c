@@ -2,14 +2,15 @@
 
 #include "exporter/report_csv.h"
 #include "quantcore/base/ctx.h"
+#include "quantcore/ops/kernel/gemm.h"
 
-/* The libraries' versions are those of the headers found at build, MPQ_BUILT_WITH_* by CMake. */
+/* MPQ_BUILT_WITH_*: of the headers found at build, by CMake. */
 struct mpq_version mpq_version_at(size_t i)
 {
     const struct mpq_version version[] = {
         {"onnx-mpq", MPQ_VERSION},
         {"protobuf-c", MPQ_BUILT_WITH_PROTOBUF_C},
-        {"OpenBLAS", MPQ_BUILT_WITH_OPENBLAS},
+        {"BLAS", mpq_gemm_library()},
         {"libcsv", mpq_report_csv_library()},
         {"libzip", MPQ_BUILT_WITH_LIBZIP},
         {"libpng", MPQ_BUILT_WITH_LIBPNG},

@@ -42,3 +42,8 @@ void mpq_gemm_parallel_for(int64_t n, int64_t grain,
     else if (n > 0)
         fn(arg, 0, n, 0);
 }
+
+const char *mpq_gemm_library(void)
+{
+    return openblas_get_config();
+}

@@ -21,4 +21,7 @@ void mpq_gemm_parallel_for(int64_t n, int64_t grain,
                            void (*fn)(void *arg, int64_t begin, int64_t end, int thread),
                            void *arg);
 
+/* Name, version, build and processor kind of the BLAS that runs, for reports. */
+const char *mpq_gemm_library(void);
+
 #endif

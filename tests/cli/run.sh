@@ -1,0 +1,139 @@
+#!/bin/sh
+# What the program says and returns: exit codes, sentences, and that a failure writes nothing.
+#
+#     run.sh ONNX-MPQ MAKE-INPUTS FOLDER
+#
+# FOLDER is made anew. Prints one line a case that differs, and exits 1 if any did.
+set -u
+program=$1
+make_inputs=$2
+folder=$3
+rm -rf "$folder"
+mkdir -p "$folder/out" "$folder/empty"
+cd "$folder" || exit 1
+"$make_inputs" . || exit 1
+n_case=0
+n_failed=0
+
+complain()
+{
+    n_failed=$((n_failed + 1))
+    printf 'FAILED: onnx-mpq %s\n  %s\n' "$arguments" "$1"
+    sed 's/^/  | /' stdout stderr
+}
+
+# expect CODE TEXT ARGUMENT...: the exit code, and a part of stdout or stderr ('' for none).
+expect()
+{
+    code=$1
+    text=$2
+    shift 2
+    arguments=$*
+    n_case=$((n_case + 1))
+    "$program" "$@" >stdout 2>stderr </dev/null
+    got=$?
+    if [ "$got" -ne "$code" ]; then
+        complain "exit code $got, expected $code"
+    elif ! cat stdout stderr | grep -qF -e "$text"; then
+        complain "does not say: $text"
+    fi
+}
+
+# refuse CODE TEXT ARGUMENT...: fails with one sentence on stderr, nothing on stdout, no file.
+refuse()
+{
+    expect "$@"
+    if [ -s stdout ]; then
+        complain "prints to stdout"
+    elif [ "$(grep -c '^onnx-mpq: ' stderr)" -ne "$(wc -l <stderr)" ]; then
+        complain "a line does not begin with onnx-mpq:"
+    elif [ "$(grep -vc '^onnx-mpq: warning: ' stderr)" -ne 1 ]; then
+        complain "is not one sentence"
+    elif [ -n "$(ls -A out)" ]; then
+        complain "left something behind: $(ls -A out)"
+        rm -rf out
+        mkdir out
+    fi
+}
+
+# refuse_convert CODE TEXT MODEL ARGUMENT...: refuse, of a conversion.
+refuse_convert()
+{
+    code=$1
+    text=$2
+    model=$3
+    shift 3
+    refuse "$code" "$text" convert "$model" -o out/a.onnx --effort none "$@"
+}
+
+# ---- the command line ----
+expect 2 'usage: onnx-mpq COMMAND'
+expect 0 'usage: onnx-mpq COMMAND' --help
+expect 0 'exit codes: 0 done' -h
+expect 0 'BLAS' --version
+for command in convert eval inspect; do
+    expect 0 "usage: onnx-mpq $command MODEL.onnx" "$command" --help
+done
+expect 0 'Default: 20%.' convert --help
+refuse 2 "'transmogrify' is not a command" transmogrify
+refuse 2 'did you mean inspect?' inspct
+refuse 2 'convert needs a model' convert
+refuse 2 'did you mean --size?' convert good.onnx --sise 15%
+refuse 2 'is not a size' convert good.onnx --size lots
+refuse 2 '--size is not an option of inspect' inspect good.onnx --size 15%
+refuse 2 'eval needs samples' eval good.onnx
+refuse 2 'the model itself' convert good.onnx -o good.onnx
+refuse 2 'none|quick|default|thorough' convert good.onnx --effort some
+
+# ---- models ----
+for command in 'inspect' 'eval --data good.npz' 'convert -o out/a.onnx --effort none'; do
+    # shellcheck disable=SC2086  # the words of $command
+    {
+        refuse 1 'missing.onnx' $command missing.onnx
+        refuse 1 'text.onnx' $command text.onnx
+        refuse 1 'empty.onnx' $command empty.onnx
+        refuse 1 'truncated.onnx' $command truncated.onnx
+        refuse 1 'nan.onnx' $command nan.onnx
+        refuse 1 'empty' $command empty
+    }
+done
+refuse 3 'Blur' eval unknown.onnx --data good.npz
+refuse_convert 3 'Blur' unknown.onnx --data good.npz
+expect 0 'Blur' inspect unknown.onnx
+expect 0 '2 layers can be quantized' inspect good.onnx
+expect 0 '[64,1,3,3]' inspect good.onnx
+
+# ---- data ----
+for data in 'wide.npz' 'named.npz' 'nan.npz' 'label.npz' 'empty' 'missing.npz' 'text.onnx'; do
+    refuse 1 "$data" eval good.onnx --data "$data"
+    refuse_convert 1 "$data" good.onnx --data "$data"
+    [ "$data" = empty ] || refuse_convert 1 "$data" good.onnx --data good.npz --eval "$data"
+done
+expect 0 'top-1' eval good.onnx --data good.npz
+expect 0 '40 samples' eval good.onnx --data good.npz
+expect 0 'same top-1 100.00 %' eval good.onnx --data good.npz --reference good.onnx
+expect 0 'not distinguishable' eval good.onnx --data good.npz --reference good.onnx
+expect 0 'top-1' eval good.onnx --data good.npz --outputs y.npz
+refuse 1 'exists already' eval good.onnx --data good.npz --outputs y.npz
+expect 0 'top-1' eval good.onnx --data good.npz --outputs y.npz --overwrite
+
+# ---- budgets and outputs ----
+refuse_convert 4 'smallest' good.onnx --data good.npz --size 1%
+refuse 1 'cannot be written' convert good.onnx -o none/a.onnx --data good.npz --effort none \
+    --size 90%
+: >out/a.onnx
+expect 1 'exists already' convert good.onnx -o out/a.onnx --data good.npz --effort none --size 90%
+[ -s out/a.onnx ] && complain "replaced an existing file"
+expect 0 'file bytes' convert good.onnx -o out/a.onnx --data good.npz --effort none --size 90% \
+    --overwrite
+for file in out/a.onnx out/a.csv out/a.summary.csv; do
+    [ -s "$file" ] || complain "did not write $file"
+done
+cp out/a.onnx first.onnx
+expect 0 '' convert good.onnx -o out/a.onnx --data good.npz --effort none --size 90% --overwrite -q
+cmp -s out/a.onnx first.onnx || complain "is not the same file twice"
+[ -s stdout ] || [ -s stderr ] && complain "is not quiet"
+expect 0 'top-1' eval out/a.onnx --data good.npz --reference good.onnx
+
+echo "$n_case cases, $n_failed failed"
+[ "$n_failed" -eq 0 ]
