@@ -116,6 +116,51 @@ enum mpq_status mpq_const_ints(struct mpq_ctx *ctx, const struct mpq_node *node,
     return MPQ_OK;
 }
 
+enum mpq_status mpq_check_indices(struct mpq_ctx *ctx, const struct mpq_node *node,
+                                  const struct mpq_tensor *index, int64_t n)
+{
+    int64_t count = mpq_shape_count(&index->shape);
+    if (!mpq_dtype_is_integer(index->dtype))
+        return mpq_fail_node(ctx, node, MPQ_E_SHAPE, "indices are %s, not integers",
+                             mpq_dtype_name(index->dtype));
+    if (n == 0 && count > 0)
+        return mpq_fail_node(ctx, node, MPQ_E_SHAPE, "an axis of length 0 has nothing to take");
+    for (int64_t i = 0; index->data && i < count; i++) {
+        int64_t k = mpq_tensor_int(index, i);
+        if (k < -n || k >= n)
+            return mpq_fail_node(ctx, node, MPQ_E_SHAPE, "index %lld is outside of length %lld",
+                                 (long long)k, (long long)n);
+    }
+    return MPQ_OK;
+}
+
+int64_t mpq_index_at(const struct mpq_tensor *index, int64_t i, int64_t n)
+{
+    int64_t k = mpq_tensor_int(index, i);
+    if (k < 0)
+        k += n;
+    return k < 0 ? 0 : k >= n ? n - 1 : k;
+}
+
+enum mpq_status mpq_parse_int(struct mpq_ctx *ctx, struct mpq_arena *arena, struct mpq_node *node,
+                              const char *name, int64_t absent)
+{
+    int64_t value = mpq_attr_int(&node->attr_set, name, absent);
+    node->attrs = mpq_arena_copy(ctx, arena, &value, sizeof value);
+    return node->attrs ? MPQ_OK : MPQ_E_NOMEM;
+}
+
+int64_t mpq_parsed_int(const struct mpq_node *node)
+{
+    return *(const int64_t *)node->attrs;
+}
+
+int mpq_parsed_axis(const struct mpq_node *node, int rank)
+{
+    int64_t axis = mpq_parsed_int(node);
+    return (int)(axis < 0 ? axis + rank : axis);
+}
+
 const struct mpq_tensor *mpq_input(const struct mpq_node *node, const struct mpq_tensor *const *x,
                                    uint32_t i)
 {

@@ -48,6 +48,22 @@ enum mpq_status mpq_const_ints(struct mpq_ctx *ctx, const struct mpq_node *node,
                                const struct mpq_tensor *const *x, int i, const char *what, int max,
                                int64_t *out_value, int *out_n) MPQ_CHECKED;
 
+/* Indices into an axis of length n, negative ones counting from its end: integers, and where they
+ * are constant in range. */
+enum mpq_status mpq_check_indices(struct mpq_ctx *ctx, const struct mpq_node *node,
+                                  const struct mpq_tensor *index, int64_t n) MPQ_CHECKED;
+
+/* Index i of those, 0 <= result < n; clamped where it was computed and is out of range. n > 0. */
+int64_t mpq_index_at(const struct mpq_tensor *index, int64_t i, int64_t n);
+
+/* node->attrs = one integer attribute, and reading it again. */
+enum mpq_status mpq_parse_int(struct mpq_ctx *ctx, struct mpq_arena *arena, struct mpq_node *node,
+                              const char *name, int64_t absent) MPQ_CHECKED;
+int64_t mpq_parsed_int(const struct mpq_node *node);
+
+/* The `axis` attribute as mpq_parse_int() left it, once infer has checked it. */
+int mpq_parsed_axis(const struct mpq_node *node, int rank);
+
 /* Input i, or NULL where it is absent or the node has fewer. */
 const struct mpq_tensor *mpq_input(const struct mpq_node *node, const struct mpq_tensor *const *x,
                                    uint32_t i);

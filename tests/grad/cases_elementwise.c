@@ -57,6 +57,9 @@ static const struct grad_case cases[] = {
     {"Div", .in = {SCALAR(1, 2), REALS(0.5, 2, 3, 4)}},
     {"Pow", .in = {REALS(0.5, 2, 3, 4), REALS(-2, 2.5, 4)}},
     {"Pow", .in = {REALS(-2, 2, 3, 4), {true, true, 2, 2, {0, {0}}, NULL}}},
+    {"Clip", .in = {REALS(-2, 2, 20), FIXED(-1, -1, 1), FIXED(0.5, 0.5, 1)}, .kink = {-1, 0.5},
+     .n_kink = 2},
+    {"Clip", .in = {REALS(-2, 2, 20), ABSENT}},
     {"PRelu", .in = {REALS(-1, 1, 2, 3, 4, 4), REALS(0.1, 0.4, 3, 1, 1)}, .kink = {0}, .n_kink = 1},
 };
 

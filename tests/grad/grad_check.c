@@ -46,7 +46,7 @@ static void fill(struct problem *p, const struct grad_case *c, int input)
     for (uint32_t i = 0; i < n; i++) {
         double jitter = mpq_rng_uniform(p->ctx.seed, MPQ_STREAM_TEST, 100 + (uint64_t)input, i) / 4;
         double value = in->low + (in->high - in->low) * (order[i] + 0.5 + jitter) / n;
-        while (near_kink(c, value))
+        while (!in->fixed && near_kink(c, value))
             value += 0.021;
         ((mpq_real *)x->data)[i] = (mpq_real)value;
     }

@@ -1,0 +1,150 @@
+/* AveragePool over 1 to 3 spatial dimensions. A window's sum is divided by the number of its
+ * elements inside the input, or inside the padded input where count_include_pad. */
+#include "quantcore/base/thread.h"
+#include "quantcore/ops/kernel/pool.h"
+#include "quantcore/ops/op_util.h"
+
+struct job {
+    struct mpq_pool pool;
+    bool include_pad;
+    const mpq_real *in; /* x, or dy  */
+    mpq_real *out;      /* y, or dx  */
+};
+
+/* Taps of window o that count along one dimension. */
+static int64_t count_taps(const struct mpq_pool_dim *d, int64_t o, bool include_pad)
+{
+    int64_t low = include_pad ? -d->pad : 0, high = d->in + (include_pad ? d->pad_end : 0);
+    int64_t count = 0;
+    for (int64_t tap = 0; tap < d->kernel; tap++) {
+        int64_t at = o * d->stride + tap * d->dilation - d->pad;
+        count += at >= low && at < high;
+    }
+    return count;
+}
+
+static void sum_row(mpq_real *restrict y, const mpq_real *restrict x, int64_t n, int64_t stride)
+{
+    if (stride == 1)
+        for (int64_t i = 0; i < n; i++)
+            y[i] += x[i];
+    else
+        for (int64_t i = 0; i < n; i++)
+            y[i] += x[i * stride];
+}
+
+static void sum_plane(const struct mpq_pool *pool, const mpq_real *x, mpq_real *y)
+{
+    const struct mpq_pool_dim *d = &pool->dim[0], *h = &pool->dim[1], *w = &pool->dim[2];
+    for (int64_t i = 0; i < pool->out_count; i++)
+        y[i] = 0;
+    for (int64_t kd = 0; kd < d->kernel; kd++)
+        for (int64_t kh = 0; kh < h->kernel; kh++)
+            for (int64_t kw = 0; kw < w->kernel; kw++) {
+                int64_t d_begin, d_end, h_begin, h_end, w_begin, w_end;
+                mpq_pool_valid(d, kd, &d_begin, &d_end);
+                mpq_pool_valid(h, kh, &h_begin, &h_end);
+                mpq_pool_valid(w, kw, &w_begin, &w_end);
+                int64_t column = w_begin * w->stride + kw * w->dilation - w->pad;
+                for (int64_t od = d_begin; od < d_end; od++)
+                    for (int64_t oh = h_begin; oh < h_end; oh++) {
+                        int64_t depth = od * d->stride + kd * d->dilation - d->pad;
+                        int64_t row = oh * h->stride + kh * h->dilation - h->pad;
+                        sum_row(y + (od * h->out + oh) * w->out + w_begin,
+                                x + (depth * h->in + row) * w->in + column, w_end - w_begin,
+                                w->stride);
+                    }
+            }
+}
+
+static void forward_planes(void *arg, int64_t begin, int64_t end, int thread)
+{
+    const struct job *job = arg;
+    const struct mpq_pool *pool = &job->pool;
+    (void)thread;
+    for (int64_t p = begin; p < end; p++) {
+        mpq_real *y = job->out + p * pool->out_count;
+        sum_plane(pool, job->in + p * pool->in_count, y);
+        for (int64_t od = 0; od < pool->dim[0].out; od++)
+            for (int64_t oh = 0; oh < pool->dim[1].out; oh++) {
+                int64_t count = count_taps(&pool->dim[0], od, job->include_pad) *
+                                count_taps(&pool->dim[1], oh, job->include_pad);
+                for (int64_t ow = 0; ow < pool->dim[2].out; ow++)
+                    *y++ /= (mpq_real)(count * count_taps(&pool->dim[2], ow, job->include_pad));
+            }
+    }
+}
+
+/* Adds `share` to the input elements of window o. */
+static void add_to_window(const struct mpq_pool *pool, mpq_real *dx, const int64_t o[3],
+                          mpq_real share)
+{
+    const struct mpq_pool_dim *d = &pool->dim[0], *h = &pool->dim[1], *w = &pool->dim[2];
+    for (int64_t kd = 0; kd < d->kernel; kd++) {
+        int64_t depth = o[0] * d->stride + kd * d->dilation - d->pad;
+        if (depth < 0 || depth >= d->in)
+            continue;
+        for (int64_t kh = 0; kh < h->kernel; kh++) {
+            int64_t row = o[1] * h->stride + kh * h->dilation - h->pad;
+            if (row < 0 || row >= h->in)
+                continue;
+            mpq_real *line = dx + (depth * h->in + row) * w->in;
+            for (int64_t kw = 0; kw < w->kernel; kw++) {
+                int64_t column = o[2] * w->stride + kw * w->dilation - w->pad;
+                if (column >= 0 && column < w->in)
+                    line[column] += share;
+            }
+        }
+    }
+}
+
+static void backward_planes(void *arg, int64_t begin, int64_t end, int thread)
+{
+    const struct job *job = arg;
+    const struct mpq_pool *pool = &job->pool;
+    (void)thread;
+    for (int64_t p = begin; p < end; p++) {
+        const mpq_real *dy = job->in + p * pool->out_count;
+        int64_t o[3];
+        for (o[0] = 0; o[0] < pool->dim[0].out; o[0]++)
+            for (o[1] = 0; o[1] < pool->dim[1].out; o[1]++) {
+                int64_t count = count_taps(&pool->dim[0], o[0], job->include_pad) *
+                                count_taps(&pool->dim[1], o[1], job->include_pad);
+                for (o[2] = 0; o[2] < pool->dim[2].out; o[2]++) {
+                    int64_t n = count * count_taps(&pool->dim[2], o[2], job->include_pad);
+                    add_to_window(pool, job->out + p * pool->in_count, o, *dy++ / (mpq_real)n);
+                }
+            }
+    }
+}
+
+static void run(const struct mpq_kernel_args *args, const mpq_real *in, mpq_real *out,
+                void (*planes)(void *, int64_t, int64_t, int))
+{
+    const struct mpq_pool_attrs *attrs = args->node->attrs;
+    struct job job = {.include_pad = attrs->count_include_pad, .in = in, .out = out};
+    mpq_pool_make(args->node, &args->x[0]->shape, &args->y[0]->shape, &job.pool);
+    mpq_parallel_for(job.pool.n_plane, 1 + MPQ_GRAIN / (job.pool.in_count + 1), planes, &job);
+}
+
+static void average_pool_forward(const struct mpq_kernel_args *args)
+{
+    run(args, args->x[0]->data, args->y[0]->data, forward_planes);
+}
+
+static void average_pool_backward(const struct mpq_kernel_args *args)
+{
+    if (args->dy[0] && args->dx[0])
+        run(args, args->dy[0], args->dx[0], backward_planes);
+}
+
+const struct mpq_op mpq_op_average_pool = {.name = "AveragePool",
+                                           .domain = "",
+                                           .n_in_min = 1,
+                                           .n_in_max = 1,
+                                           .n_out_min = 1,
+                                           .n_out_max = 1,
+                                           .parse = mpq_pool_parse,
+                                           .infer = mpq_pool_infer,
+                                           .forward = average_pool_forward,
+                                           .backward = average_pool_backward};

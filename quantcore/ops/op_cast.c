@@ -1,0 +1,86 @@
+/* Cast: y = x as element type `to`. Floats become integers by truncation, saturated; wider integers
+ * become narrower ones modulo 2^bits; NaN becomes 0. CastLike takes the type from its input 1. */
+#include <math.h>
+
+#include "quantcore/ops/op_util.h"
+
+static enum mpq_status cast_parse(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                  struct mpq_node *node)
+{
+    return mpq_parse_int(ctx, arena, node, "to", MPQ_UNDEFINED);
+}
+
+static bool is_castable(enum mpq_dtype dtype)
+{
+    return mpq_dtype_is_integer(dtype) || dtype == MPQ_BOOL || dtype == MPQ_FLOAT ||
+           dtype == MPQ_DOUBLE || dtype == MPQ_FLOAT16 || dtype == MPQ_BFLOAT16;
+}
+
+static enum mpq_status infer_to(struct mpq_ctx *ctx, const struct mpq_node *node,
+                                const struct mpq_tensor *x, struct mpq_tensor *y, enum mpq_dtype to)
+{
+    if (!is_castable(x->dtype) || !is_castable(to))
+        return mpq_fail_node(ctx, node, MPQ_E_UNSUPPORTED, "a cast from %s to %s is not supported",
+                             mpq_dtype_name(x->dtype), mpq_dtype_name(to));
+    return mpq_infer_set(ctx, node, y, to, &x->shape);
+}
+
+static enum mpq_status cast_infer(struct mpq_ctx *ctx, const struct mpq_node *node,
+                                  const struct mpq_tensor *const *x, struct mpq_tensor *const *y)
+{
+    int64_t to = mpq_parsed_int(node);
+    return infer_to(ctx, node, x[0], y[0],
+                    to > 0 && to < MPQ_N_DTYPE ? (enum mpq_dtype)to : MPQ_UNDEFINED);
+}
+
+static enum mpq_status cast_like_infer(struct mpq_ctx *ctx, const struct mpq_node *node,
+                                       const struct mpq_tensor *const *x,
+                                       struct mpq_tensor *const *y)
+{
+    return infer_to(ctx, node, x[0], y[0], x[1]->dtype);
+}
+
+static bool is_integral(enum mpq_dtype dtype)
+{
+    return mpq_dtype_is_integer(dtype) || dtype == MPQ_BOOL;
+}
+
+static void cast_forward(const struct mpq_kernel_args *args)
+{
+    const struct mpq_tensor *x = args->x[0];
+    struct mpq_tensor *y = args->y[0];
+    int64_t n = mpq_shape_count(&y->shape);
+    if (x->dtype == y->dtype) {
+        mpq_forward_copy(args);
+    } else if (is_integral(x->dtype) && is_integral(y->dtype)) {
+        for (int64_t i = 0; i < n; i++)
+            mpq_tensor_set_int(y, i, mpq_tensor_int(x, i));
+    } else {
+        for (int64_t i = 0; i < n; i++) {
+            double value = mpq_tensor_double(x, i);
+            mpq_tensor_set_double(y, i, isnan(value) && mpq_dtype_is_integer(y->dtype) ? 0 : value);
+        }
+    }
+}
+
+/* A gradient passes only from float to float; an integer output never has one. */
+const struct mpq_op mpq_op_cast = {.name = "Cast",
+                                   .domain = "",
+                                   .n_in_min = 1,
+                                   .n_in_max = 1,
+                                   .n_out_min = 1,
+                                   .n_out_max = 1,
+                                   .parse = cast_parse,
+                                   .infer = cast_infer,
+                                   .forward = cast_forward,
+                                   .backward = mpq_backward_copy};
+
+const struct mpq_op mpq_op_cast_like = {.name = "CastLike",
+                                        .domain = "",
+                                        .n_in_min = 2,
+                                        .n_in_max = 2,
+                                        .n_out_min = 1,
+                                        .n_out_max = 1,
+                                        .infer = cast_like_infer,
+                                        .forward = cast_forward,
+                                        .backward = mpq_backward_copy};
