@@ -286,14 +286,16 @@ enum mpq_status mpq_npy_print(struct mpq_ctx *ctx, struct mpq_arena *arena,
                               const struct mpq_tensor *tensor, uint8_t **out_bytes,
                               size_t *out_n_bytes)
 {
-    char shape[MPQ_MAX_RANK * 22 + 1] = "", text[384];
+    char shape[MPQ_MAX_RANK * 22 + 2] = "", text[384];
     size_t at = 0, i = 0;
     while (i < MPQ_COUNT(numpy_type) && numpy_type[i].dtype != tensor->dtype)
         i++;
     MPQ_ASSERT(i < MPQ_COUNT(numpy_type));
     for (int d = 0; d < tensor->shape.rank; d++)
-        at +=
-            (size_t)snprintf(shape + at, sizeof shape - at, "%" PRId64 ", ", tensor->shape.dim[d]);
+        at += (size_t)snprintf(shape + at, sizeof shape - at, "%s%" PRId64, d ? ", " : "",
+                               tensor->shape.dim[d]);
+    if (tensor->shape.rank == 1)
+        snprintf(shape + at, sizeof shape - at, ","); /* (3,) is a tuple, (3) would be a number */
     char order = numpy_type[i].bytes == 1 ? '|' : machine_is_little() ? '<' : '>';
     int n =
         snprintf(text, sizeof text, "{'descr': '%c%c%d', 'fortran_order': False, 'shape': (%s), }",

@@ -51,10 +51,11 @@ enum mpq_status mpq_picture_convert(struct mpq_ctx *ctx, struct mpq_arena *arena
         *out = *in;
         return MPQ_OK;
     }
-    MPQ_TRY(mpq_picture_alloc(ctx, arena, in->height, in->width, channels, out));
+    struct mpq_picture picture;
+    MPQ_TRY(mpq_picture_alloc(ctx, arena, in->height, in->width, channels, &picture));
     int64_t n = in->height * in->width;
     const uint8_t *from = in->pixel;
-    uint8_t *to = out->pixel;
+    uint8_t *to = picture.pixel;
     for (int64_t i = 0; i < n; i++, from += in->channels, to += channels) {
         if (channels == 1)
             to[0] = luma(from);
@@ -64,6 +65,7 @@ enum mpq_status mpq_picture_convert(struct mpq_ctx *ctx, struct mpq_arena *arena
         if (channels == 4)
             to[3] = 255;
     }
+    *out = picture;
     return MPQ_OK;
 }
 
@@ -76,10 +78,12 @@ enum mpq_status mpq_picture_crop(struct mpq_ctx *ctx, struct mpq_arena *arena,
         *out = *in;
         return MPQ_OK;
     }
-    MPQ_TRY(mpq_picture_alloc(ctx, arena, height, width, in->channels, out));
+    struct mpq_picture picture;
+    MPQ_TRY(mpq_picture_alloc(ctx, arena, height, width, in->channels, &picture));
     size_t row = (size_t)(width * in->channels);
     for (int64_t y = 0; y < height; y++)
-        memcpy(out->pixel + (size_t)y * row,
+        memcpy(picture.pixel + (size_t)y * row,
                in->pixel + ((top + y) * in->width + left) * in->channels, row);
+    *out = picture;
     return MPQ_OK;
 }

@@ -1,5 +1,5 @@
 /* Pictures as bytes, and the files they come in. What Pillow's Image.open() gives: the colours as
- * stored, no gamma, no colour profile, EXIF orientation ignored. */
+ * stored, no gamma, no colour profile, EXIF orientation ignored. `out` may be `in` throughout. */
 #ifndef MPQ_CALIBRATION_PICTURE_H
 #define MPQ_CALIBRATION_PICTURE_H
 

@@ -100,27 +100,50 @@ static void resize_columns(const struct taps *taps, const struct mpq_picture *fr
     }
 }
 
+static enum mpq_status resize_width(struct mpq_ctx *ctx, struct mpq_arena *arena, int64_t width,
+                                    struct mpq_picture *picture)
+{
+    struct mpq_picture to;
+    struct taps taps;
+    if (width == picture->width)
+        return MPQ_OK;
+    MPQ_TRY(make_taps(ctx, arena, picture->width, width, &taps));
+    MPQ_TRY(mpq_picture_alloc(ctx, arena, picture->height, width, picture->channels, &to));
+    resize_rows(&taps, picture, &to);
+    *picture = to;
+    return MPQ_OK;
+}
+
+static enum mpq_status resize_height(struct mpq_ctx *ctx, struct mpq_arena *arena, int64_t height,
+                                     struct mpq_picture *picture)
+{
+    struct mpq_picture to;
+    struct taps taps;
+    if (height == picture->height)
+        return MPQ_OK;
+    size_t n_row = (size_t)(picture->width * picture->channels);
+    int32_t *sum = mpq_arena_alloc(ctx, arena, n_row, sizeof *sum);
+    if (!sum)
+        return MPQ_E_NOMEM;
+    MPQ_TRY(make_taps(ctx, arena, picture->height, height, &taps));
+    MPQ_TRY(mpq_picture_alloc(ctx, arena, height, picture->width, picture->channels, &to));
+    resize_columns(&taps, picture, &to, sum);
+    *picture = to;
+    return MPQ_OK;
+}
+
+/* Pillow 13 shrinks the height first where that removes more than twice the pixels that the width
+ * loses; earlier versions never did, and differ there by one level at the most. */
 enum mpq_status mpq_picture_resize(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                    const struct mpq_picture *in, int64_t height, int64_t width,
                                    struct mpq_picture *out)
 {
-    struct mpq_picture from = *in, to;
-    struct taps taps;
-    if (width != from.width) {
-        MPQ_TRY(make_taps(ctx, arena, from.width, width, &taps));
-        MPQ_TRY(mpq_picture_alloc(ctx, arena, from.height, width, from.channels, &to));
-        resize_rows(&taps, &from, &to);
-        from = to;
-    }
-    if (height != from.height) {
-        int32_t *sum = mpq_arena_alloc(ctx, arena, (size_t)(width * from.channels), sizeof *sum);
-        if (!sum)
-            return MPQ_E_NOMEM;
-        MPQ_TRY(make_taps(ctx, arena, from.height, height, &taps));
-        MPQ_TRY(mpq_picture_alloc(ctx, arena, height, width, from.channels, &to));
-        resize_columns(&taps, &from, &to, sum);
-        from = to;
-    }
-    *out = from;
+    struct mpq_picture picture = *in;
+    int64_t rows_lost = in->height - height, columns_lost = in->width - width;
+    if (rows_lost > 0 && rows_lost > 2 * columns_lost)
+        MPQ_TRY(resize_height(ctx, arena, height, &picture));
+    MPQ_TRY(resize_width(ctx, arena, width, &picture));
+    MPQ_TRY(resize_height(ctx, arena, height, &picture));
+    *out = picture;
     return MPQ_OK;
 }

@@ -42,9 +42,9 @@ FENCES = [
     (r"lapack", ["quantcore/ops/kernel/linear_algebra.c"]),
     (r"\bcsv\.h", ["calibration/csv.c", "exporter/report_csv.c"]),
     (r"\bomp\.h", ["quantcore/base/thread.c"]),
-    (r"jpeglib\.h|turbojpeg\.h", ["calibration/picture_jpeg.c"]),
-    (r"\bpng\.h", ["calibration/picture_png.c"]),
-    (r"\bzip\.h", ["calibration/npz.c"]),
+    (r"jpeglib\.h|turbojpeg\.h", ["calibration/picture_jpeg.c", "tests/unit/data_files.c"]),
+    (r"\bpng\.h", ["calibration/picture_png.c", "tests/unit/data_files.c"]),
+    (r"\bzip\.h", ["calibration/npz.c", "tests/unit/data_files.c"]),
     (r"cmocka\.h", ["tests/"]),
 ]
 
