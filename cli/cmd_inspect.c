@@ -114,12 +114,21 @@ static uint32_t print_operators(const struct mpq_graph *graph, bool only_unknown
     return n_printed;
 }
 
-static void print_count(const char *title, uint64_t n)
+static bool has_subgraphs(const struct mpq_graph *graph)
+{
+    for (mpq_node_id i = 0; i < graph->n_node; i++)
+        for (size_t a = 0; a < graph->node[i].attr_set.n; a++)
+            if (graph->node[i].attr_set.attr[a].kind == MPQ_ATTR_OPAQUE)
+                return true;
+    return false;
+}
+
+static void print_count(const char *title, uint64_t n, const char *note)
 {
     printf("%-12s%" PRIu64, title, n);
     if (n >= 1000000)
         printf(" (%.3g M)", (double)n / 1e6);
-    putchar('\n');
+    printf("%s\n", note);
 }
 
 static enum mpq_status print_facts(struct mpq_ctx *ctx, struct mpq_arena *arena,
@@ -138,11 +147,12 @@ static enum mpq_status print_facts(struct mpq_ctx *ctx, struct mpq_arena *arena,
     printf("\n%-12s", "operators");
     print_operators(facts->graph, false);
     putchar('\n');
-    print_count("parameters", n_param);
+    print_count("parameters", n_param,
+                has_subgraphs(facts->read) ? ", without those of subgraphs" : "");
     if (facts->is_bound) {
         for (mpq_node_id i = 0; i < facts->graph->n_node; i++)
             macs += mpq_bind_macs(facts->graph, &facts->binding, i);
-        print_count("MACs", macs);
+        print_count("MACs", macs, " a sample");
     }
     return MPQ_OK;
 }
@@ -167,8 +177,8 @@ static void print_layers(const struct model_facts *facts)
            total);
     if (!layers->n_layer)
         return;
-    printf("%4s  %-*s  %-8s  %-18s  %10s  %6s  %12s\n", "#", width, "name", "op", "weight",
-           "params", "share", "MACs");
+    printf("%4s  %-*s  %-8s  %-18s  %10s  %6s  %12s\n", "", width, "name", "op", "weight", "params",
+           "share", "MACs");
     for (uint32_t l = 0; l < layers->n_layer; l++) {
         const struct mpq_layer *layer = &layers->layer[l];
         printf("%4" PRIu32 "  %-*s  %-8s  %-18s  %10" PRId64 "  %5.1f%%  %12" PRIu64 "%s\n", l,

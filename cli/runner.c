@@ -28,8 +28,11 @@ enum mpq_status mpq_runner_create(struct mpq_ctx *ctx, struct mpq_arena *arena,
 {
     static const struct mpq_exec_options forward_only;
     struct mpq_runner runner = {.graph = graph, .batch = batch};
-    MPQ_TRY(mpq_bind_batch(ctx, arena, graph, batch, &runner.binding));
-    MPQ_TRY(mpq_exec_create(ctx, arena, graph, &runner.binding, options ? options : &forward_only,
+    runner.binding = mpq_arena_alloc(ctx, arena, 1, sizeof *runner.binding);
+    if (!runner.binding)
+        return MPQ_E_NOMEM;
+    MPQ_TRY(mpq_bind_batch(ctx, arena, graph, batch, runner.binding));
+    MPQ_TRY(mpq_exec_create(ctx, arena, graph, runner.binding, options ? options : &forward_only,
                             &runner.exec));
     MPQ_TRY(list_tensors(ctx, arena, runner.exec, graph->input, graph->n_input, &runner.input));
     MPQ_TRY(list_tensors(ctx, arena, runner.exec, graph->output, graph->n_output, &runner.output));

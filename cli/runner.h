@@ -16,7 +16,7 @@ enum mpq_status mpq_batch_choose(struct mpq_ctx *ctx, struct mpq_arena *arena,
 
 struct mpq_runner {
     const struct mpq_graph *graph;
-    struct mpq_binding binding;
+    struct mpq_binding *binding; /* exec looks into it, so it does not move with this struct */
     struct mpq_exec *exec;
     uint32_t batch;
     struct mpq_tensor **input, **output; /* [n_input], [n_output], each of `batch` samples */
