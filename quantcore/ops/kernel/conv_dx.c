@@ -1,0 +1,109 @@
+#include "quantcore/ops/kernel/conv.h"
+
+#include "quantcore/base/thread.h"
+#include "quantcore/ops/kernel/depthwise.h"
+#include "quantcore/ops/kernel/scratch.h"
+#include "quantcore/ops/kernel/sweep.h"
+
+struct dx_job {
+    const struct mpq_conv *conv;
+    struct mpq_stage stage;
+    const mpq_real *dy, *w;
+    mpq_real *dx;
+    mpq_real *a;      /* [group][slot][c][m, taps of slot] the weights again            */
+    int64_t *offset;  /* [slot][m, taps of slot]                                        */
+    mpq_real *buffer; /* [threads, stride]                                              */
+    int64_t stride;
+};
+
+static size_t dx_setup(const struct mpq_conv *conv, void *workspace, struct dx_job *job)
+{
+    size_t used = 0;
+    mpq_stage_backward(conv, &job->stage);
+    job->conv = conv;
+    int64_t n_k = conv->m / conv->group * mpq_volume(conv->kernel);
+    job->stride = ((int64_t)mpq_stage_elements(&job->stage) + 15) / 16 * 16;
+    job->a = mpq_scratch_take(workspace, &used, n_k * conv->c, sizeof(mpq_real));
+    job->offset = mpq_scratch_take(workspace, &used, n_k, sizeof *job->offset);
+    job->buffer =
+        mpq_scratch_take(workspace, &used, job->stride * mpq_thread_count(), sizeof(mpq_real));
+    return used;
+}
+
+/* a[c][m, tap] = w[m][c][tap] for input channels of all groups. */
+static void dx_pack_piece(void *arg, int64_t begin, int64_t end, int thread)
+{
+    (void)thread;
+    const struct dx_job *job = arg;
+    const struct mpq_conv *conv = job->conv;
+    int64_t m = conv->m / conv->group, c = conv->c / conv->group, taps = mpq_volume(conv->kernel);
+    for (int64_t index = 0; index < mpq_phase_count(&job->stage); index++) {
+        struct mpq_phase p = mpq_phase_at(&job->stage, index);
+        int64_t n_tap = mpq_volume(p.n_tap);
+        for (int64_t i = begin; i < end; i++) {
+            int64_t group = i / c, channel = i % c;
+            const mpq_real *w = job->w + (group * m * c + channel) * taps;
+            mpq_real *a =
+                job->a + group * m * c * taps + p.taps_before * m * c + channel * m * n_tap;
+            for (int64_t t = 0; t < n_tap; t++) {
+                int64_t from = mpq_phase_tap(&job->stage, &p, t);
+                for (int64_t j = 0; j < m; j++)
+                    a[j * n_tap + t] = w[j * c * taps + from];
+            }
+        }
+    }
+}
+
+static void dx_piece(void *arg, int64_t begin, int64_t end, int thread)
+{
+    const struct dx_job *job = arg;
+    const struct mpq_conv *conv = job->conv;
+    int64_t m = conv->m / conv->group, c = conv->c / conv->group, taps = mpq_volume(conv->kernel);
+    mpq_real *buffer = job->buffer + thread * job->stride;
+    for (int64_t i = begin; i < end; i++) {
+        struct mpq_unit unit = mpq_stage_unit(&job->stage, i);
+        mpq_stage_fill(&job->stage, &unit, job->dy, buffer);
+        for (int64_t index = 0; index < mpq_phase_count(&job->stage); index++) {
+            struct mpq_phase p = mpq_phase_at(&job->stage, index);
+            struct mpq_sweep sweep = {.stage = &job->stage,
+                                      .n_row = c,
+                                      .n_k = m * mpq_volume(p.n_tap),
+                                      .n_channel = conv->c,
+                                      .a = job->a + unit.group * m * c * taps +
+                                           p.taps_before * m * c,
+                                      .offset = job->offset + p.taps_before * m,
+                                      .phase = {p.phase[0], p.phase[1], p.phase[2]},
+                                      .add = true};
+            mpq_sweep_unit(&sweep, &unit, buffer,
+                           job->dx +
+                               (unit.image * conv->c + unit.group * c) * mpq_volume(conv->in));
+        }
+    }
+}
+
+void mpq_conv_dx(const struct mpq_conv *conv, const mpq_real *dy, const mpq_real *w, mpq_real *dx,
+                 void *workspace)
+{
+    if (mpq_conv_is_empty(conv))
+        return;
+    if (mpq_is_depthwise(conv)) {
+        mpq_depthwise_dx(conv, dy, w, dx, workspace);
+        return;
+    }
+    struct dx_job job = {.dy = dy, .w = w, .dx = dx};
+    (void)dx_setup(conv, workspace, &job);
+    for (int64_t i = 0; i < mpq_phase_count(&job.stage); i++) {
+        struct mpq_phase p = mpq_phase_at(&job.stage, i);
+        mpq_phase_offsets(&job.stage, &p, job.offset + p.taps_before * job.stage.channels);
+    }
+    mpq_parallel_for(conv->c, 1, dx_pack_piece, &job);
+    mpq_parallel_for(mpq_stage_units(&job.stage), 1, dx_piece, &job);
+}
+
+size_t mpq_conv_dx_bytes(const struct mpq_conv *conv)
+{
+    struct dx_job job;
+    if (mpq_conv_is_empty(conv))
+        return 0;
+    return mpq_is_depthwise(conv) ? mpq_depthwise_bytes(conv) : dx_setup(conv, NULL, &job);
+}

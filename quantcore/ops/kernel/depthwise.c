@@ -1,0 +1,216 @@
+#include "quantcore/ops/kernel/depthwise.h"
+
+#include <string.h>
+
+#include "quantcore/base/simd.h"
+#include "quantcore/base/thread.h"
+#include "quantcore/ops/kernel/scratch.h"
+#include "quantcore/ops/kernel/stage.h"
+
+/* Planes are staged one channel at a time; a filter runs over all places of a unit as over one row,
+ * into `places`, of which the parts are then kept. Parts are the same for units of equal shape. */
+struct job {
+    const struct mpq_conv *conv;
+    struct mpq_stage stage;
+    const mpq_real *x, *w, *bias, *dy;
+    mpq_real *to; /* y, dx or dw */
+    bool add;
+    int64_t taps, n_phase, max_part;
+    int64_t *offset; /* [taps], those of a phase together                                   */
+    int64_t *tap;    /* [taps] which tap that is                                            */
+    bool *used;      /* [threads]                                                           */
+    char *own;       /* [threads, own_bytes] struct worker's arrays                         */
+    size_t own_bytes;
+};
+
+struct worker {
+    mpq_real *staged, *places;
+    mpq_real *w;                 /* [taps]                                              */
+    mpq_real *sum;               /* [c, taps], dw only                                  */
+    struct mpq_part *part;       /* [n_phase, max_part]                                 */
+    int *n_part;                 /* [n_phase]                                           */
+    int64_t row, n_row, n_image; /* the shape that parts are for                   */
+};
+
+bool mpq_is_depthwise(const struct mpq_conv *conv)
+{
+    return conv->c == conv->group && conv->m == conv->group;
+}
+
+static size_t worker_setup(const struct job *job, void *base, struct worker *out)
+{
+    size_t used = 0;
+    int64_t n = (int64_t)mpq_stage_elements(&job->stage);
+    out->staged = mpq_scratch_take(base, &used, n, sizeof(mpq_real));
+    out->places = mpq_scratch_take(base, &used, n, sizeof(mpq_real));
+    out->w = mpq_scratch_take(base, &used, job->taps, sizeof(mpq_real));
+    out->sum = mpq_scratch_take(base, &used, job->conv->c * job->taps, sizeof(mpq_real));
+    out->part = mpq_scratch_take(base, &used, job->n_phase * job->max_part, sizeof *out->part);
+    out->n_part = mpq_scratch_take(base, &used, job->n_phase, sizeof *out->n_part);
+    out->n_image = 0;
+    return used;
+}
+
+static size_t setup(const struct mpq_conv *conv, bool backward, void *workspace, struct job *job)
+{
+    struct worker worker;
+    size_t used = 0;
+    if (backward)
+        mpq_stage_backward(conv, &job->stage);
+    else
+        mpq_stage_forward(conv, &job->stage);
+    job->conv = conv;
+    job->taps = mpq_volume(conv->kernel);
+    job->n_phase = backward ? mpq_phase_count(&job->stage) : 1;
+    job->max_part = job->stage.images * job->stage.extent[0] * job->stage.extent[1];
+    job->own_bytes = worker_setup(job, NULL, &worker);
+    job->offset = mpq_scratch_take(workspace, &used, job->taps, sizeof *job->offset);
+    job->tap = mpq_scratch_take(workspace, &used, job->taps, sizeof *job->tap);
+    job->used = mpq_scratch_take(workspace, &used, mpq_thread_count(), sizeof *job->used);
+    job->own = mpq_scratch_take(workspace, &used, mpq_thread_count(), job->own_bytes);
+    return used;
+}
+
+size_t mpq_depthwise_bytes(const struct mpq_conv *conv)
+{
+    struct job job;
+    size_t forward = setup(conv, false, NULL, &job), backward = setup(conv, true, NULL, &job);
+    return forward > backward ? forward : backward;
+}
+
+static void find_parts(const struct job *job, const struct mpq_unit *unit, struct worker *worker)
+{
+    if (worker->n_image == unit->n_image && worker->row == unit->row &&
+        worker->n_row == unit->n_row)
+        return;
+    for (int64_t i = 0; i < job->n_phase; i++) {
+        struct mpq_phase p = {.slot = {0}};
+        if (job->n_phase > 1)
+            p = mpq_phase_at(&job->stage, i);
+        worker->n_part[i] = mpq_stage_parts(&job->stage, unit, p.phase, job->conv->c, 0,
+                                            unit->places, worker->part + i * job->max_part);
+    }
+    worker->n_image = unit->n_image;
+    worker->row = unit->row;
+    worker->n_row = unit->n_row;
+}
+
+MPQ_MULTIVERSION
+static void store(const struct mpq_part *part, int n_part, int64_t step, bool add,
+                  const mpq_real *places, mpq_real *to)
+{
+    for (int i = 0; i < n_part; i++) {
+        const mpq_real *restrict from = places + part[i].from;
+        mpq_real *restrict y = to + part[i].to;
+        if (!add)
+            for (int j = 0; j < part[i].count; j++)
+                y[j] = from[j];
+        else if (step == 1)
+            for (int j = 0; j < part[i].count; j++)
+                y[j] += from[j];
+        else
+            for (int j = 0; j < part[i].count; j++)
+                y[j * step] += from[j];
+    }
+}
+
+/* forward and dx: they differ in the stage, and dx has a convolution for each phase. */
+static void filter_piece(void *arg, int64_t begin, int64_t end, int thread)
+{
+    const struct job *job = arg;
+    const struct mpq_tile_set *set = mpq_tile_best();
+    struct worker worker;
+    (void)worker_setup(job, job->own + (size_t)thread * job->own_bytes, &worker);
+    int64_t area = mpq_volume(job->stage.sink.dim);
+    for (int64_t i = begin; i < end; i++) {
+        struct mpq_unit unit = mpq_stage_unit(&job->stage, i);
+        mpq_real *to = job->to + (unit.image * job->conv->c + unit.group) * area;
+        mpq_stage_fill(&job->stage, &unit, job->x, worker.staged);
+        find_parts(job, &unit, &worker);
+        for (int64_t t = 0; t < job->taps; t++)
+            worker.w[t] = job->w[unit.group * job->taps + job->tap[t]];
+        for (int64_t p = 0, t = 0, n_tap; p < job->n_phase; p++, t += n_tap) {
+            n_tap = job->taps;
+            if (job->n_phase > 1) {
+                struct mpq_phase phase = mpq_phase_at(&job->stage, p);
+                n_tap = mpq_volume(phase.n_tap);
+            }
+            set->filter(unit.places, n_tap, worker.w + t, job->offset + t, worker.staged,
+                        job->bias ? job->bias[unit.group] : 0, worker.places);
+            store(worker.part + p * job->max_part, worker.n_part[p], job->stage.sink.step[2],
+                  job->add, worker.places, to);
+        }
+    }
+}
+
+void mpq_depthwise_forward(const struct mpq_conv *conv, const mpq_real *x, const mpq_real *w,
+                           const mpq_real *bias, bool add, mpq_real *y, void *workspace)
+{
+    struct job job = {.x = x, .w = w, .bias = bias, .to = y, .add = add};
+    (void)setup(conv, false, workspace, &job);
+    mpq_stage_offsets(&job.stage, job.offset);
+    for (int64_t i = 0; i < job.taps; i++)
+        job.tap[i] = i;
+    mpq_parallel_for(mpq_stage_units(&job.stage), 1, filter_piece, &job);
+}
+
+void mpq_depthwise_dx(const struct mpq_conv *conv, const mpq_real *dy, const mpq_real *w,
+                      mpq_real *dx, void *workspace)
+{
+    struct job job = {.x = dy, .w = w, .to = dx, .add = true};
+    (void)setup(conv, true, workspace, &job);
+    for (int64_t i = 0; i < job.n_phase; i++) {
+        struct mpq_phase p = mpq_phase_at(&job.stage, i);
+        mpq_phase_offsets(&job.stage, &p, job.offset + p.taps_before);
+        for (int64_t t = 0; t < mpq_volume(p.n_tap); t++)
+            job.tap[p.taps_before + t] = mpq_phase_tap(&job.stage, &p, t);
+    }
+    mpq_parallel_for(mpq_stage_units(&job.stage), 1, filter_piece, &job);
+}
+
+/* The gradients of the unit at their places, zero at places that no output has. */
+static void spread(const struct job *job, const struct mpq_unit *unit, struct worker *worker)
+{
+    const mpq_real *dy =
+        job->dy + (unit->image * job->conv->c + unit->group) * mpq_volume(job->conv->out);
+    memset(worker->places, 0, (size_t)(unit->places + MPQ_TILE_MAX_COLUMNS) * sizeof *dy);
+    for (int i = 0; i < worker->n_part[0]; i++)
+        memcpy(worker->places + worker->part[i].from, dy + worker->part[i].to,
+               (size_t)worker->part[i].count * sizeof *dy);
+}
+
+static void dw_piece(void *arg, int64_t begin, int64_t end, int thread)
+{
+    const struct job *job = arg;
+    struct worker worker;
+    (void)worker_setup(job, job->own + (size_t)thread * job->own_bytes, &worker);
+    memset(worker.sum, 0, (size_t)(job->conv->c * job->taps) * sizeof *worker.sum);
+    memset(worker.staged, 0, mpq_stage_elements(&job->stage) * sizeof *worker.staged);
+    job->used[thread] = true;
+    for (int64_t i = begin; i < end; i++) {
+        struct mpq_unit unit = mpq_stage_unit(&job->stage, i);
+        mpq_stage_fill(&job->stage, &unit, job->x, worker.staged);
+        find_parts(job, &unit, &worker);
+        spread(job, &unit, &worker);
+        mpq_tile_best()->correlate(unit.places, job->taps, worker.places, job->offset,
+                                   worker.staged, worker.sum + unit.group * job->taps);
+    }
+}
+
+void mpq_depthwise_dw(const struct mpq_conv *conv, const mpq_real *x, const mpq_real *dy,
+                      mpq_real *dw, void *workspace)
+{
+    struct job job = {.x = x, .dy = dy};
+    (void)setup(conv, false, workspace, &job);
+    mpq_stage_offsets(&job.stage, job.offset);
+    memset(job.used, 0, (size_t)mpq_thread_count() * sizeof *job.used);
+    mpq_parallel_for(mpq_stage_units(&job.stage), 1, dw_piece, &job);
+    for (int t = 0; t < mpq_thread_count(); t++) {
+        struct worker worker;
+        if (!job.used[t])
+            continue;
+        (void)worker_setup(&job, job.own + (size_t)t * job.own_bytes, &worker);
+        for (int64_t i = 0; i < conv->c * job.taps; i++)
+            dw[i] += worker.sum[i];
+    }
+}

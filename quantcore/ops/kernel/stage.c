@@ -1,0 +1,323 @@
+#include "quantcore/ops/kernel/stage.h"
+
+#include <string.h>
+
+#include "quantcore/base/thread.h"
+
+/* Elements of a staged copy that stay in the second level cache, and places enough to fill tiles.
+ */
+#define STAGE_AIM  (192 * 1024 / (int64_t)sizeof(mpq_real))
+#define PLACES_AIM 512
+
+static int64_t min64(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+static int64_t max64(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
+
+static int64_t ceil_div(int64_t a, int64_t b)
+{
+    return a >= 0 ? (a + b - 1) / b : -(-a / b);
+}
+
+static int64_t floor_div(int64_t a, int64_t b)
+{
+    return -ceil_div(-a, b);
+}
+
+static int64_t gcd(int64_t a, int64_t b)
+{
+    while (b) {
+        int64_t r = a % b;
+        a = b;
+        b = r;
+    }
+    return a;
+}
+
+/* The three indices of element i of an array of that shape. */
+static void split(int64_t i, const int64_t dim[3], int64_t out_index[3])
+{
+    out_index[0] = i / (dim[1] * dim[2]);
+    out_index[1] = i / dim[2] % dim[1];
+    out_index[2] = i % dim[2];
+}
+
+static void set_layout(struct mpq_stage *s)
+{
+    s->n_block = ceil_div(s->n, s->images);
+    s->n_band = ceil_div(s->total[0], s->band);
+    s->extent[0] = s->band + s->max_shift[0];
+    for (int i = 1; i < 3; i++)
+        s->extent[i] = s->total[i] + s->max_shift[i];
+    s->image = s->extent[0] * s->extent[1] * s->extent[2];
+    s->plane = s->images * s->image;
+    s->channel = mpq_volume(s->n_slot) * s->plane;
+    /* Channels a power of two apart would compete for the same lines of the cache. */
+    s->channel = (s->channel + 15) / 16 * 16;
+    if (s->channel % 32 == 0)
+        s->channel += 16;
+}
+
+/* Whole images while they fit and are needed to fill tiles, else bands of rows; and at least as
+ * many units as threads where there is that much to cut. */
+static void cut(struct mpq_stage *s)
+{
+    int64_t threads = mpq_thread_count();
+    s->images = 1;
+    s->band = s->total[0];
+    set_layout(s);
+    int64_t room = max64(1, STAGE_AIM / max64(1, s->channels * s->channel));
+    s->images = min64(min64(room, ceil_div(PLACES_AIM, s->image)), s->n);
+    s->images = max64(1, min64(s->images, s->n * s->group / threads));
+    int64_t row = s->channels * (s->channel / s->extent[0]);
+    int64_t rows = max64(4, STAGE_AIM / max64(1, row) - s->max_shift[0]);
+    s->band = min64(s->band, rows);
+    if (s->n * s->group < threads)
+        s->band = min64(s->band, ceil_div(s->total[0], ceil_div(threads, s->n * s->group)));
+    s->band = ceil_div(s->total[0], ceil_div(s->total[0], s->band));
+    set_layout(s);
+}
+
+static void set_taps(const struct mpq_conv *conv, struct mpq_stage *s)
+{
+    for (int i = 0; i < 3; i++) {
+        s->kernel[i] = conv->kernel[i];
+        s->dilation[i] = conv->dilation[i];
+        s->stride[i] = conv->stride[i];
+        s->period[i] = conv->stride[i] / gcd(conv->stride[i], conv->dilation[i]);
+        s->max_shift[i] = (conv->kernel[i] - 1) * conv->dilation[i] / conv->stride[i];
+    }
+}
+
+void mpq_stage_forward(const struct mpq_conv *conv, struct mpq_stage *out)
+{
+    struct mpq_stage s = {.n = conv->n, .channels = conv->c / conv->group, .group = conv->group};
+    set_taps(conv, &s);
+    for (int i = 0; i < 3; i++) {
+        s.total[i] = conv->out[i];
+        s.n_slot[i] = min64(conv->kernel[i], s.period[i]);
+        s.source.step[i] = conv->stride[i];
+        s.source.before[i] = conv->pad[i];
+        s.source.dim[i] = conv->in[i];
+        s.sink.step[i] = 1;
+        s.sink.dim[i] = conv->out[i];
+    }
+    cut(&s);
+    *out = s;
+}
+
+/* x[stride * a + phase - pad] gets w[t] * dy[a - shift(t)]: the places are the values a for which
+ * that is in x for any phase, and one plane of dy serves all taps. */
+void mpq_stage_backward(const struct mpq_conv *conv, struct mpq_stage *out)
+{
+    struct mpq_stage s = {.n = conv->n, .channels = conv->m / conv->group, .group = conv->group};
+    set_taps(conv, &s);
+    for (int i = 0; i < 3; i++) {
+        int64_t first = floor_div(conv->pad[i], conv->stride[i]);
+        int64_t last = floor_div(conv->in[i] - 1 + conv->pad[i], conv->stride[i]);
+        s.total[i] = last - first + 1;
+        s.n_slot[i] = 1;
+        s.source.step[i] = 1;
+        s.source.before[i] = s.max_shift[i] - first;
+        s.source.dim[i] = conv->out[i];
+        s.sink.step[i] = conv->stride[i];
+        s.sink.before[i] = conv->pad[i] - first * conv->stride[i];
+        s.sink.dim[i] = conv->in[i];
+    }
+    cut(&s);
+    *out = s;
+}
+
+int64_t mpq_stage_units(const struct mpq_stage *stage)
+{
+    return stage->n_block * stage->n_band * stage->group;
+}
+
+size_t mpq_stage_elements(const struct mpq_stage *stage)
+{
+    return (size_t)(stage->channels * stage->channel + MPQ_STAGE_SLACK);
+}
+
+struct mpq_unit mpq_stage_unit(const struct mpq_stage *stage, int64_t index)
+{
+    int64_t band = index % stage->n_band, rest = index / stage->n_band;
+    struct mpq_unit u = {.group = rest % stage->group,
+                         .image = rest / stage->group * stage->images,
+                         .row = band * stage->band};
+    u.n_image = min64(stage->images, stage->n - u.image);
+    u.n_row = min64(stage->band, stage->total[0] - u.row);
+    u.places = (u.n_image - 1) * stage->image +
+               ((u.n_row - 1) * stage->extent[1] + stage->total[1] - 1) * stage->extent[2] +
+               stage->total[2];
+    return u;
+}
+
+/* Indices i of [0, n) for which i * step + start lies in [0, dim). */
+static void clip(int64_t n, int64_t step, int64_t start, int64_t dim, int64_t *out_low,
+                 int64_t *out_high)
+{
+    int64_t high = min64(n, ceil_div(dim - start, step));
+    *out_low = min64(n, max64(0, ceil_div(-start, step)));
+    *out_high = max64(*out_low, high);
+}
+
+static void copy_row(mpq_real *to, const mpq_real *from, int64_t step, int64_t low, int64_t high,
+                     int64_t n)
+{
+    for (int64_t i = 0; i < low; i++)
+        to[i] = 0;
+    if (step == 1) {
+        for (int64_t i = low; i < high; i++)
+            to[i] = from[i - low];
+    } else {
+        for (int64_t i = low; i < high; i++)
+            to[i] = from[(i - low) * step];
+    }
+    for (int64_t i = high; i < n; i++)
+        to[i] = 0;
+}
+
+/* One image of one slot of one channel. start[axis]: index in the array of the plane's first. */
+static void fill_plane(const struct mpq_stage *s, const int64_t start[3], const mpq_real *from,
+                       mpq_real *to)
+{
+    const struct mpq_stage_map *map = &s->source;
+    int64_t low[3], high[3];
+    for (int i = 0; i < 3; i++)
+        clip(s->extent[i], map->step[i], start[i], map->dim[i], &low[i], &high[i]);
+    for (int64_t i = 0; i < s->extent[0]; i++)
+        for (int64_t j = 0; j < s->extent[1]; j++, to += s->extent[2]) {
+            if (i < low[0] || i >= high[0] || j < low[1] || j >= high[1]) {
+                memset(to, 0, (size_t)s->extent[2] * sizeof *to);
+                continue;
+            }
+            int64_t y = start[0] + i * map->step[0], z = start[1] + j * map->step[1];
+            const mpq_real *row = from + (y * map->dim[1] + z) * map->dim[2];
+            copy_row(to, row + start[2] + low[2] * map->step[2], map->step[2], low[2], high[2],
+                     s->extent[2]);
+        }
+}
+
+void mpq_stage_fill(const struct mpq_stage *s, const struct mpq_unit *unit, const mpq_real *array,
+                    mpq_real *buffer)
+{
+    const struct mpq_stage_map *map = &s->source;
+    int64_t area = mpq_volume(map->dim);
+    int64_t n_slot = mpq_volume(s->n_slot);
+    for (int64_t c = 0; c < s->channels; c++)
+        for (int64_t slot = 0; slot < n_slot; slot++) {
+            int64_t index[3], start[3];
+            split(slot, s->n_slot, index);
+            for (int i = 0; i < 3; i++)
+                start[i] = (i == 0 ? unit->row * map->step[0] : 0) - map->before[i] +
+                           index[i] * s->dilation[i] % s->stride[i];
+            mpq_real *to = buffer + c * s->channel + slot * s->plane;
+            for (int64_t i = 0; i < unit->n_image; i++) {
+                int64_t channel = ((unit->image + i) * s->group + unit->group) * s->channels + c;
+                fill_plane(s, start, array + channel * area, to + i * s->image);
+            }
+        }
+}
+
+void mpq_stage_offsets(const struct mpq_stage *s, int64_t *out)
+{
+    int64_t taps = mpq_volume(s->kernel);
+    for (int64_t c = 0; c < s->channels; c++)
+        for (int64_t i = 0; i < taps; i++) {
+            int64_t tap[3], slot = 0, shift = 0;
+            split(i, s->kernel, tap);
+            for (int j = 0; j < 3; j++) {
+                slot = slot * s->n_slot[j] + tap[j] % s->period[j];
+                shift = shift * s->extent[j] + tap[j] * s->dilation[j] / s->stride[j];
+            }
+            *out++ = c * s->channel + slot * s->plane + shift;
+        }
+}
+
+static void count_slots(const struct mpq_stage *s, int64_t out_n[3])
+{
+    for (int i = 0; i < 3; i++)
+        out_n[i] = min64(s->kernel[i], s->period[i]);
+}
+
+int64_t mpq_phase_count(const struct mpq_stage *stage)
+{
+    int64_t n_slot[3];
+    count_slots(stage, n_slot);
+    return mpq_volume(n_slot);
+}
+
+struct mpq_phase mpq_phase_at(const struct mpq_stage *s, int64_t index)
+{
+    struct mpq_phase p = {.taps_before = 0};
+    int64_t n_slot[3];
+    count_slots(s, n_slot);
+    for (int64_t n = 0;; n++) {
+        split(n, n_slot, p.slot);
+        for (int i = 0; i < 3; i++)
+            p.n_tap[i] = (s->kernel[i] - p.slot[i] - 1) / s->period[i] + 1;
+        if (n == index)
+            break;
+        p.taps_before += mpq_volume(p.n_tap);
+    }
+    for (int i = 0; i < 3; i++)
+        p.phase[i] = p.slot[i] * s->dilation[i] % s->stride[i];
+    return p;
+}
+
+int64_t mpq_phase_tap(const struct mpq_stage *s, const struct mpq_phase *phase, int64_t i)
+{
+    int64_t tap[3], index = 0;
+    split(i, phase->n_tap, tap);
+    for (int j = 0; j < 3; j++)
+        index = index * s->kernel[j] + phase->slot[j] + tap[j] * s->period[j];
+    return index;
+}
+
+void mpq_phase_offsets(const struct mpq_stage *s, const struct mpq_phase *phase, int64_t *out)
+{
+    int64_t taps = mpq_volume(phase->n_tap);
+    for (int64_t m = 0; m < s->channels; m++)
+        for (int64_t i = 0; i < taps; i++) {
+            int64_t tap[3], shift = 0;
+            split(mpq_phase_tap(s, phase, i), s->kernel, tap);
+            for (int j = 0; j < 3; j++)
+                shift =
+                    shift * s->extent[j] + s->max_shift[j] - tap[j] * s->dilation[j] / s->stride[j];
+            *out++ = m * s->channel + shift;
+        }
+}
+
+int mpq_stage_parts(const struct mpq_stage *s, const struct mpq_unit *unit, const int64_t phase[3],
+                    int64_t channels, int64_t begin, int64_t n, struct mpq_part *out)
+{
+    const struct mpq_stage_map *map = &s->sink;
+    int64_t area = mpq_volume(map->dim);
+    int64_t start[3], low, high;
+    for (int i = 0; i < 3; i++)
+        start[i] = phase[i] - map->before[i];
+    clip(s->total[2], map->step[2], start[2], map->dim[2], &low, &high);
+    int n_part = 0;
+    int64_t row = begin / s->extent[2];
+    for (int64_t first = row * s->extent[2]; first < begin + n; first += s->extent[2], row++) {
+        int64_t image = row / (s->extent[0] * s->extent[1]);
+        int64_t i = row / s->extent[1] % s->extent[0], j = row % s->extent[1];
+        int64_t y = (unit->row + i) * map->step[0] + start[0], z = j * map->step[1] + start[1];
+        int64_t from = max64(first + low, begin), end = min64(first + high, begin + n);
+        if (image >= unit->n_image || i >= unit->n_row || j >= s->total[1] || y < 0 ||
+            y >= map->dim[0] || z < 0 || z >= map->dim[1] || from >= end)
+            continue;
+        out[n_part++] = (struct mpq_part){
+            .to = image * channels * area + (y * map->dim[1] + z) * map->dim[2] +
+                  (from - first) * map->step[2] + start[2],
+            .from = (int)(from - begin),
+            .count = (int)(end - from),
+        };
+    }
+    return n_part;
+}

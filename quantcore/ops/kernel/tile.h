@@ -1,0 +1,52 @@
+/* The innermost loops of convolution, one set for each instruction set, in registers from the first
+ * product to the last. OpenBLAS has better ones for large square products, but convolutions have
+ * few rows, and it takes a processor it does not know for the plainest of its family.
+ *
+ * A tile is `rows` x `vectors * lanes` sums. `rows` is a power of two up to max_rows, `vectors` is
+ * 1 .. MPQ_TILE_VECTORS; a vector may be read past what is wanted, so sources need slack. */
+#ifndef MPQ_OPS_KERNEL_TILE_H
+#define MPQ_OPS_KERNEL_TILE_H
+
+#include <stdint.h>
+
+#include "quantcore/base/real.h"
+
+#define MPQ_TILE_VECTORS     3
+#define MPQ_TILE_MAX_ROWS    8
+#define MPQ_TILE_MAX_BYTES   64 /* of a vector, in any set */
+#define MPQ_TILE_MAX_COLUMNS (MPQ_TILE_VECTORS * MPQ_TILE_MAX_BYTES / (int64_t)sizeof(mpq_real))
+
+struct mpq_tile_set {
+    const char *name;
+    int lanes, max_rows;
+
+    /* c[i][j] = sum_k a[i * lda + k] * s[offset[k] + j] */
+    void (*product)(int rows, int vectors, int64_t n_k, const mpq_real *a, int64_t lda,
+                    const mpq_real *s, const int64_t *offset, mpq_real *c, int64_t ldc);
+
+    /* c[i][j] += sum over runs r and places x in them of
+     *            s[offset[i] + start[r] + x] * t[(r * length + x) * ldt + j] */
+    void (*gradient)(int rows, int vectors, const int64_t *offset, const mpq_real *s,
+                     const int64_t *start, int64_t n_run, int64_t length, const mpq_real *t,
+                     int64_t ldt, mpq_real *c, int64_t ldc);
+
+    /* y[j] = bias + sum_k w[k] * s[offset[k] + j] for j in 0 .. n rounded up to lanes. */
+    void (*filter)(int64_t n, int64_t n_k, const mpq_real *w, const int64_t *offset,
+                   const mpq_real *s, mpq_real bias, mpq_real *y);
+
+    /* c[k] += sum_j g[j] * s[offset[k] + j] for j in 0 .. n rounded up to lanes: g is zero there.
+     */
+    void (*correlate)(int64_t n, int64_t n_k, const mpq_real *g, const int64_t *offset,
+                      const mpq_real *s, mpq_real *c);
+
+    /* t[j * ldt + i] = a[i * lda + j] for i in 0 .. rows, j in 0 .. columns, of any size. */
+    void (*transpose)(int64_t rows, int64_t columns, const mpq_real *a, int64_t lda, mpq_real *t,
+                      int64_t ldt);
+};
+
+/* The best set this processor has; and all it has, plainest first, NULL past the last: for tests.
+ */
+const struct mpq_tile_set *mpq_tile_best(void);
+const struct mpq_tile_set *mpq_tile_at(int i);
+
+#endif

@@ -1,0 +1,128 @@
+/* Conv with 1 to 3 spatial dimensions, groups and dilations. */
+#include <inttypes.h>
+
+#include "quantcore/ops/conv_attrs.h"
+#include "quantcore/ops/op_util.h"
+
+/* Output size and padding in front of one axis; -1 where the filter does not fit in. */
+static int64_t axis_size(const struct mpq_conv_attrs *attrs, const struct mpq_conv_axis *a,
+                         int64_t in, int64_t *out_pad)
+{
+    bool upper = attrs->auto_pad == MPQ_PAD_SAME_UPPER;
+    if (upper || attrs->auto_pad == MPQ_PAD_SAME_LOWER) {
+        int64_t size = (in + a->stride - 1) / a->stride;
+        int64_t total = (size - 1) * a->stride + a->span - in;
+        if (total < 0)
+            total = 0;
+        *out_pad = upper ? total / 2 : total - total / 2;
+        return size;
+    }
+    *out_pad = a->pad_begin;
+    int64_t room = in + a->pad_begin + a->pad_end - a->span;
+    if (room < 0)
+        return in == 0 ? 0 : -1;
+    return room / a->stride + 1;
+}
+
+static struct mpq_conv geometry(const struct mpq_node *node, const struct mpq_tensor *const *x)
+{
+    const struct mpq_conv_attrs *attrs = node->attrs;
+    const struct mpq_shape *in = &x[0]->shape, *w = &x[1]->shape;
+    struct mpq_conv conv = {
+        .n = in->dim[0], .c = in->dim[1], .m = w->dim[0], .group = attrs->group};
+    for (int i = 0; i < MPQ_CONV_DIMS; i++)
+        conv.in[i] = conv.out[i] = conv.kernel[i] = conv.stride[i] = conv.dilation[i] = 1;
+    for (int i = 0; i < in->rank - 2; i++) {
+        struct mpq_conv_axis a = mpq_conv_axis(attrs, w, i);
+        int slot = mpq_conv_slot(in->rank - 2, i);
+        conv.in[slot] = in->dim[2 + i];
+        conv.out[slot] = axis_size(attrs, &a, in->dim[2 + i], &conv.pad[slot]);
+        conv.kernel[slot] = a.kernel;
+        conv.stride[slot] = a.stride;
+        conv.dilation[slot] = a.dilation;
+    }
+    return conv;
+}
+
+static enum mpq_status conv_infer(struct mpq_ctx *ctx, const struct mpq_node *node,
+                                  const struct mpq_tensor *const *x, struct mpq_tensor *const *y)
+{
+    const struct mpq_shape *in = &x[0]->shape, *w = &x[1]->shape;
+    const struct mpq_tensor *b = mpq_input(node, x, 2);
+    MPQ_TRY(mpq_conv_check(ctx, node, x));
+    struct mpq_conv conv = geometry(node, x);
+    if (in->dim[1] != w->dim[1] * conv.group || conv.m % conv.group != 0)
+        return mpq_fail_node(ctx, node, MPQ_E_SHAPE,
+                             "weight %s with %" PRId64 " groups does not fit input %s",
+                             MPQ_SHAPE_TEXT(w), conv.group, MPQ_SHAPE_TEXT(in));
+    if (b && (b->shape.rank != 1 || b->shape.dim[0] != conv.m))
+        return mpq_fail_node(ctx, node, MPQ_E_SHAPE,
+                             "bias %s does not fit %" PRId64 " output channels",
+                             MPQ_SHAPE_TEXT(&b->shape), conv.m);
+    struct mpq_shape shape = {.rank = in->rank, .dim = {conv.n, conv.m}};
+    for (int i = 0; i < in->rank - 2; i++) {
+        shape.dim[2 + i] = conv.out[mpq_conv_slot(in->rank - 2, i)];
+        if (shape.dim[2 + i] < 0)
+            return mpq_fail_node(ctx, node, MPQ_E_SHAPE,
+                                 "filter %s is larger than the padded input %s", MPQ_SHAPE_TEXT(w),
+                                 MPQ_SHAPE_TEXT(in));
+    }
+    return mpq_infer_set(ctx, node, y[0], MPQ_FLOAT, &shape);
+}
+
+static size_t conv_workspace(const struct mpq_node *node, const struct mpq_tensor *const *x,
+                             struct mpq_tensor *const *y, bool training)
+{
+    (void)y;
+    struct mpq_conv conv = geometry(node, x);
+    size_t bytes = mpq_conv_forward_bytes(&conv);
+    size_t dx = training ? mpq_conv_dx_bytes(&conv) : 0,
+           dw = training ? mpq_conv_dw_bytes(&conv) : 0;
+    bytes = bytes > dx ? bytes : dx;
+    return bytes > dw ? bytes : dw;
+}
+
+static void conv_forward(const struct mpq_kernel_args *args)
+{
+    struct mpq_conv conv = geometry(args->node, args->x);
+    const struct mpq_tensor *b = mpq_input(args->node, args->x, 2);
+    mpq_conv_forward(&conv, args->x[0]->data, args->x[1]->data, b ? b->data : NULL, false,
+                     args->y[0]->data, args->workspace);
+}
+
+static void conv_backward(const struct mpq_kernel_args *args)
+{
+    struct mpq_conv conv = geometry(args->node, args->x);
+    const mpq_real *dy = args->dy[0];
+    mpq_real *dx = mpq_grad(args, 0), *dw = mpq_grad(args, 1), *db = mpq_grad(args, 2);
+    if (!dy)
+        return;
+    if (dx)
+        mpq_conv_dx(&conv, dy, args->x[1]->data, dx, args->workspace);
+    if (dw)
+        mpq_conv_dw(&conv, args->x[0]->data, dy, dw, args->workspace);
+    if (db)
+        mpq_conv_db(conv.n, conv.m, mpq_volume(conv.out), dy, db);
+}
+
+static uint64_t conv_macs(const struct mpq_node *node, const struct mpq_tensor *const *x,
+                          struct mpq_tensor *const *y)
+{
+    (void)node;
+    return (uint64_t)mpq_shape_count(&y[0]->shape) *
+           (uint64_t)mpq_shape_count_range(&x[1]->shape, 1, x[1]->shape.rank);
+}
+
+const struct mpq_op mpq_op_conv = {.name = "Conv",
+                                   .domain = "",
+                                   .n_in_min = 2,
+                                   .n_in_max = 3,
+                                   .n_out_min = 1,
+                                   .n_out_max = 1,
+                                   .weight_input = 1,
+                                   .parse = mpq_conv_parse,
+                                   .infer = conv_infer,
+                                   .workspace = conv_workspace,
+                                   .forward = conv_forward,
+                                   .backward = conv_backward,
+                                   .macs = conv_macs};

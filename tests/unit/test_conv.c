@@ -1,0 +1,391 @@
+/* Conv and ConvTranspose against loops written from their definitions, in double. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "quantcore/base/rng.h"
+#include "quantcore/base/thread.h"
+#include "tests/check.h"
+#include "tests/unit/op_run.h"
+
+#define SEED 20240611u
+
+extern const struct mpq_op mpq_op_conv, mpq_op_conv_transpose;
+
+/* One convolution over three spatial dimensions; x, y by the roles in Conv. */
+struct shape {
+    int dims;
+    int64_t n, c, m, group;
+    int64_t in[3], kernel[3], stride[3], dilation[3], pad[3], pad_end[3], extra[3];
+    int64_t out[3];
+    bool bias;
+};
+
+static int64_t volume(const int64_t d[3])
+{
+    return d[0] * d[1] * d[2];
+}
+
+/* Calls fn for every product of an output, an input and a weight element. */
+static void each_product(const struct shape *s,
+                         void (*fn)(double **v, int64_t y, int64_t x, int64_t w), double **v)
+{
+    int64_t cg = s->c / s->group, mg = s->m / s->group;
+    for (int64_t n = 0; n < s->n; n++)
+        for (int64_t m = 0; m < s->m; m++)
+            for (int64_t c = 0; c < cg; c++)
+                for (int64_t o = 0; o < volume(s->out); o++)
+                    for (int64_t k = 0; k < volume(s->kernel); k++) {
+                        int64_t oi[3] = {o / (s->out[1] * s->out[2]), o / s->out[2] % s->out[1],
+                                         o % s->out[2]};
+                        int64_t ki[3] = {k / (s->kernel[1] * s->kernel[2]),
+                                         k / s->kernel[2] % s->kernel[1], k % s->kernel[2]};
+                        int64_t x = n * s->c + m / mg * cg + c;
+                        bool inside = true;
+                        for (int i = 0; i < 3; i++) {
+                            int64_t p = oi[i] * s->stride[i] + ki[i] * s->dilation[i] - s->pad[i];
+                            inside = inside && p >= 0 && p < s->in[i];
+                            x = x * s->in[i] + p;
+                        }
+                        if (inside)
+                            fn(v, (n * s->m + m) * volume(s->out) + o, x,
+                               (m * cg + c) * volume(s->kernel) + k);
+                    }
+}
+
+/* v: y, x, w, dy, dx, dw */
+enum { Y, X, W, DY, DX, DW, N_V };
+
+static void add_y(double **v, int64_t y, int64_t x, int64_t w)
+{
+    v[Y][y] += v[X][x] * v[W][w];
+}
+
+static void add_gradients(double **v, int64_t y, int64_t x, int64_t w)
+{
+    v[DX][x] += v[DY][y] * v[W][w];
+    v[DW][w] += v[DY][y] * v[X][x];
+}
+
+/* The transpose: y takes the place of dx and x that of dy. */
+static void add_y_transposed(double **v, int64_t y, int64_t x, int64_t w)
+{
+    v[Y][x] += v[X][y] * v[W][w];
+}
+
+static void add_gradients_transposed(double **v, int64_t y, int64_t x, int64_t w)
+{
+    v[DX][y] += v[DY][x] * v[W][w];
+    v[DW][w] += v[DY][x] * v[X][y];
+}
+
+static double *doubles(const mpq_real *from, int64_t n)
+{
+    double *v = calloc((size_t)n + 1, sizeof *v);
+    assert_non_null(v);
+    for (int64_t i = 0; from && i < n; i++)
+        v[i] = (double)from[i];
+    return v;
+}
+
+static void compare(const char *what, const struct shape *s, const mpq_real *got,
+                    const double *want, int64_t n, double offset, double scale)
+{
+    for (int64_t i = 0; i < n; i++)
+        if (!(fabs((double)got[i] - offset - want[i]) <= 2e-5 * (scale + fabs(want[i]))))
+            fail_msg("%s[%d] = %.9g, expected %.9g: n %d c %d m %d group %d in %d %d %d kernel %d "
+                     "%d %d stride %d %d %d dilation %d %d %d pad %d %d %d threads %d",
+                     what, (int)i, (double)got[i] - offset, want[i], (int)s->n, (int)s->c,
+                     (int)s->m, (int)s->group, (int)s->in[0], (int)s->in[1], (int)s->in[2],
+                     (int)s->kernel[0], (int)s->kernel[1], (int)s->kernel[2], (int)s->stride[0],
+                     (int)s->stride[1], (int)s->stride[2], (int)s->dilation[0], (int)s->dilation[1],
+                     (int)s->dilation[2], (int)s->pad[0], (int)s->pad[1], (int)s->pad[2],
+                     mpq_thread_count());
+}
+
+/* Attributes and inputs: the last `dims` of the three dimensions count. */
+static void set_up(struct op_run *run, const struct shape *s, bool transposed, uint64_t seed)
+{
+    int64_t pads[6], first = 3 - s->dims;
+    struct mpq_shape x = {.rank = 2 + s->dims, .dim = {s->n, transposed ? s->m : s->c}};
+    struct mpq_shape w = {.rank = 2 + s->dims, .dim = {s->m, s->c / s->group}};
+    struct mpq_shape b = MPQ_SHAPE(transposed ? s->c : s->m);
+    for (int i = 0; i < s->dims; i++) {
+        x.dim[2 + i] = transposed ? s->out[first + i] : s->in[first + i];
+        w.dim[2 + i] = s->kernel[first + i];
+        pads[i] = s->pad[first + i];
+        pads[s->dims + i] = s->pad_end[first + i];
+    }
+    op_run_init(run, transposed ? &mpq_op_conv_transpose : &mpq_op_conv);
+    op_run_ints(run, "kernel_shape", (size_t)s->dims, s->kernel + first);
+    op_run_ints(run, "strides", (size_t)s->dims, s->stride + first);
+    op_run_ints(run, "dilations", (size_t)s->dims, s->dilation + first);
+    op_run_ints(run, "pads", 2 * (size_t)s->dims, pads);
+    op_run_int(run, "group", s->group);
+    if (transposed)
+        op_run_ints(run, "output_padding", (size_t)s->dims, s->extra + first);
+    op_run_input(run, &x, seed);
+    op_run_input(run, &w, seed);
+    if (s->bias)
+        op_run_input(run, &b, seed);
+}
+
+static void check_shape(const struct shape *s, bool transposed, uint64_t seed)
+{
+    struct op_run run;
+    double *v[N_V];
+    set_up(&run, s, transposed, seed);
+    CHECK_OK(&run.ctx, op_run_infer(&run));
+    const int64_t *size = transposed ? s->in : s->out;
+    for (int i = 0; i < s->dims; i++)
+        assert_int_equal(run.out.shape.dim[2 + i], size[3 - s->dims + i]);
+    int64_t n_x = mpq_shape_count(&run.x[0]->shape), n_w = mpq_shape_count(&run.x[1]->shape);
+    int64_t n_y = mpq_shape_count(&run.out.shape), n_b = run.out.shape.dim[1];
+    int64_t area = volume(size);
+    mpq_real *dy = malloc(((size_t)n_y + 1) * sizeof *dy);
+    assert_non_null(dy);
+    for (int64_t i = 0; i < n_y; i++)
+        dy[i] = (mpq_real)mpq_rng_normal(seed, MPQ_STREAM_TEST, 9, (uint32_t)i);
+    v[Y] = doubles(NULL, n_y);
+    v[X] = doubles(run.x[0]->data, n_x);
+    v[W] = doubles(run.x[1]->data, n_w);
+    v[DY] = doubles(dy, n_y);
+    v[DX] = doubles(NULL, n_x);
+    v[DW] = doubles(NULL, n_w);
+    double *db = doubles(NULL, n_b);
+    for (int64_t i = 0; i < n_y; i++) {
+        v[Y][i] = s->bias ? (double)((const mpq_real *)run.x[2]->data)[i / area % n_b] : 0;
+        db[i / area % n_b] += v[DY][i];
+    }
+    each_product(s, transposed ? add_y_transposed : add_y, v);
+    each_product(s, transposed ? add_gradients_transposed : add_gradients, v);
+
+    double products = sqrt((double)(n_w / run.x[1]->shape.dim[0]) + 1);
+    op_run_forward(&run);
+    compare("y", s, run.out.data, v[Y], n_y, 0, products);
+    op_run_backward(&run, dy, 1);
+    compare("dx", s, run.dx[0], v[DX], n_x, 1, products);
+    compare("dw", s, run.dx[1], v[DW], n_w, 1, sqrt((double)(s->n * area) + 1));
+    if (s->bias)
+        compare("db", s, run.dx[2], db, n_b, 1, sqrt((double)(s->n * area) + 1));
+    for (int i = 0; i < N_V; i++)
+        free(v[i]);
+    free(db);
+    free(dy);
+    op_run_free(&run);
+}
+
+struct draw {
+    uint64_t step;
+    uint32_t i;
+};
+
+static int64_t draw(struct draw *d, int64_t low, int64_t high)
+{
+    return low + (int64_t)mpq_rng_below(SEED, MPQ_STREAM_TEST, d->step, d->i++,
+                                        (uint32_t)(high - low + 1));
+}
+
+/* A random shape of at most about 2 million products. */
+static struct shape random_shape(uint64_t step, bool transposed)
+{
+    struct draw d = {step, 0};
+    struct shape s = {.dims = (int)draw(&d, 1, 3), .n = draw(&d, 1, 5), .bias = draw(&d, 0, 1)};
+    if (draw(&d, 0, 1))
+        s.dims = 2;
+    s.group = draw(&d, 0, 2) ? 1 : draw(&d, 1, 6);
+    s.c = s.group * draw(&d, 1, s.group > 1 ? 3 : 19);
+    s.m = s.group * draw(&d, 1, s.group > 1 ? 3 : 19);
+    if (draw(&d, 0, 3) == 0)
+        s.c = s.m = s.group = draw(&d, 1, 20);
+    for (int i = 0; i < 3; i++) {
+        s.in[i] = s.kernel[i] = s.stride[i] = s.dilation[i] = s.out[i] = 1;
+        if (i < 3 - s.dims)
+            continue;
+        s.kernel[i] = draw(&d, 1, s.dims == 3 ? 3 : 5);
+        s.stride[i] = draw(&d, 0, 1) ? 1 : draw(&d, 1, 4);
+        s.dilation[i] = draw(&d, 0, 1) ? 1 : draw(&d, 1, 3);
+        s.pad[i] = draw(&d, 0, 3);
+        s.pad_end[i] = draw(&d, 0, 3);
+        int64_t span = (s.kernel[i] - 1) * s.dilation[i] + 1;
+        if (transposed) {
+            s.out[i] = draw(&d, 1, s.dims == 3 ? 5 : 9);
+            s.extra[i] = draw(&d, 0, s.stride[i] - 1);
+            int64_t full = (s.out[i] - 1) * s.stride[i] + s.extra[i] + span;
+            if (full <= s.pad[i] + s.pad_end[i])
+                s.pad[i] = s.pad_end[i] = 0;
+            s.in[i] = full - s.pad[i] - s.pad_end[i];
+        } else {
+            s.in[i] = draw(&d, 1, s.dims == 3 ? 6 : 20);
+            if (s.in[i] + s.pad[i] + s.pad_end[i] < span)
+                s.in[i] = span;
+            s.out[i] = (s.in[i] + s.pad[i] + s.pad_end[i] - span) / s.stride[i] + 1;
+        }
+    }
+    return s;
+}
+
+static void test_random(void **state)
+{
+    (void)state;
+    for (uint64_t i = 0; i < 300; i++) {
+        mpq_thread_set_count(1 + (int)(i % 3));
+        struct shape conv = random_shape(i, false), transposed = random_shape(i, true);
+        check_shape(&conv, false, i);
+        check_shape(&transposed, true, i);
+    }
+    mpq_thread_set_count(1);
+}
+
+static struct shape square(int64_t n, int64_t c, int64_t m, int64_t group, int64_t size,
+                           int64_t kernel, int64_t stride)
+{
+    struct shape s = {.dims = 2, .n = n, .c = c, .m = m, .group = group, .bias = true};
+    for (int i = 0; i < 3; i++) {
+        bool used = i > 0;
+        s.in[i] = used ? size : 1;
+        s.kernel[i] = used ? kernel : 1;
+        s.stride[i] = used ? stride : 1;
+        s.dilation[i] = 1;
+        s.pad[i] = s.pad_end[i] = used ? kernel / 2 : 0;
+        s.out[i] = (s.in[i] + 2 * s.pad[i] - s.kernel[i]) / s.stride[i] + 1;
+    }
+    return s;
+}
+
+/* Shapes of real networks: bands of rows, many small images in one unit, every tail of a tile. */
+static void test_network_shapes(void **state)
+{
+    (void)state;
+    const struct shape shape[] = {
+        square(3, 16, 16, 1, 32, 3, 1),    square(2, 64, 64, 1, 40, 3, 1),
+        square(2, 3, 64, 1, 61, 3, 2),     square(2, 64, 16, 1, 55, 1, 1),
+        square(9, 70, 13, 1, 4, 1, 1),     square(9, 40, 24, 1, 4, 3, 1),
+        square(5, 16, 32, 1, 16, 1, 2),    square(1, 96, 96, 96, 30, 3, 1),
+        square(3, 144, 144, 144, 7, 3, 1), square(2, 32, 32, 32, 64, 3, 2),
+        square(1, 32, 64, 32, 12, 3, 1),   square(2, 24, 24, 4, 14, 5, 1),
+        square(17, 12, 12, 12, 4, 5, 1),   square(1, 8, 8, 8, 150, 3, 1),
+    };
+    for (size_t i = 0; i < MPQ_COUNT(shape); i++)
+        for (int threads = 1; threads <= 3; threads++) {
+            mpq_thread_set_count(threads);
+            check_shape(&shape[i], false, i);
+        }
+    mpq_thread_set_count(1);
+}
+
+/* The same thread count gives the same bits. */
+static void test_repeatable(void **state)
+{
+    (void)state;
+    struct shape s = square(7, 16, 16, 1, 17, 3, 1);
+    mpq_real first[16 * 16 * 9];
+    mpq_thread_set_count(3);
+    for (int round = 0; round < 3; round++) {
+        struct op_run run;
+        set_up(&run, &s, false, 5);
+        CHECK_OK(&run.ctx, op_run_infer(&run));
+        op_run_forward(&run);
+        op_run_backward(&run, run.out.data, 0);
+        if (round == 0)
+            memcpy(first, run.dx[1], sizeof first);
+        assert_memory_equal(first, run.dx[1], sizeof first);
+        op_run_free(&run);
+    }
+    mpq_thread_set_count(1);
+}
+
+/* No images, no channels, no places: nothing is touched, or only the bias is written. */
+static void test_empty(void **state)
+{
+    (void)state;
+    struct shape shape[] = {square(0, 4, 4, 1, 5, 3, 1), square(2, 4, 4, 1, 5, 3, 1),
+                            square(2, 4, 4, 4, 0, 3, 1), square(2, 4, 4, 1, 0, 1, 1)};
+    shape[1].c = 0;
+    shape[2].out[1] = shape[2].out[2] = 0;
+    shape[3].out[1] = shape[3].out[2] = 0;
+    for (size_t i = 0; i < MPQ_COUNT(shape); i++)
+        check_shape(&shape[i], false, i);
+    check_shape(&shape[0], true, 0);
+}
+
+static void check_auto_pad(const char *auto_pad, int64_t size, int64_t pad, int64_t out)
+{
+    struct op_run run;
+    struct shape s = square(1, 2, 2, 1, size, 4, 3);
+    s.pad[1] = s.pad[2] = pad;
+    s.out[1] = s.out[2] = out;
+    s.bias = false;
+    set_up(&run, &s, false, 1);
+    run.node.attr_set.n = 0;
+    op_run_string(&run, "auto_pad", auto_pad);
+    op_run_ints(&run, "strides", 2, s.stride + 1);
+    CHECK_OK(&run.ctx, op_run_infer(&run));
+    assert_int_equal(run.out.shape.dim[2], out);
+    double *v[N_V] = {[X] = doubles(run.x[0]->data, mpq_shape_count(&run.x[0]->shape)),
+                      [W] = doubles(run.x[1]->data, mpq_shape_count(&run.x[1]->shape)),
+                      [Y] = doubles(NULL, mpq_shape_count(&run.out.shape))};
+    each_product(&s, add_y, v);
+    op_run_forward(&run);
+    compare("y", &s, run.out.data, v[Y], mpq_shape_count(&run.out.shape), 0, 6);
+    for (int i = 0; i < N_V; i++)
+        free(v[i]);
+    op_run_free(&run);
+}
+
+static void test_auto_pad(void **state)
+{
+    (void)state;
+    check_auto_pad("SAME_UPPER", 10, 1, 4); /* 3 in all: 1 before, 2 after */
+    check_auto_pad("SAME_LOWER", 10, 2, 4);
+    check_auto_pad("SAME_UPPER", 9, 0, 3);
+    check_auto_pad("SAME_LOWER", 9, 1, 3);
+    check_auto_pad("VALID", 10, 0, 3);
+}
+
+static void test_refused(void **state)
+{
+    (void)state;
+    struct op_run run;
+    struct shape s = square(1, 4, 4, 1, 5, 3, 1);
+    set_up(&run, &s, false, 1);
+    run.tensor[0].shape.dim[1] = 5;
+    CHECK_FAILS(&run.ctx, op_run_infer(&run), MPQ_E_SHAPE, "does not fit input [1,5,5,5]");
+    run.tensor[0].shape.dim[1] = 4;
+    run.tensor[2].shape.dim[0] = 3;
+    CHECK_FAILS(&run.ctx, op_run_infer(&run), MPQ_E_SHAPE, "bias [3]");
+    run.tensor[2].shape.dim[0] = 4;
+    run.tensor[0].shape.rank = 6;
+    CHECK_FAILS(&run.ctx, op_run_infer(&run), MPQ_E_UNSUPPORTED, "spatial dimensions");
+    run.tensor[0].shape.rank = 3;
+    CHECK_FAILS(&run.ctx, op_run_infer(&run), MPQ_E_SHAPE, "weight");
+    run.tensor[0].shape.rank = run.tensor[1].shape.rank = 3;
+    CHECK_FAILS(&run.ctx, op_run_infer(&run), MPQ_E_SHAPE, "entries");
+    op_run_free(&run);
+
+    s.in[2] = 1;
+    s.pad[2] = s.pad_end[2] = 0;
+    set_up(&run, &s, false, 1);
+    CHECK_FAILS(&run.ctx, op_run_infer(&run), MPQ_E_SHAPE, "larger than the padded input");
+    run.node.attr_set.n = 0;
+    op_run_string(&run, "auto_pad", "SAME");
+    CHECK_FAILS(&run.ctx, op_run_infer(&run), MPQ_E_FORMAT, "auto_pad is 'SAME'");
+    run.node.attr_set.n = 0;
+    op_run_int(&run, "group", 0);
+    CHECK_FAILS(&run.ctx, op_run_infer(&run), MPQ_E_FORMAT, "group is 0");
+    run.node.attr_set.n = 0;
+    op_run_ints(&run, "strides", 2, (const int64_t[]){1, 0});
+    CHECK_FAILS(&run.ctx, op_run_infer(&run), MPQ_E_FORMAT, "strides has the entry 0");
+    op_run_free(&run);
+}
+
+int main(void)
+{
+    printf("seed=%u\n", SEED);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_random),     cmocka_unit_test(test_network_shapes),
+        cmocka_unit_test(test_repeatable), cmocka_unit_test(test_empty),
+        cmocka_unit_test(test_auto_pad),   cmocka_unit_test(test_refused),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
