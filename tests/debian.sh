@@ -20,8 +20,7 @@ has_header()
 
 need_for_build()
 {
-    need build-essential cc --version
-    need build-essential make --version
+    need build-essential sh -c 'cc --version && make --version'
     need cmake cmake --version
     need pkg-config pkg-config --version
     need protobuf-c-compiler protoc-c --version
@@ -49,6 +48,7 @@ install_missing()
     echo "Installing$missing" >&2
     $as_root apt-get update -qq
     # shellcheck disable=SC2086 # one word a package
-    $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $missing
+    $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $missing \
+        >/dev/null
     missing=
 }
