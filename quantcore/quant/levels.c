@@ -3,7 +3,14 @@
 #include <math.h>
 #include <string.h>
 
-enum { GRID = 63, BINS = 4096, MAX_LEVELS = 256 };
+enum { BINS = 8192, Z_RANGE = 256, MAX_LEVELS = 256 };
+
+/* Outermost level of a width. Up to 4 bits 63 is fine enough and keeps AVX2 kernels from saturating
+ * (255 * 2 * 63 < 32768); more levels need the finer grid. */
+static int grid(int bits)
+{
+    return bits <= 4 ? 63 : 127;
+}
 
 /* ---- levels and their table --------------------------------------------------------------------
  */
@@ -27,12 +34,8 @@ void mpq_levels_uniform(int bits, struct mpq_levels *out)
 {
     int8_t level[MAX_LEVELS];
     uint32_t n = bits == 8 ? 255 : 1u << bits;
-    /* Spacing 2 from -63 puts 64 levels on the odd numbers; fewer levels spread over the same grid.
-     */
     for (uint32_t k = 0; k < n; k++)
-        level[k] = bits == 8   ? (int8_t)((int)k - 127)
-                   : bits == 7 ? (int8_t)((int)k - 64)
-                               : (int8_t)(lrint((double)k * (2.0 * GRID) / (n - 1)) - GRID);
+        level[k] = (int8_t)(lrint((double)k * (2.0 * grid(bits)) / (n - 1)) - grid(bits));
     mpq_levels_set(bits, level, n, out);
 }
 
@@ -179,10 +182,10 @@ static void search_scales(const struct fit *fit, const struct mpq_levels *levels
      * as good as zero, yet not so small that its int32 bias (in units of the scale) overflows. */
     for (int64_t c = 0; c < layer->n_channel; c++)
         if (!(scale[c] > 0))
-            scale[c] = largest > 0 ? largest / 4096 : 1;
+            scale[c] = largest > 0 ? largest / 4096 : MPQ_REAL(0x1p-20);
 }
 
-/* Histogram of z = w/scale over [-128, 128), each weight counting h * scale^2, its share in the
+/* Histogram of z = w/scale over [-256, 256), each weight counting h * scale^2, its share in the
  * error. */
 static void gather(struct fit *fit, const mpq_real *scale)
 {
@@ -195,7 +198,7 @@ static void gather(struct fit *fit, const mpq_real *scale)
                 double s = (double)scale[c];
                 double z = (double)fit->w[(o * layer->n_channel + c) * layer->n_inner + i] / s;
                 double h = weight_of(fit, o, i) * s * s;
-                double bin = (z + 128) * (BINS / 256);
+                double bin = (z + Z_RANGE) * (BINS / (2 * Z_RANGE));
                 int b = bin < 0 ? 0 : bin > BINS - 1 ? BINS - 1 : (int)bin;
                 fit->mass[b] += h;
                 fit->moment[b] += h * z;
@@ -205,11 +208,11 @@ static void gather(struct fit *fit, const mpq_real *scale)
 /* Lloyd's iteration in one dimension: each level moves to the mean of what is nearest to it. */
 static void lloyd(const struct fit *fit, double *center, uint32_t n)
 {
-    for (int iteration = 0; iteration < 24; iteration++) {
+    for (int iteration = 0; iteration < 100; iteration++) {
         double mass[MAX_LEVELS] = {0}, moment[MAX_LEVELS] = {0};
         uint32_t k = 0;
         for (int b = 0; b < BINS; b++) {
-            double z = (b + 0.5) * (256.0 / BINS) - 128;
+            double z = (b + 0.5) * (2.0 * Z_RANGE / BINS) - Z_RANGE;
             while (k + 1 < n && z >= (center[k] + center[k + 1]) / 2)
                 k++;
             mass[k] += fit->mass[b];
@@ -221,18 +224,27 @@ static void lloyd(const struct fit *fit, double *center, uint32_t n)
     }
 }
 
+/* A first guess: denser in the middle and wider than the uniform levels, as bell shapes want it.
+ * From equal spacing Lloyd's iteration creeps there over hundreds of rounds and gets stuck on the
+ * way. */
+static double spread(int bits, uint32_t k)
+{
+    double u = 2.0 * k / ((1u << bits) - 1) - 1;
+    return 1.2 * grid(bits) * (0.6 * u + 0.4 * u * u * u);
+}
+
 /* Stretch the centers to the grid and round them to distinct integers. */
 static void round_levels(int bits, double *center, uint32_t n, struct mpq_levels *out)
 {
     double most = fmax(-center[0], center[n - 1]);
     int8_t level[MAX_LEVELS];
     for (uint32_t k = 0; k < n; k++)
-        level[k] = (int8_t)lrint(center[k] * GRID / most);
+        level[k] = (int8_t)lrint(center[k] * grid(bits) / most);
     for (uint32_t k = 1; k < n; k++)
         if (level[k] <= level[k - 1])
             level[k] = (int8_t)(level[k - 1] + 1);
     for (uint32_t k = n; k-- > 0;) {
-        int top = GRID - (int)(n - 1 - k);
+        int top = grid(bits) - (int)(n - 1 - k);
         if (level[k] > top)
             level[k] = (int8_t)top;
     }
@@ -264,10 +276,10 @@ enum mpq_status mpq_levels_fit(struct mpq_ctx *ctx, const struct mpq_layer *laye
         for (int round = 0; round < 6; round++) {
             double center[MAX_LEVELS];
             for (uint32_t k = 0; k < levels.n; k++)
-                center[k] = levels.level[k];
+                center[k] = round ? levels.level[k] : spread(bits, k);
             gather(&fit, scale);
             lloyd(&fit, center, levels.n);
-            double stretch = fmax(-center[0], center[levels.n - 1]) / GRID;
+            double stretch = fmax(-center[0], center[levels.n - 1]) / grid(bits);
             if (!(stretch > 0))
                 break;
             round_levels(bits, center, levels.n, &levels);

@@ -4,8 +4,7 @@
  *
  * Levels are free in the exported file (a Gather), and for the bell-shaped weights of trained
  * layers Lloyd's levels have 15 to 20 % less squared error at 3 and 4 bits than the best equal
- * spacing. Widths below 8 keep |level| <= 63, so the integer kernels of AVX2 machines cannot
- * saturate on them (255 * 2 * 63 < 32768). */
+ * spacing. */
 #ifndef MPQ_QUANT_LEVELS_H
 #define MPQ_QUANT_LEVELS_H
 

@@ -14,8 +14,8 @@ struct mpq_tune_options {
         weight_rate;   /* of the latent weights, in units of each layer's root mean square a step */
     double scale_rate; /* of the channel scales, relative                                         */
     double bias_rate;  /* of the biases, in units of each layer's output root mean square         */
-    double align_weight;        /* of the mitigation against the distillation loss        */
-    const double *output_power; /* [n_layer] mean square of the float layer outputs, > 0 */
+    double align_weight; /* of the mitigation against the distillation loss        */
+    const struct mpq_layer_stats *stats; /* [n_layer] of the float model */
 };
 
 struct mpq_tune_result {

@@ -1,0 +1,232 @@
+/* Codebooks, their gradients, histograms and the ranges found on them. */
+#include <string.h>
+
+#include "quantcore/base/rng.h"
+#include "quantcore/quant/histogram.h"
+#include "quantcore/quant/levels.h"
+#include "tests/check.h"
+
+enum { N = 20000 };
+
+static void fill_normal(mpq_real *x, int n, uint64_t seed)
+{
+    for (int i = 0; i < n; i++)
+        x[i] = (mpq_real)mpq_rng_normal(seed, MPQ_STREAM_TEST, 0, (uint32_t)i);
+}
+
+static struct mpq_layer one_channel(int64_t n)
+{
+    return (struct mpq_layer){.n_outer = 1, .n_channel = 1, .n_inner = n, .n_param = n};
+}
+
+/* Mean squared error of fake quantization. */
+static double mse(const struct mpq_levels *levels, const struct mpq_layer *layer, const mpq_real *w,
+                  const mpq_real *scale)
+{
+    static mpq_real wq[N];
+    double sum = 0;
+    mpq_levels_fake_quant(levels, layer, w, scale, wq);
+    for (int64_t i = 0; i < layer->n_param; i++)
+        sum += ((double)w[i] - (double)wq[i]) * ((double)w[i] - (double)wq[i]);
+    return sum / (double)layer->n_param;
+}
+
+static void nearest_is_nearest(void **state)
+{
+    (void)state;
+    struct mpq_layer layer = one_channel(1);
+    for (int bits = 2; bits <= 8; bits++) {
+        struct mpq_levels levels;
+        mpq_levels_uniform(bits, &levels);
+        assert_int_equal(levels.n, bits == 8 ? 255 : 1 << bits);
+        for (uint32_t i = 0; i < 4000; i++) {
+            mpq_real z = (mpq_real)(300 * mpq_rng_uniform(1, MPQ_STREAM_TEST, 0, i) - 150), one = 1;
+            double best = 1e9;
+            int8_t q;
+            for (uint32_t k = 0; k < levels.n; k++)
+                best = fmin(best, fabs((double)z - levels.level[k]));
+            mpq_levels_encode(&levels, &layer, &z, &one, &q);
+            CHECK_NEAR(fabs((double)z - q), best, 0, 1e-6);
+        }
+    }
+}
+
+/* Lloyd-Max quantizers of a Gaussian: Max, "Quantizing for minimum distortion", 1960, table I, and
+ * the best uniform ones. Levels on the int8 grid and a finite sample cost a few percent. */
+static void gaussian_errors_are_those_of_the_literature(void **state)
+{
+    (void)state;
+    static mpq_real w[N];
+    static const double lloyd[] = {[2] = 0.1175, [3] = 0.03454, [4] = 0.009497, [5] = 0.002499};
+    struct mpq_layer layer = one_channel(N);
+    struct mpq_ctx ctx;
+    mpq_ctx_init(&ctx);
+    fill_normal(w, N, 7);
+    for (int bits = 2; bits <= 5; bits++) {
+        struct mpq_levels levels;
+        mpq_real scale;
+        CHECK_OK(&ctx, mpq_levels_fit(&ctx, &layer, w, NULL, bits, false, &levels, &scale));
+        CHECK_NEAR(mse(&levels, &layer, w, &scale), lloyd[bits], 0.07, 0);
+        double codebook = mse(&levels, &layer, w, &scale);
+        CHECK_OK(&ctx, mpq_levels_fit(&ctx, &layer, w, NULL, bits, true, &levels, &scale));
+        assert_true(codebook <= mse(&levels, &layer, w, &scale));
+    }
+}
+
+static void fit_survives_degenerate_weights(void **state)
+{
+    (void)state;
+    struct mpq_ctx ctx;
+    mpq_ctx_init(&ctx);
+    static const mpq_real cases[][8] = {{0},
+                                        {1, 1, 1, 1, 1, 1, 1, 1},
+                                        {MPQ_REAL(1e-30), 0, 0, 0, 0, 0, 0, MPQ_REAL(-1e-30)},
+                                        {MPQ_REAL(1e30), 0, 0, 0, -1, 0, 0, 0},
+                                        {0, 0, 0, 0, 5, -3, 2, 1}};
+    for (size_t i = 0; i < MPQ_COUNT(cases); i++)
+        for (int bits = 2; bits <= 8; bits++) {
+            struct mpq_layer layer = {.n_outer = 1, .n_channel = 2, .n_inner = 4, .n_param = 8};
+            struct mpq_levels levels;
+            mpq_real scale[2], wq[8];
+            CHECK_OK(&ctx,
+                     mpq_levels_fit(&ctx, &layer, cases[i], NULL, bits, false, &levels, scale));
+            mpq_levels_fake_quant(&levels, &layer, cases[i], scale, wq);
+            for (int k = 0; k < 8; k++) {
+                assert_true(scale[k / 4] > 0);
+                /* No worse than a quarter of the channel's largest weight, or a hair of the
+                 * other's. */
+                double most = 0;
+                for (int j = 0; j < 8; j++)
+                    most = fmax(most, fabs((double)cases[i][j]) * (j / 4 == k / 4 ? 0.5 : 0.02));
+                CHECK_NEAR(wq[k], cases[i][k], 0, most + 1e-4);
+            }
+            for (uint32_t k = 1; k < levels.n; k++)
+                assert_true(levels.level[k - 1] < levels.level[k]);
+        }
+}
+
+static void channels_of_a_matmul_weight_are_columns(void **state)
+{
+    (void)state;
+    /* w [K=2, N=3]: column n has scale n+1, so 8 bits keep it nearly exact. */
+    struct mpq_layer layer = {.n_outer = 2, .n_channel = 3, .n_inner = 1, .n_param = 6};
+    const mpq_real w[] = {127, 254, 381, 1, 2, 3}, scale[] = {1, 2, 3};
+    struct mpq_levels levels;
+    int8_t q[6];
+    mpq_levels_uniform(8, &levels);
+    mpq_levels_encode(&levels, &layer, w, scale, q);
+    for (int i = 0; i < 6; i++)
+        assert_int_equal(q[i], i < 3 ? 127 : 1);
+}
+
+static void gradients_follow_lsq(void **state)
+{
+    (void)state;
+    struct mpq_layer layer = one_channel(4);
+    const int8_t level[] = {-3, -1, 1, 3};
+    const mpq_real w[] = {MPQ_REAL(0.2), MPQ_REAL(0.9), -5, 4}, dwq[] = {1, 2, 3, 5},
+                   scale = MPQ_REAL(0.5);
+    struct mpq_levels levels;
+    mpq_real dw[4] = {0}, dscale = 0;
+    mpq_levels_set(2, level, 4, &levels);
+    mpq_levels_backward(&levels, &layer, w, &scale, dwq, dw, &dscale);
+    /* z = 0.4, 1.8, -10, 8: the last two are clipped. */
+    const mpq_real want[] = {1, 2, 0, 0};
+    for (int i = 0; i < 4; i++)
+        CHECK_NEAR(dw[i], want[i], 0, 0);
+    CHECK_NEAR(dscale, 1 * (1 - 0.4) + 2 * (1 - 1.8) + 3 * -3 + 5 * 3, 1e-6, 0);
+}
+
+static void histogram_grows_without_losing_values(void **state)
+{
+    (void)state;
+    static struct mpq_histogram h;
+    memset(&h, 0, sizeof h);
+    const mpq_real batches[][3] = {
+        {MPQ_REAL(0.1), MPQ_REAL(0.2), MPQ_REAL(0.3)}, {-5, 0, 1}, {100, MPQ_REAL(-0.5), 2}};
+    for (size_t i = 0; i < 3; i++)
+        mpq_histogram_add(&h, batches[i], 3);
+    uint64_t n = 0;
+    for (int i = 0; i < MPQ_HISTOGRAM_BINS; i++)
+        n += h.count[i];
+    assert_int_equal(n, 9);
+    assert_int_equal(h.n, 9);
+    CHECK_NEAR(h.minimum, -5, 0, 0);
+    CHECK_NEAR(h.maximum, 100, 0, 0);
+    assert_true(h.low <= -5 && h.low + h.width * MPQ_HISTOGRAM_BINS > 100);
+}
+
+static void ranges_hold_zero_and_beat_minmax(void **state)
+{
+    (void)state;
+    static mpq_real x[N];
+    static struct mpq_histogram h;
+    for (int sign = 0; sign < 2; sign++)
+        for (int bits = 2; bits <= 8; bits++) {
+            struct mpq_act_quant quant, full;
+            memset(&h, 0, sizeof h);
+            fill_normal(x, N, 3);
+            for (int i = 0; i < N && !sign; i++)
+                x[i] = x[i] > 0 ? x[i] : 0;
+            mpq_histogram_add(&h, x, N);
+            mpq_histogram_range(&h, bits, &quant);
+            assert_true(quant.zero_point >= 0 && quant.zero_point < 1 << bits);
+            if (!sign)
+                assert_int_equal(quant.zero_point, 0);
+            full = quant;
+            full.scale = (float)((h.maximum - fmin(h.minimum, 0)) / ((1 << bits) - 1));
+            full.zero_point = (int)rint(-fmin(h.minimum, 0) / (double)full.scale);
+            assert_true(mpq_histogram_mse(&h, &quant) <= mpq_histogram_mse(&h, &full));
+        }
+    /* ReLU at 4 bits, against the best of a fine ladder of steps on the sample itself. */
+    memset(&h, 0, sizeof h);
+    fill_normal(x, N, 3);
+    for (int i = 0; i < N; i++)
+        x[i] = x[i] > 0 ? x[i] : 0;
+    struct mpq_act_quant quant;
+    mpq_histogram_add(&h, x, N);
+    mpq_histogram_range(&h, 4, &quant);
+    double relu_mse = 1;
+    for (double step = 0.1; step < 0.4; step += 0.001) {
+        double sum = 0;
+        for (int i = 0; i < N; i++) {
+            double q = fmin(rint((double)x[i] / step), 15);
+            sum += ((double)x[i] - q * step) * ((double)x[i] - q * step);
+        }
+        relu_mse = fmin(relu_mse, sum / N);
+    }
+    CHECK_NEAR(mpq_histogram_mse(&h, &quant), relu_mse, 0.03, 0);
+}
+
+static void empty_and_constant_values_have_a_range(void **state)
+{
+    (void)state;
+    static struct mpq_histogram h;
+    struct mpq_act_quant quant;
+    memset(&h, 0, sizeof h);
+    mpq_histogram_range(&h, 8, &quant);
+    assert_true(quant.scale > 0);
+    const mpq_real zeros[4] = {0}, sevens[4] = {7, 7, 7, 7};
+    mpq_histogram_add(&h, zeros, 4);
+    mpq_histogram_range(&h, 8, &quant);
+    assert_true(quant.scale > 0 && quant.zero_point == 0);
+    memset(&h, 0, sizeof h);
+    mpq_histogram_add(&h, sevens, 4);
+    mpq_histogram_range(&h, 8, &quant);
+    CHECK_NEAR(rint(7 / (double)quant.scale) * (double)quant.scale, 7, 0.01, 0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(nearest_is_nearest),
+        cmocka_unit_test(gaussian_errors_are_those_of_the_literature),
+        cmocka_unit_test(fit_survives_degenerate_weights),
+        cmocka_unit_test(channels_of_a_matmul_weight_are_columns),
+        cmocka_unit_test(gradients_follow_lsq),
+        cmocka_unit_test(histogram_grows_without_losing_values),
+        cmocka_unit_test(ranges_hold_zero_and_beat_minmax),
+        cmocka_unit_test(empty_and_constant_values_have_a_range),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

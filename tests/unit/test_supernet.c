@@ -1,0 +1,161 @@
+/* The width scheduler's figures, the drawing of paths, and the coupling of widths. */
+#include <string.h>
+
+#include "quantcore/base/rng.h"
+#include "quantcore/supernet/freeze.h"
+#include "quantcore/supernet/tune.h"
+#include "tests/check.h"
+
+enum { N_LAYER = 20, N_PARAM = 20000 };
+
+struct fixture {
+    struct mpq_ctx ctx;
+    struct mpq_arena *arena;
+    struct mpq_layer layer[N_LAYER];
+    struct mpq_layer_table table;
+    struct mpq_supernet net;
+};
+
+static int setup(void **state)
+{
+    static struct fixture f;
+    memset(&f, 0, sizeof f);
+    mpq_ctx_init(&f.ctx);
+    f.arena = mpq_arena_create(&f.ctx);
+    f.table = (struct mpq_layer_table){.n_layer = N_LAYER, .layer = f.layer};
+    f.net.layers = &f.table;
+    f.net.layer = mpq_arena_alloc(&f.ctx, f.arena, N_LAYER, sizeof *f.net.layer);
+    for (uint32_t l = 0; l < N_LAYER; l++) {
+        struct mpq_supernet_layer *layer = &f.net.layer[l];
+        f.layer[l] = (struct mpq_layer){
+            .n_outer = 1, .n_channel = 1, .n_inner = N_PARAM, .n_param = N_PARAM};
+        layer->candidates = layer->active = 1 << 2 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 6;
+        layer->w = mpq_arena_alloc(&f.ctx, f.arena, N_PARAM, sizeof *layer->w);
+        for (uint32_t i = 0; i < N_PARAM; i++)
+            layer->w[i] = (mpq_real)mpq_rng_normal(l, MPQ_STREAM_TEST, 0, i);
+        for (int b = 2; b <= 6; b++) {
+            layer->width[b].scale = mpq_arena_alloc(&f.ctx, f.arena, 1, sizeof(mpq_real));
+            CHECK_OK(&f.ctx, mpq_levels_fit(&f.ctx, &f.layer[l], layer->w, NULL, b, true,
+                                            &layer->width[b].levels, layer->width[b].scale));
+        }
+    }
+    *state = &f;
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    struct fixture *f = *state;
+    mpq_arena_free(f->arena);
+    return 0;
+}
+
+static void gaussian_weights_have_the_published_turbulence(void **state)
+{
+    struct fixture *f = *state;
+    for (int b = 2; b <= 6; b++) {
+        const struct mpq_supernet_width *width = &f->net.layer[0].width[b];
+        double share = mpq_freeze_unstable_share(&width->levels, &f->layer[0], f->net.layer[0].w,
+                                                 width->scale);
+        /* At 2 bits there are boundaries at 0 and +-1 standard deviations: 0.25 phi(0) + 0.5
+         * phi(1). */
+        CHECK_NEAR(share, b == 2 ? 0.2207 : 0.25, 0, 0.015);
+    }
+    CHECK_NEAR(mpq_freeze_turbulence(&f->net, 0), 0.0694, 0, 0.002);
+    f->net.layer[0].active = 1 << 3 | 1 << 4 | 1 << 5 | 1 << 6;
+    CHECK_NEAR(mpq_freeze_turbulence(&f->net, 0), 0.0594, 0, 0.002);
+}
+
+static void weights_on_levels_are_calm_and_on_boundaries_turbulent(void **state)
+{
+    struct fixture *f = *state;
+    struct mpq_levels levels;
+    const int8_t level[] = {-3, -1, 1, 3};
+    const mpq_real calm[] = {-3, -1, 1, 3, -9, 9}, stormy[] = {-2, 0, 2, MPQ_REAL(0.2), -2, 0};
+    const mpq_real one = 1;
+    struct mpq_layer layer = {.n_outer = 1, .n_channel = 1, .n_inner = 6, .n_param = 6};
+    (void)f;
+    mpq_levels_set(2, level, 4, &levels);
+    CHECK_NEAR(mpq_freeze_unstable_share(&levels, &layer, calm, &one), 0, 0, 0);
+    CHECK_NEAR(mpq_freeze_unstable_share(&levels, &layer, stormy, &one), 1, 0, 0);
+}
+
+static void the_schedule_is_the_published_one(void **state)
+{
+    (void)state;
+    static const struct {
+        uint32_t epoch;
+        double ratio;
+        uint32_t of_19, of_51;
+    } row[] = {{7, 0.4999, 9, 25},  {55, 0.425, 8, 21},  {107, 0.270, 5, 13},
+               {119, 0.241, 4, 12}, {134, 0.216, 4, 10}, {149, 0.201, 3, 10}};
+    for (size_t i = 0; i < MPQ_COUNT(row); i++) {
+        double ratio = mpq_freeze_ratio(row[i].epoch);
+        CHECK_NEAR(ratio, row[i].ratio, 0, 6e-4);
+        assert_int_equal((uint32_t)(ratio * 19), row[i].of_19);
+        assert_int_equal((uint32_t)(ratio * 51), row[i].of_51);
+        assert_true(mpq_freeze_is_due(row[i].epoch));
+    }
+    uint32_t n_due = 0;
+    for (uint32_t e = 0; e < 150; e++)
+        n_due += mpq_freeze_is_due(e);
+    assert_int_equal(n_due, 51 + 3);
+    assert_false(mpq_freeze_is_due(5));
+}
+
+static void freezing_takes_one_width_of_the_most_turbulent(void **state)
+{
+    struct fixture *f = *state;
+    /* Layer 3's weights sit on boundaries: it must be among those frozen, and nobody loses two. */
+    for (uint32_t i = 0; i < N_PARAM; i++)
+        f->net.layer[3].w[i] = 0;
+    f->net.layer[4].candidates = f->net.layer[4].active = 1 << 5; /* nothing to take away */
+    for (int round = 0; round < 3; round++) {
+        CHECK_OK(&f->ctx, mpq_freeze_update(&f->ctx, &f->net, 0.25));
+        uint32_t n_frozen = 0;
+        for (uint32_t l = 0; l < N_LAYER; l++) {
+            mpq_bits_mask gone = f->net.layer[l].candidates & ~f->net.layer[l].active;
+            assert_true(gone == 0 || gone == 1 << 2);
+            assert_true(f->net.layer[l].active != 0);
+            n_frozen += gone != 0;
+        }
+        assert_true(n_frozen <= N_LAYER / 4 && n_frozen >= N_LAYER / 4 - 1);
+        assert_int_equal(f->net.layer[3].active, 1 << 3 | 1 << 4 | 1 << 5 | 1 << 6);
+    }
+    CHECK_OK(&f->ctx, mpq_freeze_update(&f->ctx, &f->net, 0));
+    assert_int_equal(f->net.layer[3].active, f->net.layer[3].candidates);
+}
+
+static void paths_are_active_varied_and_repeatable(void **state)
+{
+    struct fixture *f = *state;
+    uint8_t bits[N_LAYER], again[N_LAYER];
+    unsigned seen[MPQ_N_BITS] = {0};
+    f->net.layer[2].active = 1 << 3 | 1 << 6;
+    for (uint64_t step = 0; step < 300; step++) {
+        mpq_tune_draw(&f->net, 11, step, 1, bits);
+        mpq_tune_draw(&f->net, 11, step, 1, again);
+        assert_memory_equal(bits, again, sizeof bits);
+        for (uint32_t l = 0; l < N_LAYER; l++) {
+            assert_true(f->net.layer[l].active >> bits[l] & 1);
+            seen[bits[l]]++;
+        }
+    }
+    for (int b = 2; b <= 6; b++)
+        assert_true(seen[b] > 300 * N_LAYER / 20);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(gaussian_weights_have_the_published_turbulence, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(weights_on_levels_are_calm_and_on_boundaries_turbulent,
+                                        setup, teardown),
+        cmocka_unit_test(the_schedule_is_the_published_one),
+        cmocka_unit_test_setup_teardown(freezing_takes_one_width_of_the_most_turbulent, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(paths_are_active_varied_and_repeatable, setup, teardown),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
