@@ -1,0 +1,249 @@
+#include "exporter/build.h"
+
+#include "exporter/write.h"
+
+#include <string.h>
+
+static enum mpq_status take(struct mpq_build *build, char *const *name, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        MPQ_TRY(mpq_strmap_add(build->ctx, build->arena, &build->taken_inside, name[i], 0, NULL));
+    return MPQ_OK;
+}
+
+static enum mpq_status take_graph(struct mpq_build *build, const Onnx__GraphProto *graph);
+
+static enum mpq_status take_attr(struct mpq_build *build, const Onnx__AttributeProto *attr)
+{
+    if (attr->g)
+        MPQ_TRY(take_graph(build, attr->g));
+    for (size_t i = 0; i < attr->n_graphs; i++)
+        MPQ_TRY(take_graph(build, attr->graphs[i]));
+    return MPQ_OK;
+}
+
+/* Depth is bounded: the file's nesting was checked before it was unpacked. */
+static enum mpq_status take_graph(struct mpq_build *build, const Onnx__GraphProto *graph)
+{
+    for (size_t i = 0; i < graph->n_node; i++) {
+        const Onnx__NodeProto *node = graph->node[i];
+        MPQ_TRY(take(build, node->input, node->n_input));
+        MPQ_TRY(take(build, node->output, node->n_output));
+        for (size_t a = 0; a < node->n_attribute; a++)
+            MPQ_TRY(take_attr(build, node->attribute[a]));
+    }
+    for (size_t i = 0; i < graph->n_initializer; i++)
+        MPQ_TRY(take(build, &graph->initializer[i]->name, 1));
+    for (size_t i = 0; i < graph->n_input; i++)
+        MPQ_TRY(take(build, &graph->input[i]->name, 1));
+    for (size_t i = 0; i < graph->n_output; i++)
+        MPQ_TRY(take(build, &graph->output[i]->name, 1));
+    return MPQ_OK;
+}
+
+enum mpq_status mpq_build_init(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                               const struct mpq_graph *graph, struct mpq_build *out)
+{
+    *out = (struct mpq_build){.ctx = ctx, .arena = arena, .taken = &graph->by_name};
+    for (uint32_t n = 0; n < graph->n_node; n++) {
+        const struct mpq_attr_set *set = &graph->node[n].attr_set;
+        for (size_t a = 0; a < set->n; a++)
+            if (set->attr[a].kind == MPQ_ATTR_OPAQUE)
+                MPQ_TRY(take_attr(out, set->attr[a].opaque));
+    }
+    return MPQ_OK;
+}
+
+const char *mpq_build_name(struct mpq_build *build)
+{
+    static const char first[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
+    static const char later[] = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
+    char name[12];
+    do {
+        /* The numbers of one length come before those of the next. */
+        uint32_t rest = build->n_name++, block = 52 * 62;
+        int n = 2;
+        for (; rest >= block; n++) {
+            rest -= block;
+            block *= 62;
+        }
+        name[n] = 0;
+        name[0] = first[rest % 52];
+        rest /= 52;
+        for (int i = 1; i < n; i++, rest /= 62)
+            name[i] = later[rest % 62];
+    } while (mpq_strmap_get(build->taken, name) != MPQ_STRMAP_NONE ||
+             mpq_strmap_get(&build->taken_inside, name) != MPQ_STRMAP_NONE);
+    return mpq_arena_strdup(build->ctx, build->arena, name);
+}
+
+/* Room for one more in an array of n: the array, moved where need be, or NULL. */
+static void *room(struct mpq_build *build, void *array, size_t n, size_t *capacity, size_t size)
+{
+    if (n < *capacity)
+        return array;
+    size_t wanted = *capacity * 2 + 64;
+    void *grown = mpq_arena_grow(build->ctx, build->arena, array, n, wanted, size);
+    if (grown)
+        *capacity = wanted;
+    return grown;
+}
+
+bool mpq_build_append_node(struct mpq_build *build, Onnx__NodeProto *node)
+{
+    Onnx__NodeProto **list =
+        room(build, build->node, build->n_node, &build->node_capacity, sizeof(Onnx__NodeProto *));
+    if (!list)
+        return false;
+    build->node = list;
+    list[build->n_node++] = node;
+    return true;
+}
+
+bool mpq_build_append_initializer(struct mpq_build *build, Onnx__TensorProto *tensor)
+{
+    Onnx__TensorProto **list = room(build, build->initializer, build->n_initializer,
+                                    &build->initializer_capacity, sizeof(Onnx__TensorProto *));
+    if (!list)
+        return false;
+    build->initializer = list;
+    list[build->n_initializer++] = tensor;
+    return true;
+}
+
+static Onnx__AttributeProto *attr_of(struct mpq_build *build, const struct mpq_build_op *op)
+{
+    struct mpq_attr attr = {.name = op->attr, .kind = MPQ_ATTR_INT, .i = op->attr_int};
+    if (op->attr_string)
+        attr = (struct mpq_attr){.name = op->attr,
+                                 .kind = MPQ_ATTR_STRING,
+                                 .n = strlen(op->attr_string),
+                                 .s = op->attr_string};
+    return mpq_write_attr(build->ctx, build->arena, &attr);
+}
+
+const char *mpq_build_op(struct mpq_build *build, const struct mpq_build_op *op)
+{
+    if (build->ctx->status != MPQ_OK)
+        return NULL;
+    size_t n_in = 0;
+    while (n_in < MPQ_COUNT(op->in) && op->in[n_in])
+        n_in++;
+    struct {
+        Onnx__NodeProto node;
+        char *in[MPQ_COUNT(op->in)], *out;
+        Onnx__AttributeProto *attr;
+    } *made = mpq_arena_alloc(build->ctx, build->arena, 1, sizeof *made);
+    const char *out = op->out ? op->out : mpq_build_name(build);
+    if (!made || !out)
+        return NULL;
+    onnx__node_proto__init(&made->node);
+    made->node.op_type = mpq_write_text(op->op_type);
+    for (size_t i = 0; i < n_in; i++)
+        made->in[i] = mpq_write_text(op->in[i]);
+    made->out = mpq_write_text(out);
+    made->node.n_input = n_in;
+    made->node.input = made->in;
+    made->node.n_output = 1;
+    made->node.output = &made->out;
+    if (op->attr) {
+        made->attr = attr_of(build, op);
+        if (!made->attr)
+            return NULL;
+        made->node.n_attribute = 1;
+        made->node.attribute = &made->attr;
+    }
+    return mpq_build_append_node(build, &made->node) ? out : NULL;
+}
+
+bool mpq_build_split(struct mpq_build *build, const char *in, const int64_t *length, size_t n,
+                     const char **out_piece)
+{
+    const char *lengths = mpq_build_shared_ints(build, length, n);
+    Onnx__NodeProto *node = mpq_arena_alloc(build->ctx, build->arena, 1, sizeof *node);
+    char **name = mpq_arena_alloc(build->ctx, build->arena, n + 2, sizeof *name);
+    if (!in || !lengths || !node || !name)
+        return false;
+    onnx__node_proto__init(node);
+    node->op_type = mpq_write_text("Split");
+    node->n_input = 2;
+    node->input = name + n;
+    node->input[0] = mpq_write_text(in);
+    node->input[1] = mpq_write_text(lengths);
+    node->n_output = n;
+    node->output = name;
+    for (size_t i = 0; i < n; i++) {
+        out_piece[i] = mpq_build_name(build);
+        if (!out_piece[i])
+            return false;
+        name[i] = mpq_write_text(out_piece[i]);
+    }
+    return mpq_build_append_node(build, node);
+}
+
+static const char *add_constant(struct mpq_build *build, const struct mpq_tensor *tensor,
+                                const char *name, bool compact)
+{
+    if (!name)
+        name = mpq_build_name(build);
+    if (build->ctx->status != MPQ_OK)
+        return NULL;
+    Onnx__TensorProto *made = mpq_write_tensor(build->ctx, build->arena, tensor, name, compact);
+    return made && mpq_build_append_initializer(build, made) ? name : NULL;
+}
+
+const char *mpq_build_constant(struct mpq_build *build, const struct mpq_tensor *tensor,
+                               const char *name)
+{
+    return add_constant(build, tensor, name, false);
+}
+
+const char *mpq_build_keep(struct mpq_build *build, const struct mpq_tensor *tensor,
+                           const char *name)
+{
+    return add_constant(build, tensor, name, true);
+}
+
+const char *mpq_build_shared(struct mpq_build *build, const struct mpq_tensor *tensor)
+{
+    size_t bytes = mpq_tensor_bytes(tensor);
+    for (size_t i = 0; i < build->n_shared; i++) {
+        const struct mpq_tensor *other = &build->shared[i].tensor;
+        if (other->dtype == tensor->dtype && mpq_shape_equal(&other->shape, &tensor->shape) &&
+            memcmp(other->data, tensor->data, bytes) == 0)
+            return build->shared[i].name;
+    }
+    struct mpq_tensor own = *tensor;
+    own.data = mpq_arena_copy(build->ctx, build->arena, tensor->data, bytes);
+    struct mpq_build_shared *list =
+        room(build, build->shared, build->n_shared, &build->shared_capacity, sizeof *build->shared);
+    if (!own.data || !list)
+        return NULL;
+    build->shared = list;
+    const char *name = add_constant(build, &own, NULL, true);
+    if (name)
+        list[build->n_shared++] = (struct mpq_build_shared){own, name};
+    return name;
+}
+
+const char *mpq_build_shared_ints(struct mpq_build *build, const int64_t *value, size_t n)
+{
+    struct mpq_tensor tensor = {MPQ_INT64, MPQ_SHAPE((int64_t)n), NULL};
+    tensor.data = mpq_arena_copy(build->ctx, build->arena, value, n * sizeof *value);
+    return tensor.data ? mpq_build_shared(build, &tensor) : NULL;
+}
+
+const char *mpq_build_shared_int32(struct mpq_build *build, int32_t value)
+{
+    return mpq_build_shared(build, &(struct mpq_tensor){.dtype = MPQ_INT32, .data = &value});
+}
+
+const char *mpq_build_shared_uint8(struct mpq_build *build, uint8_t value)
+{
+    return mpq_build_shared(build, &(struct mpq_tensor){.dtype = MPQ_UINT8, .data = &value});
+}
+
+const char *mpq_build_shared_float(struct mpq_build *build, float value)
+{
+    return mpq_build_shared(build, &(struct mpq_tensor){.dtype = MPQ_FLOAT, .data = &value});
+}

@@ -1,0 +1,236 @@
+#include "exporter/export.h"
+
+#include "exporter/build.h"
+#include "exporter/qdq.h"
+#include "exporter/write.h"
+#include "proto/proto_model.h"
+
+#include <string.h>
+
+#define LOWEST_IR_VERSION 7 /* the one of opset 13 */
+
+static const Onnx__ModelProto *source_of(const struct mpq_graph *graph)
+{
+    return graph->source;
+}
+
+/* A node as the file had it where nothing says otherwise: documentation, metadata and fields
+ * unknown to us come from the source, everything the IR speaks of from the IR. */
+static enum mpq_status write_node(struct mpq_qdq *qdq, mpq_node_id n)
+{
+    struct mpq_ctx *ctx = qdq->build.ctx;
+    struct mpq_arena *arena = qdq->build.arena;
+    const struct mpq_graph *graph = qdq->plan->graph;
+    const struct mpq_node *node = &graph->node[n];
+    Onnx__NodeProto *out = mpq_arena_alloc(ctx, arena, 1, sizeof *out);
+    char **input = mpq_arena_alloc(ctx, arena, node->n_in, sizeof *input);
+    char **output = mpq_arena_alloc(ctx, arena, node->n_out, sizeof *output);
+    Onnx__AttributeProto **attr = mpq_arena_alloc(ctx, arena, node->attr_set.n, sizeof *attr);
+    if (!out || !input || !output || !attr)
+        return MPQ_E_NOMEM;
+    onnx__node_proto__init(out);
+    if (source_of(graph) && node->source != MPQ_NO_NODE)
+        *out = *source_of(graph)->graph->node[node->source];
+    out->name = *node->name ? mpq_write_text(node->name) : NULL;
+    out->op_type = mpq_write_text(node->op_type);
+    out->domain = *node->domain ? mpq_write_text(node->domain) : NULL;
+    out->n_input = node->n_in;
+    out->input = input;
+    out->n_output = node->n_out;
+    out->output = output;
+    out->n_attribute = node->attr_set.n;
+    out->attribute = attr;
+    for (uint32_t i = 0; i < node->n_in; i++) {
+        input[i] = mpq_write_text(mpq_qdq_input(qdq, n, i));
+        if (!input[i])
+            return ctx->status;
+    }
+    for (uint32_t i = 0; i < node->n_out; i++)
+        output[i] = node->out[i] == MPQ_NO_VALUE ? mpq_write_text("")
+                                                 : mpq_write_text(qdq->made_as[node->out[i]]);
+    for (size_t a = 0; a < node->attr_set.n; a++) {
+        attr[a] = mpq_write_attr(ctx, arena, &node->attr_set.attr[a]);
+        if (!attr[a])
+            return MPQ_E_NOMEM;
+    }
+    return mpq_build_append_node(&qdq->build, out) ? MPQ_OK : MPQ_E_NOMEM;
+}
+
+static enum mpq_status write_nodes(struct mpq_qdq *qdq)
+{
+    const struct mpq_graph *graph = qdq->plan->graph;
+    for (mpq_node_id n = 0; n < graph->n_node; n++) {
+        MPQ_TRY(mpq_qdq_before_node(qdq, n));
+        MPQ_TRY(write_node(qdq, n));
+        for (uint32_t i = 0; i < graph->node[n].n_out; i++)
+            if (graph->node[n].out[i] != MPQ_NO_VALUE)
+                MPQ_TRY(mpq_qdq_after_value(qdq, graph->node[n].out[i]));
+    }
+    return MPQ_OK;
+}
+
+/* The declarations of the source, word for word, where it has them. */
+static enum mpq_status write_declarations(struct mpq_qdq *qdq, const mpq_value_id *value,
+                                          uint32_t n, Onnx__ValueInfoProto *const *source,
+                                          size_t n_source, Onnx__ValueInfoProto ***out)
+{
+    const struct mpq_graph *graph = qdq->plan->graph;
+    Onnx__ValueInfoProto **list =
+        mpq_arena_alloc(qdq->build.ctx, qdq->build.arena, n, sizeof *list);
+    if (!list)
+        return MPQ_E_NOMEM;
+    for (uint32_t i = 0; i < n; i++) {
+        const struct mpq_value *v = &graph->value[value[i]];
+        for (size_t s = 0; s < n_source && !list[i]; s++)
+            if (strcmp(source[s]->name, v->name) == 0)
+                list[i] = source[s];
+        if (!list[i])
+            list[i] = mpq_write_value_info(qdq->build.ctx, qdq->build.arena, v);
+        if (!list[i])
+            return MPQ_E_NOMEM;
+    }
+    *out = list;
+    return MPQ_OK;
+}
+
+static enum mpq_status write_graph(struct mpq_qdq *qdq, Onnx__GraphProto *out)
+{
+    const struct mpq_graph *graph = qdq->plan->graph;
+    onnx__graph_proto__init(out);
+    if (source_of(graph)) {
+        const Onnx__GraphProto *source = source_of(graph)->graph;
+        *out = *source;
+        out->n_value_info = 0; /* most would no longer be true, and runtimes infer them */
+        out->n_quantization_annotation = 0;
+        out->n_sparse_initializer = 0;
+    }
+    out->name = mpq_write_text(graph->name);
+    MPQ_TRY(mpq_qdq_begin(qdq));
+    MPQ_TRY(write_nodes(qdq));
+    MPQ_TRY(write_declarations(qdq, graph->input, graph->n_input, out->input, out->n_input,
+                               &out->input));
+    MPQ_TRY(write_declarations(qdq, graph->output, graph->n_output, out->output, out->n_output,
+                               &out->output));
+    out->n_input = graph->n_input;
+    out->n_output = graph->n_output;
+    out->n_node = qdq->build.n_node;
+    out->node = qdq->build.node;
+    out->n_initializer = qdq->build.n_initializer;
+    out->initializer = qdq->build.initializer;
+    return MPQ_OK;
+}
+
+static bool is_default_domain(const char *domain)
+{
+    return !domain || !*domain || strcmp(domain, "ai.onnx") == 0;
+}
+
+/* The opset of ai.onnx that the graph speaks, and those of other domains as they were. */
+static enum mpq_status write_opsets(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                    const struct mpq_graph *graph, Onnx__ModelProto *out)
+{
+    size_t n = out->n_opset_import;
+    Onnx__OperatorSetIdProto *own = mpq_arena_alloc(ctx, arena, 1, sizeof *own);
+    Onnx__OperatorSetIdProto **list = mpq_arena_alloc(ctx, arena, n + 1, sizeof *list);
+    if (!own || !list)
+        return MPQ_E_NOMEM;
+    onnx__operator_set_id_proto__init(own);
+    own->domain = mpq_write_text("");
+    own->has_version = 1;
+    own->version = graph->opset;
+    list[0] = own;
+    size_t n_list = 1;
+    for (size_t i = 0; i < n; i++)
+        if (!is_default_domain(out->opset_import[i]->domain))
+            list[n_list++] = out->opset_import[i];
+    out->n_opset_import = n_list;
+    out->opset_import = list;
+    return MPQ_OK;
+}
+
+/* We are the producer now; who made the original stays on record. */
+static enum mpq_status write_producer(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                      Onnx__ModelProto *out)
+{
+    const char *name = out->producer_name, *version = out->producer_version;
+    out->producer_name = mpq_write_text("onnx-mpq");
+    out->producer_version = mpq_write_text(MPQ_VERSION);
+    if (!name || !*name || strcmp(name, out->producer_name) == 0)
+        return MPQ_OK;
+    size_t n = out->n_metadata_props;
+    Onnx__StringStringEntryProto *entry = mpq_arena_alloc(ctx, arena, 1, sizeof *entry);
+    Onnx__StringStringEntryProto **list = mpq_arena_alloc(ctx, arena, n + 1, sizeof *list);
+    if (!entry || !list)
+        return MPQ_E_NOMEM;
+    onnx__string_string_entry_proto__init(entry);
+    entry->key = mpq_write_text("source_producer");
+    entry->value = version && *version ? mpq_arena_printf(ctx, arena, "%s %s", name, version)
+                                       : mpq_write_text(name);
+    if (!entry->value)
+        return MPQ_E_NOMEM;
+    for (size_t i = 0; i < n; i++)
+        list[i] = out->metadata_props[i];
+    list[n] = entry;
+    out->n_metadata_props = n + 1;
+    out->metadata_props = list;
+    return MPQ_OK;
+}
+
+static enum mpq_status write_model(struct mpq_qdq *qdq, Onnx__ModelProto **out_model)
+{
+    const struct mpq_graph *graph = qdq->plan->graph;
+    struct mpq_ctx *ctx = qdq->build.ctx;
+    struct mpq_arena *arena = qdq->build.arena;
+    Onnx__ModelProto *out = mpq_arena_alloc(ctx, arena, 1, sizeof *out);
+    Onnx__GraphProto *out_graph = mpq_arena_alloc(ctx, arena, 1, sizeof *out_graph);
+    if (!out || !out_graph)
+        return MPQ_E_NOMEM;
+    onnx__model_proto__init(out);
+    if (source_of(graph))
+        *out = *source_of(graph);
+    out->n_training_info = 0; /* it speaks of initializers that are no more */
+    out->has_ir_version = 1;
+    if (out->ir_version < LOWEST_IR_VERSION)
+        out->ir_version = LOWEST_IR_VERSION;
+    out->graph = out_graph;
+    MPQ_TRY(write_opsets(ctx, arena, graph, out));
+    MPQ_TRY(write_producer(ctx, arena, out));
+    MPQ_TRY(write_graph(qdq, out_graph));
+    *out_model = out;
+    return MPQ_OK;
+}
+
+enum mpq_status mpq_export(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                           const struct mpq_export_plan *plan, uint8_t **out_data,
+                           size_t *out_bytes)
+{
+    struct mpq_arena *scratch = mpq_arena_create(ctx);
+    if (!scratch)
+        return MPQ_E_NOMEM;
+    struct mpq_qdq qdq;
+    Onnx__ModelProto *model;
+    enum mpq_status status = mpq_qdq_init(ctx, scratch, plan, NULL, &qdq);
+    if (status == MPQ_OK)
+        status = write_model(&qdq, &model);
+    if (status == MPQ_OK)
+        status = mpq_proto_pack(ctx, arena, model, out_data, out_bytes);
+    mpq_arena_free(scratch);
+    return status;
+}
+
+enum mpq_status mpq_export_size(struct mpq_ctx *ctx, const struct mpq_export_plan *plan,
+                                const uint8_t *bits, size_t *out_bytes)
+{
+    struct mpq_arena *scratch = mpq_arena_create(ctx);
+    if (!scratch)
+        return MPQ_E_NOMEM;
+    struct mpq_qdq qdq;
+    Onnx__ModelProto *model;
+    enum mpq_status status = mpq_qdq_init(ctx, scratch, plan, bits, &qdq);
+    if (status == MPQ_OK)
+        status = write_model(&qdq, &model);
+    if (status == MPQ_OK)
+        *out_bytes = mpq_proto_bytes(model);
+    mpq_arena_free(scratch);
+    return status;
+}

@@ -1,0 +1,19 @@
+/* Codes of a few bits each -> bytes, in the two layouts of the storage programs. Bits fill each
+ * byte from the lowest. */
+#ifndef MPQ_EXPORTER_PACK_H
+#define MPQ_EXPORTER_PACK_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* Bit planes: bit 0 of all n codes, then bit 1 of all, ..., in the bits [first_bit, first_bit +
+ * bits * n) of `bytes`, which must be zero there. */
+void mpq_pack_planes(const uint8_t *code, size_t n, int bits, uint8_t *bytes, size_t first_bit);
+
+/* Cells: n / per_cell numbers, each of per_cell codes, the first code in its lowest bits. Of every
+ * cell the bits [shift, shift + width), packed one after the other; width is 2, 4 or 8. n is a
+ * multiple of per_cell * 8 / width. bytes [n / per_cell * width / 8] is overwritten. */
+void mpq_pack_cells(const uint8_t *code, size_t n, int bits, int per_cell, int shift, int width,
+                    uint8_t *bytes);
+
+#endif

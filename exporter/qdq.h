@@ -1,0 +1,37 @@
+/* The quantized form of a graph: what stands between its nodes. Activations get a QuantizeLinear
+ * and a DequantizeLinear behind the value; a layer gets its weight from the storage program. */
+#ifndef MPQ_EXPORTER_QDQ_H
+#define MPQ_EXPORTER_QDQ_H
+
+#include "exporter/export.h"
+#include "exporter/storage.h"
+
+struct mpq_qdq {
+    const struct mpq_export_plan *plan;
+    struct mpq_build build;
+    struct mpq_storage_program storage;
+    struct mpq_storage_layer *stored; /* [n_layer]                                             */
+    const float **scale;              /* [n_layer] channel scales; NULLs where only measured   */
+    uint32_t *layer_of;               /* [n_node] the layer a node is, or UINT32_MAX           */
+    const char **made_as;             /* [n_value] name under which its producer writes it     */
+    const char **read_as;             /* [n_value] name under which nodes read it              */
+    bool *is_float;                   /* [n_value] constants that are written as they are      */
+    const char **weight, **bias;      /* [n_layer] what its node reads instead; NULL: unchanged */
+};
+
+/* bits NULL: plan->code is exported. Else the file is only measured, layer l at bits[l]. */
+enum mpq_status mpq_qdq_init(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                             const struct mpq_export_plan *plan, const uint8_t *bits,
+                             struct mpq_qdq *out) MPQ_CHECKED;
+
+/* Write what comes before all nodes: constants, shared tables, quantized inputs. */
+enum mpq_status mpq_qdq_begin(struct mpq_qdq *qdq) MPQ_CHECKED;
+
+/* Write what a node needs, and what follows a value. */
+enum mpq_status mpq_qdq_before_node(struct mpq_qdq *qdq, mpq_node_id node) MPQ_CHECKED;
+enum mpq_status mpq_qdq_after_value(struct mpq_qdq *qdq, mpq_value_id value) MPQ_CHECKED;
+
+/* The name that input i of a node reads; "" where it is absent. */
+const char *mpq_qdq_input(const struct mpq_qdq *qdq, mpq_node_id node, uint32_t i);
+
+#endif

@@ -1,0 +1,46 @@
+/* Weights of 2 to 7 bits at their true size: codes packed into bytes, and a program of standard
+ * operators (opset 13) that a runtime folds into an int8 initializer when it loads the file.
+ *
+ *   planes, for small layers. All of them share one uint8 tensor of bit planes and one chain
+ *       bits = Mod(BitShift(bytes [.,1], [0..7]), 2) -> Reshape [-1] -> Split, a piece a layer;
+ *       each layer:  Reshape [b,-1] -> MatMulInteger([1,2,4..], .) -> Gather(level, .) -> Reshape
+ *   cells, for large layers, which load five times faster and take more text. g codes make a cell
+ *       of k = g*b bits, whose low 8 bits are in one tensor and the others in a second (a third):
+ *       index = Cast(low) + Gather(high table, Cast(high))
+ *       Gather(Gather(level, codes), index) -> Reshape;  codes [2^k, g] and the high tables are
+ *       computed from Range, once a file for each width that occurs
+ *
+ * 8-bit weights are a plain int8 initializer. */
+#ifndef MPQ_EXPORTER_STORAGE_H
+#define MPQ_EXPORTER_STORAGE_H
+
+#include "exporter/build.h"
+#include "quantcore/quant/layer.h"
+
+#define MPQ_STORAGE_MAX_CELL_BITS 14
+
+struct mpq_storage_layer {
+    int bits;                /* 8 also where int8 storage is asked for     */
+    struct mpq_shape shape;  /* of the weight                             */
+    const int8_t *level, *q; /* as struct mpq_layer_code; unread where build->measured */
+    uint32_t n_level;
+    const char *piece; /* planes: the layer's bits, once begun */
+};
+
+struct mpq_storage_program {
+    struct mpq_build *build;
+    struct mpq_storage_layer *layer;
+    /* Names of what is shared, made at first use. */
+    const char *range[MPQ_STORAGE_MAX_CELL_BITS + 1]; /* by bits of a cell                        */
+    const char *codes[MPQ_MAX_BITS];                  /* by width                                 */
+    const char *high[MPQ_MAX_BITS][MPQ_STORAGE_MAX_CELL_BITS]; /* by width and shift of the part  */
+};
+
+/* Write what small layers share. layer [n_layer] outlives the program. */
+enum mpq_status mpq_storage_begin(struct mpq_build *build, struct mpq_storage_layer *layer,
+                                  uint32_t n_layer, struct mpq_storage_program *out) MPQ_CHECKED;
+
+/* Write the rest of one layer: the name of its int8 tensor, or NULL (see build.h). */
+const char *mpq_storage_weight(struct mpq_storage_program *program, uint32_t layer);
+
+#endif
