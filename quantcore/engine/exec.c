@@ -18,12 +18,12 @@ struct step {
 
 struct mpq_exec {
     const struct mpq_graph *graph;
-    const struct mpq_binding *binding;
-    struct mpq_tensor *tensor; /* [n_value] */
-    void **own;                /* [n_value] memory of computed values and inputs */
-    mpq_real **grad;           /* [n_value] */
-    bool *is_anchored;         /* [n_value] gradient seeded or wanted: cleared by zero_grad */
-    struct step *step;         /* [n_node]  */
+    struct mpq_binding binding; /* its arrays stay the caller's */
+    struct mpq_tensor *tensor;  /* [n_value] */
+    void **own;                 /* [n_value] memory of computed values and inputs */
+    mpq_real **grad;            /* [n_value] */
+    bool *is_anchored;          /* [n_value] gradient seeded or wanted: cleared by zero_grad */
+    struct step *step;          /* [n_node]  */
     void *workspace;
     size_t bytes;
 };
@@ -35,7 +35,7 @@ static bool is_float(const struct mpq_exec *exec, mpq_value_id v)
 
 static bool runs(const struct mpq_exec *exec, mpq_node_id n)
 {
-    return !exec->binding->is_folded[n];
+    return !exec->binding.is_folded[n];
 }
 
 /* ---- forward memory -------------------------------------------------------------------------- */
@@ -283,7 +283,7 @@ enum mpq_status mpq_exec_create(struct mpq_ctx *ctx, struct mpq_arena *arena,
     if (!exec)
         return MPQ_E_NOMEM;
     exec->graph = graph;
-    exec->binding = binding;
+    exec->binding = *binding;
     exec->tensor =
         mpq_arena_copy(ctx, arena, binding->tensor, graph->n_value * sizeof *exec->tensor);
     exec->own = mpq_arena_alloc(ctx, arena, graph->n_value, sizeof *exec->own);

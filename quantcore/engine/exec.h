@@ -22,8 +22,8 @@ struct mpq_exec_options {
                               NULL: none                                                          */
 };
 
-/* graph and binding must outlive the exec, which lives in `arena`. UNSUPPORTED where a wanted
- * gradient would have to pass an operator that has none (it is named). */
+/* graph and the arrays of the binding must outlive the exec, which lives in `arena`. UNSUPPORTED
+ * where a wanted gradient would have to pass an operator that has none (it is named). */
 enum mpq_status mpq_exec_create(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                 const struct mpq_graph *graph, const struct mpq_binding *binding,
                                 const struct mpq_exec_options *options,

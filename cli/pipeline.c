@@ -1,0 +1,312 @@
+#include "cli/pipeline.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "calibration/metric.h"
+#include "cli/runner.h"
+#include "importer/import.h"
+#include "quantcore/base/rng.h"
+#include "quantcore/pass/pass.h"
+
+/* ---- open
+ * ----------------------------------------------------------------------------------------- */
+
+enum mpq_status mpq_pipeline_open(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                  const struct mpq_options *options, struct mpq_pipeline *p)
+{
+    *p = (struct mpq_pipeline){.options = options, .arena = arena, .scored = UINT32_MAX};
+    struct mpq_graph *read;
+    MPQ_TRY(mpq_import_file(ctx, arena, options->model, &read, &p->float_bytes));
+    MPQ_TRY(mpq_simplify(ctx, arena, read, &p->graph));
+    MPQ_TRY(mpq_bind_batch(ctx, arena, p->graph, 1, &p->binding));
+    MPQ_TRY(mpq_layer_table_build(ctx, arena, p->graph, &p->binding, &p->layers));
+    if (!p->layers.n_layer)
+        return mpq_fail(ctx, MPQ_E_UNSUPPORTED,
+                        "%s: no layer can be quantized (see onnx-mpq inspect)", options->model);
+    MPQ_TRY(mpq_act_plan_build(ctx, arena, p->graph, &p->binding, &p->layers, &p->act));
+    for (uint32_t i = p->graph->n_output; i-- > 0;) {
+        int64_t n_class = mpq_metric_classes(&p->binding.tensor[p->graph->output[i]]);
+        if (n_class) {
+            p->scored = i;
+            p->n_class = n_class;
+        }
+    }
+    return MPQ_OK;
+}
+
+/* ---- data
+ * ----------------------------------------------------------------------------------------- */
+
+static enum mpq_status open_dataset(struct mpq_ctx *ctx, struct mpq_pipeline *p, const char *path,
+                                    const char *labels, struct mpq_dataset **out)
+{
+    const struct mpq_options *options = p->options;
+    struct mpq_shape *shape = mpq_arena_alloc(ctx, p->arena, p->graph->n_input, sizeof *shape);
+    if (!shape)
+        return MPQ_E_NOMEM;
+    MPQ_TRY(mpq_bind_shapes(ctx, p->graph, 1, shape));
+    if (!path)
+        return mpq_dataset_synthetic(ctx, p->arena, p->graph, shape, 256, out);
+    return mpq_dataset_open(ctx, p->arena, path, labels, p->graph, shape, p->n_class,
+                            &options->preprocess, out);
+}
+
+static struct mpq_part take(struct mpq_part *rest, uint32_t n)
+{
+    struct mpq_part part = {rest->dataset, rest->sample, n};
+    rest->sample += n;
+    rest->n -= n;
+    return part;
+}
+
+/* A random order, so that parts are alike even where the data are sorted by class. */
+static enum mpq_status shuffled(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                struct mpq_dataset *dataset, struct mpq_part *out)
+{
+    uint32_t n = mpq_dataset_count(dataset);
+    *out = (struct mpq_part){dataset, mpq_arena_alloc(ctx, arena, n, sizeof *out->sample), n};
+    if (!out->sample)
+        return MPQ_E_NOMEM;
+    mpq_rng_permutation(ctx->seed, MPQ_STREAM_SPLIT, 0, n, out->sample);
+    return MPQ_OK;
+}
+
+enum mpq_status mpq_pipeline_data(struct mpq_ctx *ctx, struct mpq_pipeline *p)
+{
+    enum { MAX_DECIDE = 512, MIN_TO_SPLIT = 10 };
+    const struct mpq_options *options = p->options;
+    struct mpq_dataset *data, *eval = NULL;
+    struct mpq_part rest;
+    if (options->eval)
+        MPQ_TRY(open_dataset(ctx, p, options->eval, NULL, &eval));
+    MPQ_TRY(open_dataset(ctx, p, options->data, eval ? NULL : options->labels, &data));
+    p->is_synthetic = !options->data;
+    if (p->is_synthetic)
+        mpq_log(ctx, MPQ_LOG_WARNING,
+                "no --data: calibrating on random inputs. Expect a larger loss of accuracy than "
+                "with a few hundred real inputs, and measure it before use");
+    MPQ_TRY(shuffled(ctx, p->arena, data, &rest));
+    uint32_t n = rest.n;
+    if (n < MIN_TO_SPLIT) {
+        mpq_log(ctx, MPQ_LOG_WARNING,
+                "%u inputs are too few to hold any back: everything is learned, decided and "
+                "measured on the same ones",
+                n);
+        p->tune = p->decide = p->report = rest;
+    } else {
+        uint32_t n_decide = n / 5 < MAX_DECIDE ? n / 5 : MAX_DECIDE;
+        p->decide = take(&rest, n_decide);
+        if (!eval && !p->is_synthetic)
+            p->report = take(&rest, n / 5);
+        p->tune = rest;
+    }
+    if (eval) {
+        uint32_t n_eval = mpq_dataset_count(eval);
+        uint32_t *all = mpq_arena_alloc(ctx, p->arena, n_eval, sizeof *all);
+        if (!all)
+            return MPQ_E_NOMEM;
+        for (uint32_t i = 0; i < n_eval; i++)
+            all[i] = i;
+        p->report = (struct mpq_part){eval, all, n_eval};
+    }
+    return MPQ_OK;
+}
+
+static enum mpq_status read_samples(struct mpq_ctx *ctx, void *arg, const uint32_t *index,
+                                    uint32_t n, struct mpq_tensor *const *input)
+{
+    return mpq_dataset_read(ctx, arg, index, n, input);
+}
+
+struct mpq_samples mpq_pipeline_samples(const struct mpq_part *part)
+{
+    return (struct mpq_samples){read_samples, part->dataset};
+}
+
+/* ---- calibrate
+ * ------------------------------------------------------------------------------------ */
+
+struct observation {
+    struct mpq_observer *observer;
+    const struct mpq_graph *graph;
+};
+
+static enum mpq_status observe(struct mpq_ctx *ctx, void *arg, const struct mpq_runner *runner,
+                               const uint32_t *index, uint32_t n)
+{
+    (void)index, (void)n;
+    struct observation *o = arg;
+    return mpq_observer_add(ctx, o->observer, o->graph, runner->exec);
+}
+
+enum mpq_status mpq_pipeline_calibrate(struct mpq_ctx *ctx, struct mpq_pipeline *p)
+{
+    enum { MAX_SAMPLES = 1024 };
+    MPQ_TRY(mpq_batch_choose(ctx, p->arena, p->graph, p->tune.dataset, &p->run_graph, &p->batch));
+    MPQ_TRY(mpq_observer_create(ctx, p->arena, p->run_graph, &p->layers, &p->act, &p->observer));
+    p->act_quant = mpq_arena_alloc(ctx, p->arena, p->act.n_group, sizeof *p->act_quant);
+    struct mpq_arena *scratch = mpq_arena_create(ctx);
+    if (!p->act_quant || !scratch) {
+        mpq_arena_free(scratch);
+        return MPQ_E_NOMEM;
+    }
+    struct mpq_runner runner;
+    struct observation o = {&p->observer, p->run_graph};
+    uint32_t n = p->tune.n < MAX_SAMPLES ? p->tune.n : MAX_SAMPLES;
+    enum mpq_status status =
+        mpq_runner_create(ctx, scratch, p->run_graph, p->batch,
+                          &(struct mpq_exec_options){.keep = p->observer.keep}, &runner);
+    if (status == MPQ_OK)
+        status = mpq_runner_run(ctx, &runner, p->tune.dataset, p->tune.sample, n, "calibrate",
+                                observe, &o);
+    mpq_arena_free(scratch);
+    MPQ_TRY(status);
+    mpq_observer_ranges(&p->observer, 8, p->act_quant);
+    return MPQ_OK;
+}
+
+/* ---- prepare
+ * -------------------------------------------------------------------------------------- */
+
+static mpq_bits_mask candidate_mask(const struct mpq_options *options)
+{
+    mpq_bits_mask mask = 0;
+    for (int b = MPQ_MIN_BITS; b <= MPQ_MAX_BITS; b++)
+        if (options->bits[b])
+            mask |= (mpq_bits_mask)(1u << b);
+    return mask;
+}
+
+enum mpq_status mpq_pipeline_prepare(struct mpq_ctx *ctx, struct mpq_pipeline *p)
+{
+    uint32_t n_layer = p->layers.n_layer;
+    mpq_node_id *node_of = mpq_arena_alloc(ctx, p->arena, p->run_graph->n_node, sizeof *node_of);
+    p->layer_node = mpq_arena_alloc(ctx, p->arena, n_layer, sizeof *p->layer_node);
+    bool *keep = mpq_arena_alloc(ctx, p->arena, p->run_graph->n_value, sizeof *keep);
+    if (!node_of || !p->layer_node || !keep)
+        return MPQ_E_NOMEM;
+    MPQ_TRY(mpq_insert_fake_quant(ctx, p->arena, p->run_graph, &p->act, p->act_quant,
+                                  &p->fake_graph, node_of));
+    for (uint32_t l = 0; l < n_layer; l++) {
+        p->layer_node[l] = node_of[p->layers.layer[l].node];
+        keep[p->layers.layer[l].y] = true;
+    }
+    MPQ_TRY(mpq_network_create(ctx, p->arena, p->run_graph, p->batch,
+                               &(struct mpq_exec_options){.keep = keep}, &p->float_network));
+    MPQ_TRY(mpq_network_create(ctx, p->arena, p->fake_graph, p->batch,
+                               &(struct mpq_exec_options){.keep_all = true}, &p->fake_network));
+    MPQ_TRY(mpq_supernet_create(ctx, p->arena, p->graph, &p->layers, p->observer.stats,
+                                candidate_mask(p->options), false, &p->net));
+    struct mpq_samples samples = mpq_pipeline_samples(&p->decide);
+    MPQ_TRY(mpq_targets_create(ctx, p->arena, &p->float_network, &samples, p->decide.sample,
+                               p->decide.n, &p->decide_targets));
+    return mpq_evaluator_create(ctx, p->arena, &p->net, &p->fake_network, &samples,
+                                &p->decide_targets, p->layer_node, &p->evaluator);
+}
+
+/* ---- tune
+ * ----------------------------------------------------------------------------------------- */
+
+static uint64_t total_macs(const struct mpq_pipeline *p)
+{
+    uint64_t macs = 0;
+    for (uint32_t n = 0; n < p->graph->n_node; n++)
+        macs += mpq_bind_macs(p->graph, &p->binding, n);
+    return macs ? macs : 1;
+}
+
+/* Samples of one tuning step: 64, fewer where one pass over them would be long. */
+static uint32_t tune_batch(const struct mpq_pipeline *p)
+{
+    const uint64_t max_macs = 6000000000u;
+    uint32_t batch = 64;
+    while (batch > 8 && batch * total_macs(p) > max_macs)
+        batch /= 2;
+    while (batch > 1 && batch > p->tune.n)
+        batch /= 2;
+    return p->batch == 1 ? 1 : batch;
+}
+
+/* As many steps as the effort's amount of arithmetic allows, forward and backward of four paths; a
+ * function of the model alone, so that a run repeats. */
+static uint32_t tune_steps(const struct mpq_pipeline *p, uint32_t batch)
+{
+    static const double effort_macs[] = {[MPQ_EFFORT_NONE] = 0,
+                                         [MPQ_EFFORT_QUICK] = 4e12,
+                                         [MPQ_EFFORT_DEFAULT] = 2e13,
+                                         [MPQ_EFFORT_THOROUGH] = 1e14};
+    if (p->options->steps >= 0)
+        return (uint32_t)p->options->steps;
+    double per_step = 4.0 * 3.0 * batch * (double)total_macs(p);
+    double steps = effort_macs[p->options->effort] / per_step;
+    return p->options->effort == MPQ_EFFORT_NONE ? 0
+           : steps < 50                          ? 50
+           : steps > 2000                        ? 2000
+                                                 : (uint32_t)steps;
+}
+
+/* Loss over the decide part of every uniform allocation, added up: one number for the whole family.
+ */
+static enum mpq_status family_loss(struct mpq_ctx *ctx, struct mpq_pipeline *p, double *out)
+{
+    double sum = 0;
+    uint8_t *bits = mpq_arena_alloc(ctx, p->arena, p->layers.n_layer, sizeof *bits);
+    if (!bits)
+        return MPQ_E_NOMEM;
+    for (int b = MPQ_MIN_BITS; b <= MPQ_MAX_BITS; b++) {
+        double loss;
+        if (!p->options->bits[b])
+            continue;
+        memset(bits, b, p->layers.n_layer);
+        MPQ_TRY(mpq_evaluate(ctx, &p->evaluator, bits, &loss));
+        mpq_log(ctx, MPQ_LOG_INFO, "uniform %d bits: loss %.5f", b, loss);
+        sum += log(loss + 1e-6);
+    }
+    *out = sum;
+    return MPQ_OK;
+}
+
+enum mpq_status mpq_pipeline_tune(struct mpq_ctx *ctx, struct mpq_pipeline *p)
+{
+    uint32_t batch = tune_batch(p);
+    p->n_step = tune_steps(p, batch);
+    if (!p->n_step)
+        return MPQ_OK;
+    double before, after;
+    struct mpq_supernet start;
+    struct mpq_targets targets;
+    struct mpq_arena *scratch = mpq_arena_create(ctx);
+    if (!scratch)
+        return MPQ_E_NOMEM;
+    struct mpq_samples samples = mpq_pipeline_samples(&p->tune);
+    struct mpq_tune_options options = {
+        .n_step = p->n_step,
+        .n_random = 3,
+        .freeze = !p->options->no_freeze,
+        .align = !p->options->no_align,
+        .weight_rate = 2e-3,
+        .scale_rate = 1e-3,
+        .bias_rate = 1e-3,
+        .align_weight = 0.02,
+        .stats = p->observer.stats,
+    };
+    enum mpq_status status = family_loss(ctx, p, &before);
+    if (status == MPQ_OK)
+        status = mpq_supernet_copy(ctx, scratch, &p->net, &start);
+    if (status == MPQ_OK)
+        status = mpq_targets_create(ctx, scratch, &p->float_network, &samples, p->tune.sample,
+                                    p->tune.n, &targets);
+    if (status == MPQ_OK)
+        status =
+            mpq_tune(ctx, &p->net, p->fake_graph, batch, &samples, &targets, &options, &p->tuned);
+    if (status == MPQ_OK)
+        status = family_loss(ctx, p, &after);
+    if (status == MPQ_OK && !(after < before)) {
+        mpq_log(ctx, MPQ_LOG_WARNING,
+                "tuning did not help on inputs held back from it and is left out");
+        mpq_supernet_assign(&p->net, &start);
+    }
+    mpq_arena_free(scratch);
+    return status;
+}

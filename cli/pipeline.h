@@ -1,0 +1,99 @@
+/* convert, stage by stage. Data flows one way: bytes, graph, ranges, supernet, allocation, bytes.
+ * Each stage reads what the ones before it left in the struct and fills its own part; the order is
+ * that of the declarations below. The pipeline is a library so that tests run it in-process. */
+#ifndef MPQ_CLI_PIPELINE_H
+#define MPQ_CLI_PIPELINE_H
+
+#include "calibration/dataset.h"
+#include "calibration/observe.h"
+#include "cli/options.h"
+#include "exporter/export.h"
+#include "quantcore/quant/report.h"
+#include "quantcore/supernet/evaluate.h"
+#include "quantcore/supernet/tune.h"
+
+#define MPQ_MAX_STAGES 16
+
+/* Samples of one dataset with a purpose of their own. */
+struct mpq_part {
+    struct mpq_dataset *dataset;
+    uint32_t *sample, n;
+};
+
+struct mpq_pipeline {
+    const struct mpq_options *options;
+    struct mpq_arena *arena;
+
+    /* open */
+    struct mpq_graph *graph;    /* simplified; what is exported                     */
+    size_t float_bytes;         /* of the file                                      */
+    struct mpq_binding binding; /* of `graph` at batch 1                         */
+    struct mpq_layer_table layers;
+    struct mpq_act_plan act;
+    uint32_t scored; /* output that looks like class scores, or UINT32_MAX       */
+    int64_t n_class;
+
+    /* data: three disjoint parts */
+    struct mpq_part tune, decide, report; /* learn from; accept and search on; measure on */
+    bool is_synthetic;
+
+    /* calibrate */
+    const struct mpq_graph *run_graph; /* `graph`, with its batch freed where it was fixed */
+    uint32_t batch;
+    struct mpq_observer observer;
+    struct mpq_act_quant *act_quant; /* [n_group] */
+
+    /* prepare */
+    struct mpq_graph *fake_graph; /* run_graph with FakeQuant nodes                   */
+    mpq_node_id *layer_node;      /* [n_layer] in fake_graph                          */
+    struct mpq_network float_network, fake_network;
+    struct mpq_supernet net;
+    struct mpq_targets decide_targets;
+    struct mpq_evaluator evaluator;
+
+    /* tune */
+    struct mpq_tune_result tuned;
+    uint32_t n_step;
+
+    /* search */
+    uint64_t budget_bytes;
+    uint64_t *layer_bytes; /* [n_layer * MPQ_N_BITS] what a width adds to the file     */
+    double *sensitivity;   /* [n_layer * MPQ_N_BITS], NaN: no candidate */
+    uint8_t *bits;         /* [n_layer]                                 */
+    double loss;           /* of `bits` on the decide part              */
+
+    /* export */
+    struct mpq_layer_code *code; /* [n_layer] */
+    uint8_t *file;
+    size_t file_bytes;
+
+    /* for the report */
+    struct mpq_report_stage stage[MPQ_MAX_STAGES];
+    uint32_t n_stage;
+};
+
+enum mpq_status mpq_pipeline_open(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                  const struct mpq_options *options,
+                                  struct mpq_pipeline *p) MPQ_CHECKED;
+enum mpq_status mpq_pipeline_data(struct mpq_ctx *ctx, struct mpq_pipeline *p) MPQ_CHECKED;
+enum mpq_status mpq_pipeline_calibrate(struct mpq_ctx *ctx, struct mpq_pipeline *p) MPQ_CHECKED;
+enum mpq_status mpq_pipeline_prepare(struct mpq_ctx *ctx, struct mpq_pipeline *p) MPQ_CHECKED;
+enum mpq_status mpq_pipeline_tune(struct mpq_ctx *ctx, struct mpq_pipeline *p) MPQ_CHECKED;
+enum mpq_status mpq_pipeline_search(struct mpq_ctx *ctx, struct mpq_pipeline *p) MPQ_CHECKED;
+enum mpq_status mpq_pipeline_export(struct mpq_ctx *ctx, struct mpq_pipeline *p) MPQ_CHECKED;
+
+/* Re-read the file at `path`, run it by our engine beside the fake-quantized network, and measure
+ * it against the float model; fills the accuracy part of the report. NUMERIC where the file does
+ * not compute what the network does. */
+enum mpq_status mpq_pipeline_verify(struct mpq_ctx *ctx, struct mpq_pipeline *p, const char *path,
+                                    struct mpq_report *report) MPQ_CHECKED;
+
+/* What is known before the codes are: plan.code is NULL. */
+struct mpq_export_plan mpq_pipeline_export_plan(const struct mpq_pipeline *p);
+struct mpq_samples mpq_pipeline_samples(const struct mpq_part *part);
+
+/* The rest of the report, except what the files on disk say. */
+enum mpq_status mpq_pipeline_report(struct mpq_ctx *ctx, struct mpq_pipeline *p,
+                                    struct mpq_report *report) MPQ_CHECKED;
+
+#endif

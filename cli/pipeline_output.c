@@ -1,0 +1,261 @@
+/* The second half of the pipeline: export, verification of what was written, the report. */
+#include <inttypes.h>
+#include <math.h>
+#include <string.h>
+
+#include "calibration/metric.h"
+#include "cli/pipeline.h"
+#include "cli/runner.h"
+#include "importer/import.h"
+#include "quantcore/pass/pass.h"
+
+enum mpq_status mpq_pipeline_export(struct mpq_ctx *ctx, struct mpq_pipeline *p)
+{
+    p->code = mpq_arena_alloc(ctx, p->arena, p->layers.n_layer, sizeof *p->code);
+    if (!p->code)
+        return MPQ_E_NOMEM;
+    MPQ_TRY(mpq_supernet_codes(ctx, p->arena, &p->net, p->bits, p->code));
+    struct mpq_export_plan plan = mpq_pipeline_export_plan(p);
+    plan.code = p->code;
+    return mpq_export(ctx, p->arena, &plan, &p->file, &p->file_bytes);
+}
+
+/* ---- verify
+ * --------------------------------------------------------------------------------------- */
+
+/* Two networks fed the same samples, compared output by output. */
+struct side_by_side {
+    struct mpq_pipeline *p;
+    struct mpq_exec *reference; /* fed from the runner's inputs and run beside it */
+    const struct mpq_graph *reference_graph;
+    struct mpq_comparison *comparison; /* [n_output] */
+    struct mpq_accuracy accuracy, reference_accuracy;
+    uint64_t n_lost, n_won;       /* right only in the reference, only in the runner's model */
+    struct mpq_dataset *labelled; /* NULL: no labels */
+};
+
+static void score_labels(struct side_by_side *s, const mpq_real *reference, const mpq_real *y,
+                         const uint32_t *index, uint32_t n)
+{
+    int64_t n_class = s->p->n_class;
+    for (uint32_t i = 0; i < n; i++) {
+        int64_t label = mpq_dataset_label(s->labelled, index[i]);
+        bool was_right = mpq_metric_argmax(reference + i * n_class, n_class) == label;
+        bool is_right = mpq_metric_argmax(y + i * n_class, n_class) == label;
+        s->n_lost += was_right && !is_right;
+        s->n_won += is_right && !was_right;
+        mpq_accuracy_add(&s->accuracy, y + i * n_class, n_class, label);
+        mpq_accuracy_add(&s->reference_accuracy, reference + i * n_class, n_class, label);
+    }
+}
+
+static enum mpq_status compare_batch(struct mpq_ctx *ctx, void *arg,
+                                     const struct mpq_runner *runner, const uint32_t *index,
+                                     uint32_t n)
+{
+    (void)ctx;
+    struct side_by_side *s = arg;
+    const struct mpq_graph *graph = s->reference_graph;
+    for (uint32_t i = 0; i < graph->n_input; i++)
+        memcpy(mpq_exec_tensor(s->reference, graph->input[i])->data, runner->input[i]->data,
+               mpq_tensor_bytes(runner->input[i]));
+    mpq_exec_forward(s->reference, 0, graph->n_node);
+    for (uint32_t i = 0; i < graph->n_output; i++) {
+        const struct mpq_tensor *want = mpq_exec_tensor(s->reference, graph->output[i]);
+        const struct mpq_tensor *got = runner->output[i];
+        if (want->dtype != MPQ_FLOAT || got->dtype != MPQ_FLOAT)
+            continue;
+        bool is_scored = i == s->p->scored;
+        mpq_comparison_add(&s->comparison[i], want->data, got->data, n, runner->n_element[i],
+                           is_scored ? s->p->n_class : 0);
+        if (is_scored && s->labelled)
+            score_labels(s, want->data, got->data, index, n);
+    }
+    return MPQ_OK;
+}
+
+static enum mpq_status run_beside(struct mpq_ctx *ctx, struct mpq_pipeline *p,
+                                  struct mpq_runner *runner, struct mpq_exec *reference,
+                                  const struct mpq_graph *reference_graph,
+                                  const struct mpq_part *part, uint32_t n, const char *stage,
+                                  struct side_by_side *out)
+{
+    *out =
+        (struct side_by_side){.p = p, .reference = reference, .reference_graph = reference_graph};
+    out->comparison =
+        mpq_arena_alloc(ctx, p->arena, reference_graph->n_output, sizeof *out->comparison);
+    if (!out->comparison)
+        return MPQ_E_NOMEM;
+    if (mpq_dataset_has_labels(part->dataset) && p->scored != UINT32_MAX)
+        out->labelled = part->dataset;
+    return mpq_runner_run(ctx, runner, part->dataset, part->sample, n, stage, compare_batch, out);
+}
+
+/* The file and the fake-quantized network differ only where a bias rounded to int32 moves an
+ * activation across a rounding tie, so the noise must stay far below the signal. */
+static enum mpq_status check_same(struct mpq_ctx *ctx, struct mpq_pipeline *p, const char *path,
+                                  struct mpq_runner *written)
+{
+    enum { MAX_SAMPLES = 64 };
+    const double least_db = 25;
+    struct side_by_side s;
+    uint32_t n = p->decide.n < MAX_SAMPLES ? p->decide.n : MAX_SAMPLES;
+    mpq_supernet_apply(&p->net, p->fake_network.exec, p->bits);
+    MPQ_TRY(run_beside(ctx, p, written, p->fake_network.exec, p->fake_graph, &p->decide, n,
+                       "verify", &s));
+    for (uint32_t i = 0; i < p->graph->n_output; i++) {
+        const char *name = p->graph->value[p->graph->output[i]].name;
+        double db = mpq_comparison_sqnr_db(&s.comparison[i]);
+        mpq_log(ctx, MPQ_LOG_INFO, "output '%s': the file is %.1f dB from the tuned network", name,
+                db);
+        if (s.comparison[i].n_element && !(db >= least_db))
+            return mpq_fail(ctx, MPQ_E_NUMERIC,
+                            "%s: the written file's output '%s' is only %.1f dB from the tuned "
+                            "network on %u inputs, so it is not kept",
+                            path, name, db, n);
+    }
+    return MPQ_OK;
+}
+
+enum mpq_status mpq_pipeline_verify(struct mpq_ctx *ctx, struct mpq_pipeline *p, const char *path,
+                                    struct mpq_report *report)
+{
+    struct mpq_graph *graph;
+    struct mpq_runner written;
+    size_t file_bytes;
+    MPQ_TRY(mpq_import_file(ctx, p->arena, path, &graph, &file_bytes));
+    if (p->run_graph != p->graph) {
+        bool changed;
+        MPQ_TRY(mpq_rebatch(ctx, p->arena, graph, &graph, &changed));
+    }
+    MPQ_TRY(mpq_runner_create(ctx, p->arena, graph, p->batch, NULL, &written));
+    MPQ_TRY(check_same(ctx, p, path, &written));
+    report->agreement = report->kl = report->sqnr_db = (double)NAN;
+    report->metric_float = report->metric_quantized = (double)NAN;
+    report->drop = report->drop_low = report->drop_high = (double)NAN;
+    if (!p->report.n)
+        return MPQ_OK;
+
+    struct side_by_side s;
+    MPQ_TRY(run_beside(ctx, p, &written, p->float_network.exec, p->run_graph, &p->report,
+                       p->report.n, "measure", &s));
+    const struct mpq_comparison *c = &s.comparison[p->scored == UINT32_MAX ? 0 : p->scored];
+    report->n_eval = p->report.n;
+    report->sqnr_db = mpq_comparison_sqnr_db(c);
+    if (p->scored != UINT32_MAX) {
+        report->agreement = (double)c->n_agree / (double)c->n_sample;
+        report->kl = c->kl_sum / (double)c->n_sample;
+    }
+    if (s.labelled) {
+        double n = (double)s.accuracy.n_sample;
+        struct mpq_paired paired = mpq_paired_difference(s.accuracy.n_sample, s.n_lost, s.n_won);
+        report->metric = "top1";
+        report->metric_float = (double)s.reference_accuracy.n_top1 / n;
+        report->metric_quantized = (double)s.accuracy.n_top1 / n;
+        report->drop = paired.difference;
+        report->drop_low = paired.low;
+        report->drop_high = paired.high;
+    }
+    return MPQ_OK;
+}
+
+/* ---- report
+ * --------------------------------------------------------------------------------------- */
+
+/* Each layer's output in the quantized network against the float one, on one batch. */
+static enum mpq_status layer_sqnr(struct mpq_ctx *ctx, struct mpq_pipeline *p,
+                                  struct mpq_report_layer *row)
+{
+    struct mpq_samples samples = mpq_pipeline_samples(&p->decide);
+    uint32_t n = p->decide.n < p->batch ? p->decide.n : p->batch;
+    struct mpq_network *networks[] = {&p->float_network, &p->fake_network};
+    mpq_supernet_apply(&p->net, p->fake_network.exec, p->bits);
+    for (size_t i = 0; i < MPQ_COUNT(networks); i++) {
+        MPQ_TRY(mpq_network_read(ctx, networks[i], &samples, p->decide.sample, n));
+        mpq_exec_forward(networks[i]->exec, 0, networks[i]->graph->n_node);
+    }
+    for (uint32_t l = 0; l < p->layers.n_layer; l++) {
+        mpq_value_id y = p->layers.layer[l].y;
+        const struct mpq_tensor *want = mpq_exec_tensor(p->float_network.exec, y);
+        struct mpq_comparison comparison = {0};
+        int64_t count = mpq_shape_count(&want->shape);
+        mpq_comparison_add(&comparison, want->data, mpq_exec_tensor(p->fake_network.exec, y)->data,
+                           1, count, 0);
+        row[l].sqnr_db = mpq_comparison_sqnr_db(&comparison);
+    }
+    return MPQ_OK;
+}
+
+static enum mpq_status echo_options(struct mpq_ctx *ctx, struct mpq_pipeline *p,
+                                    struct mpq_report *report)
+{
+    size_t n = mpq_option_count();
+    struct mpq_report_fact *fact = mpq_arena_alloc(ctx, p->arena, n + 4, sizeof *fact);
+    if (!fact)
+        return MPQ_E_NOMEM;
+    uint32_t n_fact = 0;
+    for (size_t i = 0; i < n; i++)
+        if (p->options->text[i])
+            fact[n_fact++] = (struct mpq_report_fact){
+                mpq_arena_printf(ctx, p->arena, "option_%s", mpq_option_name(i)),
+                p->options->text[i]};
+    const struct mpq_report_fact counts[] = {
+        {"tune_steps", mpq_arena_printf(ctx, p->arena, "%u", p->n_step)},
+        {"tune_samples", mpq_arena_printf(ctx, p->arena, "%u", p->tune.n)},
+        {"decide_samples", mpq_arena_printf(ctx, p->arena, "%u", p->decide.n)},
+        {"decide_loss", mpq_arena_printf(ctx, p->arena, "%.9g", p->loss)},
+    };
+    memcpy(fact + n_fact, counts, sizeof counts);
+    n_fact += (uint32_t)MPQ_COUNT(counts);
+    for (uint32_t i = 0; i < n_fact; i++)
+        if (!fact[i].key || !fact[i].value)
+            return MPQ_E_NOMEM;
+    report->fact = fact;
+    report->n_fact = n_fact;
+    return MPQ_OK;
+}
+
+enum mpq_status mpq_pipeline_report(struct mpq_ctx *ctx, struct mpq_pipeline *p,
+                                    struct mpq_report *report)
+{
+    uint32_t n_layer = p->layers.n_layer;
+    struct mpq_report_layer *row = mpq_arena_alloc(ctx, p->arena, n_layer, sizeof *row);
+    if (!row)
+        return MPQ_E_NOMEM;
+    double bits_sum = 0, n_param = 0;
+    for (uint32_t l = 0; l < n_layer; l++) {
+        const struct mpq_layer *layer = &p->layers.layer[l];
+        uint32_t group = p->act.group[layer->x];
+        row[l] = (struct mpq_report_layer){
+            .node = layer->name,
+            .operator_type = p->graph->node[layer->node].op_type,
+            .n_param = (uint64_t)layer->n_param,
+            .macs = layer->macs,
+            .weight_bits = p->bits[l],
+            .activation_bits = group == MPQ_NO_GROUP ? 32 : p->act_quant[group].bits,
+            .float_bytes = (uint64_t)layer->n_param * sizeof(float),
+            .quantized_bytes = p->layer_bytes[l * MPQ_N_BITS + p->bits[l]],
+        };
+        for (int b = 0; b < MPQ_N_BITS; b++)
+            row[l].sensitivity[b] = p->sensitivity[l * MPQ_N_BITS + b];
+        bits_sum += (double)row[l].weight_bits * (double)row[l].n_param;
+        n_param += (double)row[l].n_param;
+        report->bitops +=
+            row[l].macs * (uint64_t)row[l].weight_bits * (uint64_t)row[l].activation_bits;
+    }
+    MPQ_TRY(layer_sqnr(ctx, p, row));
+    MPQ_TRY(echo_options(ctx, p, report));
+    report->model = p->options->model;
+    report->output = p->options->output;
+    report->n_layer = n_layer;
+    report->layer = row;
+    report->n_stage = p->n_stage;
+    report->stage = p->stage;
+    report->budget_bytes = p->budget_bytes;
+    report->float_bytes = p->float_bytes;
+    report->quantized_bytes = p->file_bytes;
+    report->average_weight_bits = bits_sum / n_param;
+    report->seed = ctx->seed;
+    report->n_threads = ctx->n_threads;
+    return MPQ_OK;
+}
