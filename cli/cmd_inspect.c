@@ -127,7 +127,7 @@ static void print_count(const char *title, uint64_t n, const char *note)
 {
     printf("%-12s%" PRIu64, title, n);
     if (n >= 1000000)
-        printf(" (%.3g M)", (double)n / 1e6);
+        printf(" (%.1f M)", (double)n / 1e6);
     printf("%s\n", note);
 }
 
@@ -189,6 +189,12 @@ static void print_layers(const struct model_facts *facts)
     }
 }
 
+static const char *node_name(const struct mpq_graph *graph, const struct mpq_node *node)
+{
+    bool is_named = *node->name || !node->n_out || node->out[0] == MPQ_NO_VALUE;
+    return is_named ? node->name : graph->value[node->out[0]].name;
+}
+
 static void print_rejected(const struct model_facts *facts)
 {
     const struct mpq_layer_table *layers = &facts->layers;
@@ -196,10 +202,26 @@ static void print_rejected(const struct model_facts *facts)
         printf("\n%" PRIu32 " nodes with parameters stay float\n", layers->n_rejected);
     for (uint32_t i = 0; i < layers->n_rejected; i++) {
         const struct mpq_node *node = &facts->graph->node[layers->rejected[i].node];
-        const char *name = *node->name || !node->n_out || node->out[0] == MPQ_NO_VALUE
-                               ? node->name
-                               : facts->graph->value[node->out[0]].name;
-        printf("  %s (%s): %s\n", name, node->op_type, layers->rejected[i].reason);
+        printf("  %s (%s): %s\n", node_name(facts->graph, node), node->op_type,
+               layers->rejected[i].reason);
+    }
+}
+
+/* Where nothing can be bound: the weights there are, quantizable or not. */
+static void print_weights(const struct mpq_graph *graph)
+{
+    enum { MIN_ELEMENTS = 64 }; /* as for the layer table's rejected nodes */
+    printf("\nweights\n");
+    for (mpq_node_id i = 0; i < graph->n_node; i++) {
+        const struct mpq_node *node = &graph->node[i];
+        for (uint32_t k = 0; k < node->n_in; k++) {
+            const struct mpq_tensor *weight =
+                node->in[k] == MPQ_NO_VALUE ? NULL : graph->value[node->in[k]].constant;
+            if (weight && !mpq_dtype_is_integer(weight->dtype) &&
+                mpq_shape_count(&weight->shape) >= MIN_ELEMENTS)
+                printf("  %s (%s): %s %s\n", node_name(graph, node), node->op_type,
+                       mpq_dtype_name(weight->dtype), MPQ_SHAPE_TEXT(&weight->shape));
+        }
     }
 }
 
@@ -229,7 +251,8 @@ enum mpq_status mpq_cmd_inspect(struct mpq_ctx *ctx, struct mpq_arena *arena,
         print_layers(&facts);
         print_rejected(&facts);
     } else {
-        printf("\nLayers and MACs are not shown: %s.\n", facts.why_not);
+        print_weights(facts.graph);
+        printf("\nWhat can be quantized is not known: %s.\n", facts.why_not);
     }
     return MPQ_OK;
 }

@@ -100,6 +100,7 @@ done
 refuse 3 'Blur' eval unknown.onnx --data good.npz
 refuse_convert 3 'Blur' unknown.onnx --data good.npz
 expect 0 'Blur' inspect unknown.onnx
+expect 0 'conv (Conv): float [64,1,3,3]' inspect unknown.onnx
 expect 0 '2 layers can be quantized' inspect good.onnx
 expect 0 '[64,1,3,3]' inspect good.onnx
 
@@ -134,6 +135,20 @@ expect 0 '' convert good.onnx -o out/a.onnx --data good.npz --effort none --size
 cmp -s out/a.onnx first.onnx || complain "is not the same file twice"
 [ -s stdout ] || [ -s stderr ] && complain "is not quiet"
 expect 0 'top-1' eval out/a.onnx --data good.npz --reference good.onnx
+
+# ---- interruption: one signal ends it at the next step, with nothing written ----
+arguments='convert, interrupted'
+n_case=$((n_case + 1))
+rm -f out/*
+"$program" convert good.onnx -o out/a.onnx --data good.npz --size 90% --steps 100000000 \
+    >stdout 2>stderr &
+sleep 1
+kill -TERM $!
+wait $!
+got=$?
+[ "$got" -eq 130 ] || complain "exit code $got, expected 130"
+grep -q '^onnx-mpq: interrupted' stderr || complain "does not say that it was interrupted"
+[ -z "$(ls -A out)" ] || complain "left something behind: $(ls -A out)"
 
 echo "$n_case cases, $n_failed failed"
 [ "$n_failed" -eq 0 ]
