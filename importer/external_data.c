@@ -65,11 +65,11 @@ static enum mpq_status read_place(struct loader *loader, const Onnx__TensorProto
     return MPQ_OK;
 }
 
-/* Open one name inside the folder `at`, which is closed. -1: errno says why. */
-static int descend(int at, const char *name, bool is_folder)
+/* Open one name, a folder or a file, inside the folder `at`, which is closed. -1: errno says why.
+ */
+static int descend(int at, const char *name)
 {
-    int fd = openat(at, name,
-                    O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | (is_folder ? O_DIRECTORY : 0));
+    int fd = openat(at, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
     int error = errno;
     close(at);
     errno = error;
@@ -95,7 +95,7 @@ static enum mpq_status open_location(struct loader *loader, const Onnx__TensorPr
                         "the path leaves the folder of the model:", location);
         }
         if (*name && strcmp(name, ".") != 0)
-            fd = descend(fd, name, slash != NULL);
+            fd = descend(fd, name);
     }
     struct stat info;
     if (fd >= 0 && fstat(fd, &info) == 0 && S_ISREG(info.st_mode)) {

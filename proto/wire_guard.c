@@ -63,9 +63,6 @@ static enum mpq_status read_field(struct scan *scan, const ProtobufCMessageDescr
     if (out->number == 0 || tag > UINT32_MAX)
         return malformed(scan, "an impossible field number");
     out->known = protobuf_c_message_descriptor_get_field(message, out->number);
-    if (message == &onnx__model_proto__descriptor && out->known &&
-        strcmp(out->known->name, "graph") == 0)
-        scan->has_graph = true;
     switch (out->type) {
     case WIRE_VARINT:
         return read_varint(scan, 10, &length);
@@ -75,6 +72,9 @@ static enum mpq_status read_field(struct scan *scan, const ProtobufCMessageDescr
         return skip(scan, 4);
     case WIRE_LENGTH:
         MPQ_TRY(read_varint(scan, 5, &length));
+        if (message == &onnx__model_proto__descriptor && out->known &&
+            out->known->descriptor == &onnx__graph_proto__descriptor)
+            scan->has_graph = true;
         out->begin = scan->at;
         out->bytes = (size_t)length;
         return skip(scan, length);
