@@ -80,7 +80,7 @@ static void read_rows(struct decoder *decoder)
     }
 }
 
-/* No jpeg_finish_decompress(): it would read on to the end marker, which some writers forget. */
+/* No jpeg_finish_decompress(): the rows are there, and what follows them is not looked at. */
 static void decode(struct decoder *decoder, const uint8_t *bytes, size_t n_bytes)
 {
     if (setjmp(decoder->jump)) {
