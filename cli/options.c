@@ -262,7 +262,7 @@ static const struct option_row table[] = {
     {"quiet", 'q', ANY, NULL, A_SWITCH, FIELD(quiet), "no", NULL,
      "Print nothing but errors and results."},
     {"verbose", 'v', ANY, NULL, A_SWITCH, FIELD(verbose), "no", NULL, "Say what is being done."},
-    {"help", 'h', ANY, NULL, A_SWITCH, FIELD(help), "no", NULL, "Print this and exit."},
+    {"help", 'h', ANY, NULL, A_SWITCH, FIELD(help), NULL, NULL, "Print this and exit."},
 };
 _Static_assert(MPQ_COUNT(table) <= MPQ_MAX_OPTIONS, "raise MPQ_MAX_OPTIONS");
 

@@ -48,5 +48,5 @@ void mpq_summary_print(FILE *file, const struct mpq_report *report)
         fprintf(file, "  %s %.1f", report->stage[i].name, report->stage[i].seconds);
         seconds += report->stage[i].seconds;
     }
-    fprintf(file, "  together %.1f\n%-12s  %s\n", seconds, "written", report->output);
+    fprintf(file, "  total %.1f\n%-12s  %s\n", seconds, "written", report->output);
 }
