@@ -56,10 +56,16 @@ static const struct grad_case cases[] = {
     {"Div", .in = {REALS(-1, 1, 2, 3, 4), REALS(0.5, 2, 3, 1)}},
     {"Div", .in = {SCALAR(1, 2), REALS(0.5, 2, 3, 4)}},
     {"Pow", .in = {REALS(0.5, 2, 3, 4), REALS(-2, 2.5, 4)}},
-    {"Pow", .in = {REALS(-2, 2, 3, 4), {true, true, 2, 2, {0, {0}}, NULL}}},
+    {"Pow", .in = {REALS(-2, 2, 3, 4), FIXED(2, 2, 1)}},
     {"Clip", .in = {REALS(-2, 2, 20), FIXED(-1, -1, 1), FIXED(0.5, 0.5, 1)}, .kink = {-1, 0.5},
      .n_kink = 2},
     {"Clip", .in = {REALS(-2, 2, 20), ABSENT}},
+    {"Sum", .in = {REALS(-1, 1, 2, 3), REALS(-1, 1, 3), REALS(-1, 1, 2, 1)}},
+    {"Mean", .in = {REALS(-1, 1, 2, 3), REALS(-1, 1, 3), SCALAR(-1, 1)}},
+    {"Max", .in = {REALS(-1, 1, 4, 3), REALS(-0.9, 1.1, 3)}},
+    {"Min", .in = {REALS(-1, 1, 4, 3), REALS(-0.9, 1.1, 4, 1), REALS(-0.8, 1, 3)}},
+    {"Where", .in = {BOOLS(1, 0, 0, 1), REALS(-1, 1, 3, 4), REALS(-1, 1, 4)}},
+    {"Where", .in = {BOOLS(1, 0), REALS(-1, 1, 3, 1), SCALAR(-1, 1)}},
     {"PRelu", .in = {REALS(-1, 1, 2, 3, 4, 4), REALS(0.1, 0.4, 3, 1, 1)}, .kink = {0}, .n_kink = 1},
 };
 

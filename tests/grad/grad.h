@@ -9,10 +9,12 @@
 #define GRAD_MAX_ATTR  8
 #define GRAD_MAX_INPUT 6
 
-/* A FLOAT input with values in (low, high), all different and not within 1e-2 of a kink, or, where
- * `ints` is set, a constant INT64 input. rank -1: absent. Zero-initialised: no further inputs. */
+/* A FLOAT input with values in (low, high), all different and not within 1e-2 of a kink; or, where
+ * `ints` is set, a constant INT64 or BOOL input. */
 struct grad_input {
-    bool present, fixed; /* fixed: no gradient is asked for */
+    bool present, absent; /* neither: no more inputs. absent: an optional one that is left out */
+    bool fixed;           /* no gradient is asked for, kinks do not matter                     */
+    bool is_bool;
     double low, high;
     struct mpq_shape shape;
     const int64_t *ints;
@@ -38,67 +40,31 @@ struct grad_table {
         MPQ_COUNT(array), array                                                                    \
     }
 
-#define GRAD_SHAPE(...)                                                                            \
-    {                                                                                              \
-        (int)MPQ_COUNT(((int64_t[]){__VA_ARGS__})),                                                \
-        {                                                                                          \
-            __VA_ARGS__                                                                            \
-        }                                                                                          \
-    }
-
-/* Inputs. */
-#define REALS(low, high, ...)                                                                      \
-    {                                                                                              \
-        true, false, low, high, GRAD_SHAPE(__VA_ARGS__), NULL                                      \
-    }
-#define FIXED(low, high, ...)                                                                      \
-    {                                                                                              \
-        true, true, low, high, GRAD_SHAPE(__VA_ARGS__), NULL                                       \
-    }
-#define SCALAR(low, high)                                                                          \
-    {                                                                                              \
-        true, false, low, high, {0, {0}}, NULL                                                     \
-    }
-#define ABSENT                                                                                     \
-    {                                                                                              \
-        true, true, 0, 0, {-1, {0}}, NULL                                                          \
-    }
-#define INT_LIST(...)                                                                              \
-    {                                                                                              \
-        true, true, 0, 0, GRAD_SHAPE(MPQ_COUNT(((int64_t[]){__VA_ARGS__}))), (int64_t[])           \
-        {                                                                                          \
-            __VA_ARGS__                                                                            \
-        }                                                                                          \
-    }
-#define INT_SCALAR(value)                                                                          \
-    {                                                                                              \
-        true, true, 0, 0, {0, {0}}, (int64_t[])                                                    \
-        {                                                                                          \
-            value                                                                                  \
-        }                                                                                          \
-    }
+/* Inputs; the dots are the shape, or the integers of a list. */
+/* clang-format off */
+#define GRAD_SHAPE(...) {(int)MPQ_COUNT(((int64_t[]){__VA_ARGS__})), {__VA_ARGS__}}
+#define REALS(low_, high_, ...) \
+    {.present = true, .low = low_, .high = high_, .shape = GRAD_SHAPE(__VA_ARGS__)}
+#define FIXED(low_, high_, ...) \
+    {.present = true, .fixed = true, .low = low_, .high = high_, .shape = GRAD_SHAPE(__VA_ARGS__)}
+#define SCALAR(low_, high_) {.present = true, .low = low_, .high = high_}
+#define ABSENT {.present = true, .absent = true}
+#define LIST(is_bool_, ...) \
+    {.present = true, .fixed = true, .is_bool = is_bool_, \
+     .shape = GRAD_SHAPE(MPQ_COUNT(((int64_t[]){__VA_ARGS__}))), .ints = (int64_t[]){__VA_ARGS__}}
+#define INT_LIST(...) LIST(false, __VA_ARGS__)
+#define BOOLS(...) LIST(true, __VA_ARGS__)
+#define INT_SCALAR(value) {.present = true, .fixed = true, .ints = (int64_t[]){value}}
 
 /* Attributes. */
-#define INT(key, value)                                                                            \
-    {                                                                                              \
-        .name = key, .kind = MPQ_ATTR_INT, .i = value                                              \
-    }
-#define FLOAT(key, value)                                                                          \
-    {                                                                                              \
-        .name = key, .kind = MPQ_ATTR_FLOAT, .f = value                                            \
-    }
-#define STRING(key, value)                                                                         \
-    {                                                                                              \
-        .name = key, .kind = MPQ_ATTR_STRING, .n = sizeof(value) - 1, .s = value                   \
-    }
-#define INTS(key, ...)                                                                             \
-    {                                                                                              \
-        .name = key, .kind = MPQ_ATTR_INTS, .n = MPQ_COUNT(((int64_t[]){__VA_ARGS__})),            \
-        .ints = (int64_t[])                                                                        \
-        {                                                                                          \
-            __VA_ARGS__                                                                            \
-        }                                                                                          \
-    }
+#define INT(key, value) {.name = key, .kind = MPQ_ATTR_INT, .i = value}
+#define FLOAT(key, value) {.name = key, .kind = MPQ_ATTR_FLOAT, .f = value}
+#define STRING(key, value) \
+    {.name = key, .kind = MPQ_ATTR_STRING, .n = sizeof(value) - 1, .s = value}
+#define INTS(key, ...) \
+    {.name = key, .kind = MPQ_ATTR_INTS, .n = MPQ_COUNT(((int64_t[]){__VA_ARGS__})), \
+     .ints = (int64_t[]){__VA_ARGS__}}
+/* clang-format on */
 
 extern const struct grad_table grad_cases_elementwise, grad_cases_shape, grad_cases_reduce;
 

@@ -57,15 +57,16 @@ static enum mpq_status set_inputs(struct problem *p, const struct grad_case *c)
     int i = 0;
     for (; i < GRAD_MAX_INPUT && c->in[i].present; i++) {
         const struct grad_input *in = &c->in[i];
-        if (in->shape.rank < 0)
+        if (in->absent)
             continue;
-        MPQ_TRY(mpq_tensor_alloc(&p->ctx, p->arena, in->ints ? MPQ_INT64 : MPQ_FLOAT, &in->shape,
-                                 &p->x[i]));
+        enum mpq_dtype dtype = in->is_bool ? MPQ_BOOL : in->ints ? MPQ_INT64 : MPQ_FLOAT;
+        MPQ_TRY(mpq_tensor_alloc(&p->ctx, p->arena, dtype, &in->shape, &p->x[i]));
         p->x_list[i] = &p->x[i];
-        if (in->ints)
-            memcpy(p->x[i].data, in->ints, mpq_tensor_bytes(&p->x[i]));
-        else
+        if (!in->ints)
             fill(p, c, i);
+        else
+            for (int64_t k = 0; k < mpq_shape_count(&in->shape); k++)
+                mpq_tensor_set_int(&p->x[i], k, in->ints[k]);
     }
     p->node.n_in = (uint32_t)i;
     return MPQ_OK;

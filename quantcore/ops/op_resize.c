@@ -1,0 +1,370 @@
+/* Resize: each axis is resampled on its own with 1 (nearest), 2 (linear) or 4 (cubic) taps of x for
+ * each index of y. Inputs: x, roi (unused), scales or sizes (constant). */
+#include <math.h>
+#include <string.h>
+
+#include "quantcore/ops/kernel/move.h"
+#include "quantcore/ops/op_util.h"
+
+#define MAX_TAP 4
+
+enum mode { NEAREST, LINEAR, CUBIC };
+enum coordinate { HALF_PIXEL, HALF_PIXEL_SYMMETRIC, PYTORCH_HALF_PIXEL, ALIGN_CORNERS, ASYMMETRIC };
+enum nearest { ROUND_PREFER_FLOOR, ROUND_PREFER_CEIL, FLOOR, CEIL };
+enum policy { STRETCH, NOT_LARGER, NOT_SMALLER };
+
+struct attrs {
+    enum mode mode;
+    enum coordinate coordinate;
+    enum nearest nearest;
+    enum policy policy;
+    double cubic_a;
+    bool exclude_outside;
+    int n_axis; /* 0: all axes in order */
+    int64_t axis[MPQ_MAX_RANK];
+};
+
+static enum mpq_status read_enum(struct mpq_ctx *ctx, const struct mpq_node *node, const char *name,
+                                 const char *const *text, int n, int *out)
+{
+    const char *value = mpq_attr_string(&node->attr_set, name, text[0]);
+    for (int i = 0; i < n; i++)
+        if (strcmp(value, text[i]) == 0) {
+            *out = i;
+            return MPQ_OK;
+        }
+    return mpq_fail_node(ctx, node, MPQ_E_UNSUPPORTED, "%s '%s' is not supported", name, value);
+}
+
+static enum mpq_status resize_parse(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                    struct mpq_node *node)
+{
+    static const char *const mode[] = {"nearest", "linear", "cubic"};
+    static const char *const coordinate[] = {"half_pixel", "half_pixel_symmetric",
+                                             "pytorch_half_pixel", "align_corners", "asymmetric"};
+    static const char *const nearest[] = {"round_prefer_floor", "round_prefer_ceil", "floor",
+                                          "ceil"};
+    static const char *const policy[] = {"stretch", "not_larger", "not_smaller"};
+    int m = 0, c = 0, n = 0, p = 0;
+    size_t n_axis;
+    const int64_t *axis = mpq_attr_ints(&node->attr_set, "axes", &n_axis);
+    struct attrs *a = mpq_arena_alloc(ctx, arena, 1, sizeof *a);
+    if (!a)
+        return MPQ_E_NOMEM;
+    MPQ_TRY(read_enum(ctx, node, "mode", mode, MPQ_COUNT(mode), &m));
+    MPQ_TRY(read_enum(ctx, node, "coordinate_transformation_mode", coordinate,
+                      MPQ_COUNT(coordinate), &c));
+    MPQ_TRY(read_enum(ctx, node, "nearest_mode", nearest, MPQ_COUNT(nearest), &n));
+    MPQ_TRY(read_enum(ctx, node, "keep_aspect_ratio_policy", policy, MPQ_COUNT(policy), &p));
+    if (mpq_attr_int(&node->attr_set, "antialias", 0))
+        return mpq_fail_node(ctx, node, MPQ_E_UNSUPPORTED, "antialias is not supported");
+    if (n_axis > MPQ_MAX_RANK)
+        return mpq_fail_node(ctx, node, MPQ_E_UNSUPPORTED, "axes has %zu entries", n_axis);
+    a->mode = (enum mode)m;
+    a->coordinate = (enum coordinate)c;
+    a->nearest = (enum nearest)n;
+    a->policy = (enum policy)p;
+    a->cubic_a = (double)mpq_attr_float(&node->attr_set, "cubic_coeff_a", -0.75f);
+    a->exclude_outside = mpq_attr_int(&node->attr_set, "exclude_outside", 0) != 0;
+    a->n_axis = (int)n_axis;
+    for (size_t i = 0; i < n_axis; i++)
+        a->axis[i] = axis[i];
+    node->attrs = a;
+    return MPQ_OK;
+}
+
+static const struct mpq_tensor *non_empty(const struct mpq_node *node,
+                                          const struct mpq_tensor *const *x, uint32_t i)
+{
+    const struct mpq_tensor *input = mpq_input(node, x, i);
+    return input && mpq_shape_count(&input->shape) > 0 ? input : NULL;
+}
+
+/* Axis of entry i of scales or sizes. */
+static int entry_axis(const struct attrs *a, int i, int rank)
+{
+    if (!a->n_axis)
+        return i;
+    return (int)(a->axis[i] < 0 ? a->axis[i] + rank : a->axis[i]);
+}
+
+/* scale and out [rank of x] from inputs that are known to be right. */
+static void read_sizes(const struct mpq_node *node, const struct mpq_tensor *const *x,
+                       double *scale, int64_t *out)
+{
+    const struct attrs *a = node->attrs;
+    const struct mpq_tensor *scales = non_empty(node, x, 2), *sizes = non_empty(node, x, 3);
+    const struct mpq_shape *shape = &x[0]->shape;
+    int n = a->n_axis ? a->n_axis : shape->rank;
+    double common = a->policy == NOT_LARGER ? INFINITY : 0;
+    for (int i = 0; i < shape->rank; i++) {
+        scale[i] = 1;
+        out[i] = shape->dim[i];
+    }
+    for (int i = 0; i < n; i++) {
+        int axis = entry_axis(a, i, shape->rank);
+        double in = (double)shape->dim[axis];
+        if (sizes) {
+            out[axis] = mpq_tensor_int(sizes, i);
+            scale[axis] = (double)out[axis] / in;
+            common =
+                a->policy == NOT_LARGER ? fmin(common, scale[axis]) : fmax(common, scale[axis]);
+        } else {
+            scale[axis] = mpq_tensor_double(scales, i);
+            out[axis] = (int64_t)floor(in * scale[axis]);
+        }
+    }
+    for (int i = 0; sizes && a->policy != STRETCH && i < n; i++) {
+        int axis = entry_axis(a, i, shape->rank);
+        scale[axis] = common;
+        out[axis] = (int64_t)floor((double)shape->dim[axis] * common + 0.5);
+    }
+}
+
+static enum mpq_status resize_infer(struct mpq_ctx *ctx, const struct mpq_node *node,
+                                    const struct mpq_tensor *const *x, struct mpq_tensor *const *y)
+{
+    const struct attrs *a = node->attrs;
+    const struct mpq_tensor *scales = non_empty(node, x, 2), *sizes = non_empty(node, x, 3);
+    const struct mpq_tensor *target = sizes ? sizes : scales;
+    struct mpq_shape shape = x[0]->shape;
+    double scale[MPQ_MAX_RANK];
+    bool mark[MPQ_MAX_RANK];
+    int n = a->n_axis ? a->n_axis : shape.rank;
+    if (a->mode != NEAREST)
+        MPQ_TRY(mpq_check_float(ctx, node, x, 0));
+    if (a->n_axis > shape.rank || shape.rank == 0)
+        return mpq_fail_node(ctx, node, MPQ_E_SHAPE, "%d axes for %s", a->n_axis,
+                             MPQ_SHAPE_TEXT(&shape));
+    MPQ_TRY(mpq_check_axes(ctx, node, a->axis, a->n_axis, shape.rank, mark));
+    if (!target || !target->data)
+        return mpq_fail_node(ctx, node, MPQ_E_UNSUPPORTED, "neither scales nor sizes are constant");
+    if (mpq_shape_count(&target->shape) != n ||
+        (sizes ? !mpq_dtype_is_integer(sizes->dtype) : scales->dtype != MPQ_FLOAT))
+        return mpq_fail_node(ctx, node, MPQ_E_SHAPE, "%s %s %s does not fit input %s",
+                             sizes ? "sizes" : "scales", mpq_dtype_name(target->dtype),
+                             MPQ_SHAPE_TEXT(&target->shape), MPQ_SHAPE_TEXT(&x[0]->shape));
+    for (int i = 0; i < n; i++) {
+        double value = mpq_tensor_double(target, i);
+        double bound = (double)MPQ_LIMIT_TENSOR_BYTES;
+        if (!(value > 0 && value <= bound) || shape.dim[entry_axis(a, i, shape.rank)] == 0)
+            return mpq_fail_node(ctx, node, MPQ_E_SHAPE, "%s cannot be resized by %g",
+                                 MPQ_SHAPE_TEXT(&shape), value);
+    }
+    read_sizes(node, x, scale, shape.dim);
+    return mpq_infer_set(ctx, node, y[0], x[0]->dtype, &shape);
+}
+
+/* The point of x that index i of y stands for, along an axis of `in` -> `out` elements. */
+static double source(const struct attrs *a, int64_t i, double scale, int64_t in, int64_t out)
+{
+    double at = (double)i, n_in = (double)in, n_out = (double)out;
+    switch (a->coordinate) {
+    case HALF_PIXEL:
+        return (at + 0.5) / scale - 0.5;
+    case HALF_PIXEL_SYMMETRIC:
+        return n_in / 2 * (1 - n_out / (scale * n_in)) + (at + 0.5) / scale - 0.5;
+    case PYTORCH_HALF_PIXEL:
+        return out > 1 ? (at + 0.5) / scale - 0.5 : 0;
+    case ALIGN_CORNERS:
+        return out > 1 ? at * (n_in - 1) / (n_out - 1) : 0;
+    default:
+        return at / scale;
+    }
+}
+
+static double round_nearest(enum nearest nearest, double at)
+{
+    switch (nearest) {
+    case ROUND_PREFER_FLOOR:
+        return ceil(at - 0.5);
+    case ROUND_PREFER_CEIL:
+        return floor(at + 0.5);
+    case FLOOR:
+        return floor(at);
+    default:
+        return ceil(at);
+    }
+}
+
+/* Keys' cubic kernel at distance d. */
+static double cubic(double a, double d)
+{
+    d = fabs(d);
+    if (d <= 1)
+        return ((a + 2) * d - (a + 3)) * d * d + 1;
+    return d < 2 ? (((d - 5) * d + 8) * d - 4) * a : 0;
+}
+
+struct tap {
+    int64_t offset; /* elements of x */
+    mpq_real weight;
+};
+
+static int count_taps(enum mode mode, bool is_identity)
+{
+    return is_identity || mode == NEAREST ? 1 : mode == LINEAR ? 2 : MAX_TAP;
+}
+
+static int64_t clamp_index(double at, int64_t n)
+{
+    return at < 0 ? 0 : at > (double)(n - 1) ? n - 1 : (int64_t)at;
+}
+
+/* The taps of one index of y: n_tap of them, in x of n elements `stride` apart. */
+static void make_taps(const struct attrs *a, int n_tap, double at, int64_t n, int64_t stride,
+                      struct tap *tap)
+{
+    if (n_tap == 1) {
+        tap[0] = (struct tap){clamp_index(round_nearest(a->nearest, at), n) * stride, 1};
+        return;
+    }
+    double first = floor(at) - (n_tap / 2 - 1), weight[MAX_TAP], sum = 0;
+    for (int t = 0; t < n_tap; t++) {
+        double distance = at - (first + t);
+        bool is_outside = first + t < 0 || first + t > (double)(n - 1);
+        weight[t] = n_tap == 2 ? 1 - fabs(distance) : cubic(a->cubic_a, distance);
+        weight[t] = a->exclude_outside && is_outside ? 0 : weight[t];
+        sum += weight[t];
+    }
+    for (int t = 0; t < n_tap; t++)
+        tap[t] = (struct tap){clamp_index(first + t, n) * stride,
+                              (mpq_real)(a->exclude_outside ? weight[t] / sum : weight[t])};
+}
+
+static size_t resize_workspace(const struct mpq_node *node, const struct mpq_tensor *const *x,
+                               struct mpq_tensor *const *y, bool training)
+{
+    size_t n = 0;
+    (void)node, (void)x, (void)training;
+    for (int i = 0; i < y[0]->shape.rank; i++)
+        n += (size_t)y[0]->shape.dim[i];
+    return n * MAX_TAP * sizeof(struct tap);
+}
+
+/* For axis i, index k of y along it: n_tap[i] taps from tap[i][k * n_tap[i]] on. */
+struct plan {
+    int rank;
+    int n_tap[MPQ_MAX_RANK];
+    struct tap *tap[MPQ_MAX_RANK];
+};
+
+static void make_plan(const struct mpq_kernel_args *args, struct plan *plan)
+{
+    const struct attrs *a = args->node->attrs;
+    const struct mpq_shape *shape = &args->x[0]->shape;
+    double scale[MPQ_MAX_RANK];
+    int64_t out[MPQ_MAX_RANK], stride[MPQ_MAX_RANK];
+    struct tap *tap = args->workspace;
+    read_sizes(args->node, args->x, scale, out);
+    mpq_dense_strides(shape, stride);
+    plan->rank = shape->rank;
+    for (int i = 0; i < shape->rank; i++) {
+        bool is_identity = out[i] == shape->dim[i] && scale[i] == 1;
+        plan->tap[i] = tap;
+        plan->n_tap[i] = count_taps(a->mode, is_identity);
+        for (int64_t k = 0; k < out[i]; k++, tap += plan->n_tap[i])
+            if (is_identity)
+                *tap = (struct tap){k * stride[i], 1};
+            else
+                make_taps(a, plan->n_tap[i], source(a, k, scale[i], shape->dim[i], out[i]),
+                          shape->dim[i], stride[i], tap);
+    }
+}
+
+/* fn(args, plan, y index of the row, x base, weight) for each row of y and each combination of taps
+ * of the axes outside of the row; `is_first` for the first combination. */
+typedef void row_fn(const struct mpq_kernel_args *args, const struct plan *plan, int64_t at,
+                    int64_t base, mpq_real weight, bool is_first);
+
+static void for_each_row(const struct mpq_kernel_args *args, row_fn *fn)
+{
+    struct plan plan;
+    const struct mpq_shape *shape = &args->y[0]->shape;
+    int64_t index[MPQ_MAX_RANK] = {0}, count = mpq_shape_count(shape);
+    make_plan(args, &plan);
+    int last = plan.rank - 1;
+    for (int64_t at = 0; at < count; at += shape->dim[last]) {
+        int t[MPQ_MAX_RANK] = {0}, i;
+        bool is_first = true;
+        do {
+            int64_t base = 0;
+            mpq_real weight = 1;
+            for (i = 0; i < last; i++) {
+                const struct tap *tap = &plan.tap[i][index[i] * plan.n_tap[i] + t[i]];
+                base += tap->offset;
+                weight *= tap->weight;
+            }
+            fn(args, &plan, at, base, weight, is_first);
+            is_first = false;
+            for (i = last - 1; i >= 0 && ++t[i] == plan.n_tap[i]; i--)
+                t[i] = 0;
+        } while (i >= 0);
+        for (i = last - 1; i >= 0 && ++index[i] == shape->dim[i]; i--)
+            index[i] = 0;
+    }
+}
+
+static void move_row(const struct mpq_kernel_args *args, const struct plan *plan, int64_t at,
+                     int64_t base, mpq_real weight, bool is_first)
+{
+    size_t bytes = mpq_dtype_bytes(args->y[0]->dtype);
+    const uint8_t *x = (const uint8_t *)args->x[0]->data + (size_t)base * bytes;
+    uint8_t *y = (uint8_t *)args->y[0]->data + (size_t)at * bytes;
+    const struct tap *tap = plan->tap[plan->rank - 1];
+    (void)weight, (void)is_first;
+    for (int64_t i = 0; i < args->y[0]->shape.dim[plan->rank - 1]; i++)
+        memcpy(y + (size_t)i * bytes, x + (size_t)tap[i].offset * bytes, bytes);
+}
+
+static void add_row(const struct mpq_kernel_args *args, const struct plan *plan, int64_t at,
+                    int64_t base, mpq_real weight, bool is_first)
+{
+    int n_tap = plan->n_tap[plan->rank - 1];
+    const struct tap *tap = plan->tap[plan->rank - 1];
+    const mpq_real *x = (const mpq_real *)args->x[0]->data + base;
+    mpq_real *y = (mpq_real *)args->y[0]->data + at;
+    for (int64_t i = 0; i < args->y[0]->shape.dim[plan->rank - 1]; i++, tap += n_tap) {
+        mpq_real sum = 0;
+        for (int t = 0; t < n_tap; t++)
+            sum += tap[t].weight * x[tap[t].offset];
+        y[i] = (is_first ? 0 : y[i]) + weight * sum;
+    }
+}
+
+static void backward_row(const struct mpq_kernel_args *args, const struct plan *plan, int64_t at,
+                         int64_t base, mpq_real weight, bool is_first)
+{
+    int n_tap = plan->n_tap[plan->rank - 1];
+    const struct tap *tap = plan->tap[plan->rank - 1];
+    const mpq_real *dy = args->dy[0] + at;
+    mpq_real *dx = args->dx[0] + base;
+    (void)is_first;
+    for (int64_t i = 0; i < args->y[0]->shape.dim[plan->rank - 1]; i++, tap += n_tap)
+        for (int t = 0; t < n_tap; t++)
+            dx[tap[t].offset] += weight * tap[t].weight * dy[i];
+}
+
+static void resize_forward(const struct mpq_kernel_args *args)
+{
+    const struct attrs *a = args->node->attrs;
+    for_each_row(args, a->mode == NEAREST ? move_row : add_row);
+}
+
+static void resize_backward(const struct mpq_kernel_args *args)
+{
+    if (args->dy[0] && args->dx[0])
+        for_each_row(args, backward_row);
+}
+
+const struct mpq_op mpq_op_resize = {.name = "Resize",
+                                     .domain = "",
+                                     .n_in_min = 1,
+                                     .n_in_max = 4,
+                                     .n_out_min = 1,
+                                     .n_out_max = 1,
+                                     .parse = resize_parse,
+                                     .infer = resize_infer,
+                                     .workspace = resize_workspace,
+                                     .forward = resize_forward,
+                                     .backward = resize_backward};
