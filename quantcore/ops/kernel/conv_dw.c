@@ -10,11 +10,14 @@
 /* Places of a block: their transposed gradients and what they read stay in cache. */
 #define BLOCK_PLACES 512
 
+#define K_BLOCK 16
+
 struct dw_job {
     const struct mpq_conv *conv;
     struct mpq_stage stage;
     const mpq_real *x, *dy;
     mpq_real *dw;
+    int64_t k_blocks;     /* of K_BLOCK */
     int64_t n_k, columns; /* columns: output channels of a group, rounded up to a vector    */
     int64_t block_rows, max_run; /* rows of places to a block; runs in it */
     int64_t *offset;      /* [n_k]                                                          */
@@ -43,6 +46,7 @@ static size_t dw_setup(const struct mpq_conv *conv, void *workspace, struct dw_j
     mpq_stage_forward(conv, &job->stage);
     job->conv = conv;
     job->n_k = conv->c / conv->group * mpq_volume(conv->kernel);
+    job->k_blocks = (job->n_k + K_BLOCK - 1) / K_BLOCK;
     job->columns = (conv->m / conv->group + lanes - 1) / lanes * lanes;
     int64_t row = conv->out[1] * conv->out[2];
     job->block_rows = row < BLOCK_PLACES ? BLOCK_PLACES / row : 1;
@@ -109,32 +113,38 @@ static void dw_piece(void *arg, int64_t begin, int64_t end, int thread)
     int64_t *start = job->start + thread * job->max_run;
     memset(sum, 0, (size_t)sum_elements(job) * sizeof *sum);
     job->used[thread] = true;
+    struct mpq_unit last;
     for (int64_t i = begin; i < end; i++) {
         struct mpq_unit unit = mpq_stage_unit(&job->stage, i);
-        mpq_stage_fill(&job->stage, &unit, job->x, buffer);
+        mpq_stage_fill(&job->stage, &unit, i > begin ? &last : NULL, job->x, buffer);
+        last = unit;
         int64_t n_row = unit.n_image * unit.n_row;
         for (int64_t r = 0; r < n_row; r += job->block_rows) {
-            int64_t last = r + job->block_rows < n_row ? r + job->block_rows : n_row;
-            int64_t n_run = gather_rows(job, &unit, r, last, start, t);
+            int64_t end_row = r + job->block_rows < n_row ? r + job->block_rows : n_row;
+            int64_t n_run = gather_rows(job, &unit, r, end_row, start, t);
             add_block(job, buffer, start, n_run, t, sum + unit.group * job->n_k * job->columns);
         }
     }
 }
 
-/* dw[m][k] += the threads' sums [k][m], in the order of threads. */
+/* dw[m][k] += the threads' sums [k][m], in the order of threads; a cache line of k at a time. */
 static void dw_add_piece(void *arg, int64_t begin, int64_t end, int thread)
 {
     (void)thread;
     const struct dw_job *job = arg;
     int64_t m = job->conv->m / job->conv->group;
     for (int64_t i = begin; i < end; i++) {
-        int64_t group = i / job->n_k, k = i % job->n_k;
+        int64_t group = i / job->k_blocks, first = i % job->k_blocks * K_BLOCK;
+        int64_t last = first + K_BLOCK < job->n_k ? first + K_BLOCK : job->n_k;
         for (int t = 0; t < mpq_thread_count(); t++) {
             if (!job->used[t])
                 continue;
-            const mpq_real *sum = job->sum + t * sum_elements(job) + i * job->columns;
+            const mpq_real *sum =
+                job->sum + t * sum_elements(job) + group * job->n_k * job->columns;
+            mpq_real *dw = job->dw + group * m * job->n_k;
             for (int64_t j = 0; j < m; j++)
-                job->dw[(group * m + j) * job->n_k + k] += sum[j];
+                for (int64_t k = first; k < last; k++)
+                    dw[j * job->n_k + k] += sum[k * job->columns + j];
         }
     }
 }
@@ -153,7 +163,7 @@ void mpq_conv_dw(const struct mpq_conv *conv, const mpq_real *x, const mpq_real 
     mpq_stage_offsets(&job.stage, job.offset);
     memset(job.used, 0, (size_t)mpq_thread_count() * sizeof *job.used);
     mpq_parallel_for(mpq_stage_units(&job.stage), 1, dw_piece, &job);
-    mpq_parallel_for(conv->group * job.n_k, 16, dw_add_piece, &job);
+    mpq_parallel_for(conv->group * job.k_blocks, 1, dw_add_piece, &job);
 }
 
 size_t mpq_conv_dw_bytes(const struct mpq_conv *conv)

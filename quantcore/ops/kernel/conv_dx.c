@@ -5,7 +5,10 @@
 #include "quantcore/ops/kernel/scratch.h"
 #include "quantcore/ops/kernel/sweep.h"
 
+#define C_BLOCK 16 /* input channels packed together */
+
 struct dx_job {
+    int64_t c_blocks;
     const struct mpq_conv *conv;
     struct mpq_stage stage;
     const mpq_real *dy, *w;
@@ -21,6 +24,7 @@ static size_t dx_setup(const struct mpq_conv *conv, void *workspace, struct dx_j
     size_t used = 0;
     mpq_stage_backward(conv, &job->stage);
     job->conv = conv;
+    job->c_blocks = (conv->c / conv->group + C_BLOCK - 1) / C_BLOCK;
     int64_t n_k = conv->m / conv->group * mpq_volume(conv->kernel);
     job->stride = ((int64_t)mpq_stage_elements(&job->stage) + 15) / 16 * 16;
     job->a = mpq_scratch_take(workspace, &used, n_k * conv->c, sizeof(mpq_real));
@@ -30,26 +34,34 @@ static size_t dx_setup(const struct mpq_conv *conv, void *workspace, struct dx_j
     return used;
 }
 
-/* a[c][m, tap] = w[m][c][tap] for input channels of all groups. */
-static void dx_pack_piece(void *arg, int64_t begin, int64_t end, int thread)
+/* a[c][m, tap] = w[m][c][tap] for input channels [begin, end) of a group. */
+static void pack(const struct dx_job *job, const struct mpq_phase *p, int64_t group, int64_t begin,
+                 int64_t end)
+{
+    int64_t m = job->stage.channels, c = job->conv->c / job->conv->group;
+    int64_t taps = mpq_volume(job->conv->kernel), n_tap = mpq_volume(p->n_tap);
+    const mpq_real *w = job->w + group * m * c * taps;
+    mpq_real *a = job->a + group * m * c * taps + p->taps_before * m * c;
+    for (int64_t t = 0; t < n_tap; t++) {
+        int64_t from = mpq_phase_tap(&job->stage, p, t);
+        for (int64_t j = 0; j < m; j++)
+            for (int64_t i = begin; i < end; i++)
+                a[(i * m + j) * n_tap + t] = w[(j * c + i) * taps + from];
+    }
+}
+
+/* In blocks of channels, so that what is read and what is written stay in cache. */
+static void pack_piece(void *arg, int64_t begin, int64_t end, int thread)
 {
     (void)thread;
     const struct dx_job *job = arg;
-    const struct mpq_conv *conv = job->conv;
-    int64_t m = conv->m / conv->group, c = conv->c / conv->group, taps = mpq_volume(conv->kernel);
-    for (int64_t index = 0; index < mpq_phase_count(&job->stage); index++) {
-        struct mpq_phase p = mpq_phase_at(&job->stage, index);
-        int64_t n_tap = mpq_volume(p.n_tap);
-        for (int64_t i = begin; i < end; i++) {
-            int64_t group = i / c, channel = i % c;
-            const mpq_real *w = job->w + (group * m * c + channel) * taps;
-            mpq_real *a =
-                job->a + group * m * c * taps + p.taps_before * m * c + channel * m * n_tap;
-            for (int64_t t = 0; t < n_tap; t++) {
-                int64_t from = mpq_phase_tap(&job->stage, &p, t);
-                for (int64_t j = 0; j < m; j++)
-                    a[j * n_tap + t] = w[j * c * taps + from];
-            }
+    int64_t c = job->conv->c / job->conv->group;
+    for (int64_t i = begin; i < end; i++) {
+        int64_t group = i / job->c_blocks, first = i % job->c_blocks * C_BLOCK;
+        int64_t last = first + C_BLOCK < c ? first + C_BLOCK : c;
+        for (int64_t index = 0; index < mpq_phase_count(&job->stage); index++) {
+            struct mpq_phase p = mpq_phase_at(&job->stage, index);
+            pack(job, &p, group, first, last);
         }
     }
 }
@@ -60,9 +72,11 @@ static void dx_piece(void *arg, int64_t begin, int64_t end, int thread)
     const struct mpq_conv *conv = job->conv;
     int64_t m = conv->m / conv->group, c = conv->c / conv->group, taps = mpq_volume(conv->kernel);
     mpq_real *buffer = job->buffer + thread * job->stride;
+    struct mpq_unit last;
     for (int64_t i = begin; i < end; i++) {
         struct mpq_unit unit = mpq_stage_unit(&job->stage, i);
-        mpq_stage_fill(&job->stage, &unit, job->dy, buffer);
+        mpq_stage_fill(&job->stage, &unit, i > begin ? &last : NULL, job->dy, buffer);
+        last = unit;
         for (int64_t index = 0; index < mpq_phase_count(&job->stage); index++) {
             struct mpq_phase p = mpq_phase_at(&job->stage, index);
             struct mpq_sweep sweep = {.stage = &job->stage,
@@ -96,7 +110,7 @@ void mpq_conv_dx(const struct mpq_conv *conv, const mpq_real *dy, const mpq_real
         struct mpq_phase p = mpq_phase_at(&job.stage, i);
         mpq_phase_offsets(&job.stage, &p, job.offset + p.taps_before * job.stage.channels);
     }
-    mpq_parallel_for(conv->c, 1, dx_pack_piece, &job);
+    mpq_parallel_for(conv->group * job.c_blocks, 1, pack_piece, &job);
     mpq_parallel_for(mpq_stage_units(&job.stage), 1, dx_piece, &job);
 }
 

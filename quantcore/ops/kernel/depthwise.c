@@ -2,7 +2,6 @@
 
 #include <string.h>
 
-#include "quantcore/base/simd.h"
 #include "quantcore/base/thread.h"
 #include "quantcore/ops/kernel/scratch.h"
 #include "quantcore/ops/kernel/stage.h"
@@ -95,25 +94,6 @@ static void find_parts(const struct job *job, const struct mpq_unit *unit, struc
     worker->n_row = unit->n_row;
 }
 
-MPQ_MULTIVERSION
-static void store(const struct mpq_part *part, int n_part, int64_t step, bool add,
-                  const mpq_real *places, mpq_real *to)
-{
-    for (int i = 0; i < n_part; i++) {
-        const mpq_real *restrict from = places + part[i].from;
-        mpq_real *restrict y = to + part[i].to;
-        if (!add)
-            for (int j = 0; j < part[i].count; j++)
-                y[j] = from[j];
-        else if (step == 1)
-            for (int j = 0; j < part[i].count; j++)
-                y[j] += from[j];
-        else
-            for (int j = 0; j < part[i].count; j++)
-                y[j * step] += from[j];
-    }
-}
-
 /* forward and dx: they differ in the stage, and dx has a convolution for each phase. */
 static void filter_piece(void *arg, int64_t begin, int64_t end, int thread)
 {
@@ -122,10 +102,12 @@ static void filter_piece(void *arg, int64_t begin, int64_t end, int thread)
     struct worker worker;
     (void)worker_setup(job, job->own + (size_t)thread * job->own_bytes, &worker);
     int64_t area = mpq_volume(job->stage.sink.dim);
+    struct mpq_unit last;
     for (int64_t i = begin; i < end; i++) {
         struct mpq_unit unit = mpq_stage_unit(&job->stage, i);
         mpq_real *to = job->to + (unit.image * job->conv->c + unit.group) * area;
-        mpq_stage_fill(&job->stage, &unit, job->x, worker.staged);
+        mpq_stage_fill(&job->stage, &unit, i > begin ? &last : NULL, job->x, worker.staged);
+        last = unit;
         find_parts(job, &unit, &worker);
         for (int64_t t = 0; t < job->taps; t++)
             worker.w[t] = job->w[unit.group * job->taps + job->tap[t]];
@@ -137,8 +119,8 @@ static void filter_piece(void *arg, int64_t begin, int64_t end, int thread)
             }
             set->filter(unit.places, n_tap, worker.w + t, job->offset + t, worker.staged,
                         job->bias ? job->bias[unit.group] : 0, worker.places);
-            store(worker.part + p * job->max_part, worker.n_part[p], job->stage.sink.step[2],
-                  job->add, worker.places, to);
+            mpq_stage_store(&job->stage, worker.part + p * job->max_part, worker.n_part[p], 1,
+                            worker.places, 0, NULL, job->add, to);
         }
     }
 }
@@ -185,11 +167,12 @@ static void dw_piece(void *arg, int64_t begin, int64_t end, int thread)
     struct worker worker;
     (void)worker_setup(job, job->own + (size_t)thread * job->own_bytes, &worker);
     memset(worker.sum, 0, (size_t)(job->conv->c * job->taps) * sizeof *worker.sum);
-    memset(worker.staged, 0, mpq_stage_elements(&job->stage) * sizeof *worker.staged);
     job->used[thread] = true;
+    struct mpq_unit last;
     for (int64_t i = begin; i < end; i++) {
         struct mpq_unit unit = mpq_stage_unit(&job->stage, i);
-        mpq_stage_fill(&job->stage, &unit, job->x, worker.staged);
+        mpq_stage_fill(&job->stage, &unit, i > begin ? &last : NULL, job->x, worker.staged);
+        last = unit;
         find_parts(job, &unit, &worker);
         spread(job, &unit, &worker);
         mpq_tile_best()->correlate(unit.places, job->taps, worker.places, job->offset,

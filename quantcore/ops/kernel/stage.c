@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "quantcore/base/simd.h"
 #include "quantcore/base/thread.h"
 
 /* Elements of a staged copy that stay in the second level cache, and places enough to fill tiles.
@@ -74,6 +75,7 @@ static void cut(struct mpq_stage *s)
     int64_t room = max64(1, STAGE_AIM / max64(1, s->channels * s->channel));
     s->images = min64(min64(room, ceil_div(PLACES_AIM, s->image)), s->n);
     s->images = max64(1, min64(s->images, s->n * s->group / threads));
+    s->images = ceil_div(s->n, ceil_div(s->n, s->images));
     int64_t row = s->channels * (s->channel / s->extent[0]);
     int64_t rows = max64(4, STAGE_AIM / max64(1, row) - s->max_shift[0]);
     s->band = min64(s->band, rows);
@@ -166,62 +168,90 @@ static void clip(int64_t n, int64_t step, int64_t start, int64_t dim, int64_t *o
     *out_high = max64(*out_low, high);
 }
 
-static void copy_row(mpq_real *to, const mpq_real *from, int64_t step, int64_t low, int64_t high,
-                     int64_t n)
+/* Rows of n elements that lie `step` apart; the rows to_stride and from_stride. */
+MPQ_MULTIVERSION
+static void copy_rows(mpq_real *to, int64_t to_stride, const mpq_real *from, int64_t from_stride,
+                      int64_t rows, int64_t n, int64_t step)
 {
-    for (int64_t i = 0; i < low; i++)
-        to[i] = 0;
-    if (step == 1) {
-        for (int64_t i = low; i < high; i++)
-            to[i] = from[i - low];
-    } else {
-        for (int64_t i = low; i < high; i++)
-            to[i] = from[(i - low) * step];
+    for (int64_t i = 0; i < rows; i++) {
+        mpq_real *restrict y = to + i * to_stride;
+        const mpq_real *restrict x = from + i * from_stride;
+        if (step == 1)
+            for (int64_t j = 0; j < n; j++)
+                y[j] = x[j];
+        else if (step == 2)
+            for (int64_t j = 0; j < n; j++)
+                y[j] = x[2 * j];
+        else
+            for (int64_t j = 0; j < n; j++)
+                y[j] = x[j * step];
     }
-    for (int64_t i = high; i < n; i++)
-        to[i] = 0;
 }
 
-/* One image of one slot of one channel. start[axis]: index in the array of the plane's first. */
-static void fill_plane(const struct mpq_stage *s, const int64_t start[3], const mpq_real *from,
+/* The part of a staged plane that holds elements of the array: [low, high) along each axis, from
+ * element `first` of the array's plane on. */
+struct window {
+    int64_t low[3], high[3], first;
+};
+
+static struct window window_of(const struct mpq_stage *s, const struct mpq_unit *unit, int64_t slot)
+{
+    const struct mpq_stage_map *map = &s->source;
+    struct window w = {.first = 0};
+    int64_t index[3];
+    split(slot, s->n_slot, index);
+    for (int i = 0; i < 3; i++) {
+        int64_t start = (i == 0 ? unit->row * map->step[0] : 0) - map->before[i] +
+                        index[i] * s->dilation[i] % s->stride[i];
+        clip(s->extent[i], map->step[i], start, map->dim[i], &w.low[i], &w.high[i]);
+        w.first = w.first * map->dim[i] + start + w.low[i] * map->step[i];
+    }
+    return w;
+}
+
+static void fill_plane(const struct mpq_stage *s, const struct window *w, const mpq_real *from,
                        mpq_real *to)
 {
-    const struct mpq_stage_map *map = &s->source;
-    int64_t low[3], high[3];
-    for (int i = 0; i < 3; i++)
-        clip(s->extent[i], map->step[i], start[i], map->dim[i], &low[i], &high[i]);
-    for (int64_t i = 0; i < s->extent[0]; i++)
-        for (int64_t j = 0; j < s->extent[1]; j++, to += s->extent[2]) {
-            if (i < low[0] || i >= high[0] || j < low[1] || j >= high[1]) {
-                memset(to, 0, (size_t)s->extent[2] * sizeof *to);
-                continue;
-            }
-            int64_t y = start[0] + i * map->step[0], z = start[1] + j * map->step[1];
-            const mpq_real *row = from + (y * map->dim[1] + z) * map->dim[2];
-            copy_row(to, row + start[2] + low[2] * map->step[2], map->step[2], low[2], high[2],
-                     s->extent[2]);
-        }
+    const int64_t *step = s->source.step, *dim = s->source.dim;
+    from += w->first;
+    to += (w->low[0] * s->extent[1] + w->low[1]) * s->extent[2] + w->low[2];
+    if (dim[1] == 1) {
+        copy_rows(to, s->extent[1] * s->extent[2], from, step[0] * dim[2], w->high[0] - w->low[0],
+                  w->high[2] - w->low[2], step[2]);
+        return;
+    }
+    for (int64_t i = w->low[0]; i < w->high[0]; i++) {
+        copy_rows(to, s->extent[2], from, step[1] * dim[2], w->high[1] - w->low[1],
+                  w->high[2] - w->low[2], step[2]);
+        to += s->extent[1] * s->extent[2];
+        from += step[0] * dim[1] * dim[2];
+    }
 }
 
-void mpq_stage_fill(const struct mpq_stage *s, const struct mpq_unit *unit, const mpq_real *array,
-                    mpq_real *buffer)
+static bool same_layout(const struct mpq_unit *a, const struct mpq_unit *b)
 {
-    const struct mpq_stage_map *map = &s->source;
-    int64_t area = mpq_volume(map->dim);
-    int64_t n_slot = mpq_volume(s->n_slot);
-    for (int64_t c = 0; c < s->channels; c++)
-        for (int64_t slot = 0; slot < n_slot; slot++) {
-            int64_t index[3], start[3];
-            split(slot, s->n_slot, index);
-            for (int i = 0; i < 3; i++)
-                start[i] = (i == 0 ? unit->row * map->step[0] : 0) - map->before[i] +
-                           index[i] * s->dilation[i] % s->stride[i];
-            mpq_real *to = buffer + c * s->channel + slot * s->plane;
-            for (int64_t i = 0; i < unit->n_image; i++) {
-                int64_t channel = ((unit->image + i) * s->group + unit->group) * s->channels + c;
-                fill_plane(s, start, array + channel * area, to + i * s->image);
-            }
+    return a->n_image == b->n_image && a->row == b->row && a->n_row == b->n_row;
+}
+
+void mpq_stage_fill(const struct mpq_stage *s, const struct mpq_unit *unit,
+                    const struct mpq_unit *last, const mpq_real *array, mpq_real *buffer)
+{
+    int64_t area = mpq_volume(s->source.dim);
+    if (!last || !same_layout(unit, last))
+        memset(buffer, 0, mpq_stage_elements(s) * sizeof *buffer);
+    for (int64_t slot = 0; slot < mpq_volume(s->n_slot); slot++) {
+        struct window window = window_of(s, unit, slot);
+        if (window.low[0] == window.high[0] || window.low[1] == window.high[1] ||
+            window.low[2] == window.high[2])
+            continue;
+        for (int64_t i = 0; i < unit->n_image; i++) {
+            const mpq_real *from =
+                array + ((unit->image + i) * s->group + unit->group) * s->channels * area;
+            for (int64_t c = 0; c < s->channels; c++)
+                fill_plane(s, &window, from + c * area,
+                           buffer + c * s->channel + slot * s->plane + i * s->image);
         }
+    }
 }
 
 void mpq_stage_offsets(const struct mpq_stage *s, int64_t *out)
@@ -320,4 +350,44 @@ int mpq_stage_parts(const struct mpq_stage *s, const struct mpq_unit *unit, cons
         };
     }
     return n_part;
+}
+
+/* y[j * step] += x[j]. With step 2 the elements between get a zero added, which makes the places
+ * contiguous; the last has none behind it. */
+MPQ_INLINE void add_row(mpq_real *restrict y, const mpq_real *restrict x, int n, int64_t step,
+                        mpq_real zero)
+{
+    if (step == 1) {
+        for (int j = 0; j < n; j++)
+            y[j] += x[j];
+    } else if (step == 2) {
+        for (int j = 0; j < n - 1; j++) {
+            y[2 * j] += x[j];
+            y[2 * j + 1] += zero;
+        }
+        y[2 * (n - 1)] += x[n - 1];
+    } else {
+        for (int j = 0; j < n; j++)
+            y[j * step] += x[j];
+    }
+}
+
+MPQ_MULTIVERSION
+void mpq_stage_store(const struct mpq_stage *s, const struct mpq_part *part, int n_part, int n_row,
+                     const mpq_real *from, int64_t stride, const mpq_real *bias, bool add,
+                     mpq_real *to)
+{
+    int64_t area = mpq_volume(s->sink.dim), step = s->sink.step[2];
+    for (int i = 0; i < n_row; i++, from += stride, to += area) {
+        mpq_real b = bias ? bias[i] : 0;
+        for (int p = 0; p < n_part; p++) {
+            const mpq_real *restrict x = from + part[p].from;
+            mpq_real *restrict y = to + part[p].to;
+            if (add)
+                add_row(y, x, part[p].count, step, b);
+            else
+                for (int j = 0; j < part[p].count; j++)
+                    y[j] = x[j] + b;
+        }
+    }
 }

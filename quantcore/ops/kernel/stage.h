@@ -55,9 +55,10 @@ struct mpq_unit {
 };
 struct mpq_unit mpq_stage_unit(const struct mpq_stage *stage, int64_t index);
 
-/* Copy what the unit reads from array [n, group * channels, dims]. */
+/* Copy what the unit reads from array [n, group * channels, dims]. `last`: the unit that was filled
+ * into the buffer before, or NULL; its zeros are used again where they are the same. */
 void mpq_stage_fill(const struct mpq_stage *stage, const struct mpq_unit *unit,
-                    const mpq_real *array, mpq_real *buffer);
+                    const struct mpq_unit *last, const mpq_real *array, mpq_real *buffer);
 
 /* The offset of every channel and tap in the stage that reads x, in the order of the weight:
  * out [channels, taps]. */
@@ -87,5 +88,11 @@ struct mpq_part {
 int mpq_stage_parts(const struct mpq_stage *stage, const struct mpq_unit *unit,
                     const int64_t phase[3], int64_t channels, int64_t begin, int64_t n,
                     struct mpq_part *out);
+
+/* n_row rows of places, `stride` apart, to as many channels of the sink from `to` on: written with
+ * bias [n_row] or NULL, or added (bias NULL). */
+void mpq_stage_store(const struct mpq_stage *stage, const struct mpq_part *part, int n_part,
+                     int n_row, const mpq_real *from, int64_t stride, const mpq_real *bias,
+                     bool add, mpq_real *to);
 
 #endif

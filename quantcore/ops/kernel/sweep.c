@@ -1,31 +1,5 @@
 #include "quantcore/ops/kernel/sweep.h"
 
-#include "quantcore/base/simd.h"
-
-/* Rows of a tile to channels of the sink, `area` apart. */
-MPQ_MULTIVERSION
-static void store(const mpq_real *tile, int n_row, const struct mpq_part *part, int n_part,
-                  int64_t step, int64_t area, const mpq_real *bias, bool add, mpq_real *to)
-{
-    for (int i = 0; i < n_row; i++, tile += MPQ_TILE_MAX_COLUMNS, to += area) {
-        mpq_real b = bias ? bias[i] : 0;
-        for (int p = 0; p < n_part; p++) {
-            const mpq_real *restrict from = tile + part[p].from;
-            mpq_real *restrict y = to + part[p].to;
-            int n = part[p].count;
-            if (!add)
-                for (int j = 0; j < n; j++)
-                    y[j] = from[j] + b;
-            else if (step == 1)
-                for (int j = 0; j < n; j++)
-                    y[j] += from[j];
-            else
-                for (int j = 0; j < n; j++)
-                    y[j * step] += from[j];
-        }
-    }
-}
-
 int mpq_sweep_vectors(int64_t left)
 {
     if (left == MPQ_TILE_VECTORS + 1)
@@ -37,7 +11,7 @@ void mpq_sweep_unit(const struct mpq_sweep *w, const struct mpq_unit *unit, cons
                     mpq_real *to)
 {
     const struct mpq_tile_set *set = mpq_tile_best();
-    int64_t area = mpq_volume(w->stage->sink.dim), step = w->stage->sink.step[2];
+    int64_t area = mpq_volume(w->stage->sink.dim);
     _Alignas(64) mpq_real tile[MPQ_TILE_MAX_ROWS * MPQ_TILE_MAX_COLUMNS];
     struct mpq_part part[MPQ_TILE_MAX_COLUMNS];
     int vectors;
@@ -55,8 +29,8 @@ void mpq_sweep_unit(const struct mpq_sweep *w, const struct mpq_unit *unit, cons
                 rows /= 2;
             set->product(rows, vectors, w->n_k, w->a + row * w->n_k, w->n_k, s + begin, w->offset,
                          tile, MPQ_TILE_MAX_COLUMNS);
-            store(tile, rows, part, n_part, step, area, w->bias ? w->bias + row : NULL, w->add,
-                  to + row * area);
+            mpq_stage_store(w->stage, part, n_part, rows, tile, MPQ_TILE_MAX_COLUMNS,
+                            w->bias ? w->bias + row : NULL, w->add, to + row * area);
         }
     }
 }
