@@ -16,6 +16,7 @@ struct loader {
     const char *location; /* of the open file; most models keep all their data in one */
     int fd;               /* -1: none open */
     uint64_t file_bytes;
+    uint64_t total_bytes; /* loaded so far: many tensors may claim the same bytes */
 };
 
 struct place {
@@ -158,6 +159,9 @@ static enum mpq_status load_tensor(struct loader *loader, Onnx__TensorProto *ten
         return fail(loader, tensor, MPQ_E_FORMAT, "reach beyond the end of", place.location);
     if (place.length > MPQ_LIMIT_TENSOR_BYTES)
         return fail(loader, tensor, MPQ_E_LIMIT, "are larger than 2 GiB", NULL);
+    loader->total_bytes += place.length;
+    if (loader->total_bytes > MPQ_LIMIT_EXTERNAL_BYTES)
+        return fail(loader, tensor, MPQ_E_LIMIT, "bring the model to more than 16 GiB", NULL);
     uint8_t *data = mpq_arena_alloc(loader->ctx, loader->arena, (size_t)place.length, 1);
     if (!data)
         return MPQ_E_NOMEM;

@@ -7,6 +7,7 @@
 #include "importer/external_data.h"
 #include "importer/import_attr.h"
 #include "importer/import_tensor.h"
+#include "importer/subgraph.h"
 #include "importer/upgrade.h"
 #include "proto/proto_model.h"
 #include "quantcore/base/fileio.h"
@@ -15,16 +16,22 @@
 #define OPSET_MAX 26
 #define OPSET_IR  13
 
+struct need {
+    const mpq_value_id *id;
+    uint32_t n;
+};
+
 struct import {
     struct mpq_ctx *ctx;
     struct mpq_arena *arena;
     const Onnx__GraphProto *proto;
     struct mpq_graph *graph;
-    int64_t opset;         /* the file's                                       */
+    int64_t opset;         /* the file's                                         */
     struct mpq_node *node; /* [proto->n_node], as the file spells and lists them */
-    uint32_t *producer;    /* [n_value]: position in node[], or MPQ_NO_NODE    */
-    bool *is_read;         /* [n_value]                                        */
-    uint32_t *order;       /* [proto->n_node]: positions in execution order    */
+    struct need *need;     /* [proto->n_node]: values each node waits for        */
+    uint32_t *order;       /* [proto->n_node]: positions in execution order      */
+    uint32_t *producer;    /* [n_value]: position in node[], or MPQ_NO_NODE      */
+    bool *is_read;         /* [n_value]                                          */
 };
 
 static const char *text(const char *string)
@@ -230,6 +237,33 @@ static enum mpq_status wire_inputs(struct import *im)
     return MPQ_OK;
 }
 
+/* What a node waits for: its inputs, and what its bodies read. */
+static enum mpq_status find_needs(struct import *im)
+{
+    im->need = mpq_arena_alloc(im->ctx, im->arena, im->proto->n_node, sizeof *im->need);
+    if (!im->need)
+        return MPQ_E_NOMEM;
+    for (uint32_t n = 0; n < im->proto->n_node; n++) {
+        const struct mpq_node *node = &im->node[n];
+        mpq_value_id *captured, *all;
+        uint32_t n_captured;
+        MPQ_TRY(mpq_subgraph_captures(im->ctx, im->arena, im->graph, node, &captured, &n_captured));
+        im->need[n] = (struct need){node->in, node->n_in};
+        if (n_captured == 0)
+            continue;
+        all = mpq_arena_grow(im->ctx, im->arena, node->in, node->n_in, node->n_in + n_captured,
+                             sizeof *all);
+        if (!all)
+            return MPQ_E_NOMEM;
+        for (uint32_t i = 0; i < n_captured; i++) {
+            all[node->n_in + i] = captured[i];
+            im->is_read[captured[i]] = true;
+        }
+        im->need[n] = (struct need){all, node->n_in + n_captured};
+    }
+    return MPQ_OK;
+}
+
 static enum mpq_status add_outputs(struct import *im)
 {
     struct mpq_graph *graph = im->graph;
@@ -264,14 +298,14 @@ static enum mpq_status add_outputs(struct import *im)
 /* --- Order ----------------------------------------------------------------------------------- */
 
 /* Execution order by depth-first search from each node in file order: a file in order stays as it
- * is. `frame` is an explicit stack of (node, next input to look at). */
+ * is. `frame` is an explicit stack of (node, next need to look at). */
 static enum mpq_status sort_nodes(struct import *im)
 {
     enum { NEW, OPEN, DONE };
     size_t n_node = im->proto->n_node, n_order = 0;
     uint8_t *state = mpq_arena_alloc(im->ctx, im->arena, n_node, sizeof *state);
     struct frame {
-        uint32_t node, input;
+        uint32_t node, next;
     } *frame = mpq_arena_alloc(im->ctx, im->arena, n_node, sizeof *frame);
     im->order = mpq_arena_alloc(im->ctx, im->arena, n_node, sizeof *im->order);
     if (!state || !frame || !im->order)
@@ -284,20 +318,20 @@ static enum mpq_status sort_nodes(struct import *im)
         }
         while (depth) {
             struct frame *top = &frame[depth - 1];
-            const struct mpq_node *node = &im->node[top->node];
-            if (top->input == node->n_in) {
+            const struct need *need = &im->need[top->node];
+            if (top->next == need->n) {
                 state[top->node] = DONE;
                 im->order[n_order++] = top->node;
                 depth--;
                 continue;
             }
-            mpq_value_id v = node->in[top->input++];
+            mpq_value_id v = need->id[top->next++];
             uint32_t before = v == MPQ_NO_VALUE ? MPQ_NO_NODE : im->producer[v];
             if (before == MPQ_NO_NODE || state[before] == DONE)
                 continue;
             if (state[before] == OPEN)
-                return mpq_fail_node(im->ctx, node, MPQ_E_FORMAT, "depends on its own result '%s'",
-                                     im->graph->value[v].name);
+                return mpq_fail_node(im->ctx, &im->node[top->node], MPQ_E_FORMAT,
+                                     "depends on its own result '%s'", im->graph->value[v].name);
             state[before] = OPEN;
             frame[depth++] = (struct frame){before, 0};
         }
@@ -373,43 +407,6 @@ static enum mpq_status import_constant(struct import *im, const struct mpq_node 
 
 /* --- Nodes ----------------------------------------------------------------------------------- */
 
-/* The body of an If, Loop or Scan is carried as it is, so it must read the same in opset 13. */
-static enum mpq_status check_body(struct import *im, const struct mpq_node *owner,
-                                  const Onnx__GraphProto *body)
-{
-    for (size_t n = 0; n < body->n_node; n++) {
-        const Onnx__NodeProto *proto = body->node[n];
-        if (is_default_domain(proto->domain) &&
-            mpq_upgrade_changes(text(proto->op_type), im->opset))
-            return mpq_fail_node(im->ctx, owner, MPQ_E_UNSUPPORTED,
-                                 "its body has a %s of opset %" PRId64
-                                 "; convert the model to opset 13 first",
-                                 proto->op_type, im->opset);
-        for (size_t i = 0; i < proto->n_attribute; i++) {
-            const Onnx__AttributeProto *attr = proto->attribute[i];
-            if (attr->g)
-                MPQ_TRY(check_body(im, owner, attr->g));
-            for (size_t j = 0; j < attr->n_graphs; j++)
-                MPQ_TRY(check_body(im, owner, attr->graphs[j]));
-        }
-    }
-    return MPQ_OK;
-}
-
-static enum mpq_status check_bodies(struct import *im, const struct mpq_node *node)
-{
-    for (size_t i = 0; i < node->attr_set.n; i++) {
-        if (node->attr_set.attr[i].kind != MPQ_ATTR_OPAQUE)
-            continue;
-        const Onnx__AttributeProto *attr = node->attr_set.attr[i].opaque;
-        if (attr->g)
-            MPQ_TRY(check_body(im, node, attr->g));
-        for (size_t j = 0; j < attr->n_graphs; j++)
-            MPQ_TRY(check_body(im, node, attr->graphs[j]));
-    }
-    return MPQ_OK;
-}
-
 static enum mpq_status append_nodes(struct import *im)
 {
     struct mpq_upgrade upgrade = {.graph = im->graph, .opset = im->opset, .is_read = im->is_read};
@@ -420,7 +417,7 @@ static enum mpq_status append_nodes(struct import *im)
         const struct mpq_node *node = &im->node[im->order[i]];
         if (is_constant_node(node))
             continue;
-        MPQ_TRY(check_bodies(im, node));
+        MPQ_TRY(mpq_subgraph_check_opset(im->ctx, node, im->opset));
         MPQ_TRY(mpq_upgrade_append(im->ctx, &upgrade, node));
     }
     return MPQ_OK;
@@ -482,6 +479,7 @@ static enum mpq_status import_graph(struct import *im)
     MPQ_TRY(add_inputs(im));
     MPQ_TRY(add_nodes(im));
     MPQ_TRY(wire_inputs(im));
+    MPQ_TRY(find_needs(im));
     MPQ_TRY(add_outputs(im));
     MPQ_TRY(sort_nodes(im));
     MPQ_TRY(append_nodes(im));

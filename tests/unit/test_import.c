@@ -151,6 +151,52 @@ static void test_constants(void **state)
     builder_release(&b);
 }
 
+/* An If whose body has an If whose body reads r, computed after it in the file, and `read`. */
+static Onnx__GraphProto *add_if(struct builder *b, const char *read)
+{
+    Onnx__GraphProto *outer = b->graph, *inner = builder_graph(b), *body = builder_graph(b);
+    Onnx__NodeProto *node = builder_node(b, "If", "c", "z");
+    builder_attr(b, node, "then_branch", ONNX__ATTRIBUTE_PROTO__ATTRIBUTE_TYPE__GRAPH)->g = body;
+    b->graph = body;
+    builder_node(b, "Neg", "x", "local");
+    node = builder_node(b, "If", "c", "deep");
+    builder_output(b, "deep");
+    builder_attr(b, node, "then_branch", ONNX__ATTRIBUTE_PROTO__ATTRIBUTE_TYPE__GRAPH)->g = inner;
+    b->graph = inner;
+    builder_node(b, "Add", "local r", "sum");
+    builder_node(b, "Squeeze", "sum", "low");
+    builder_node(b, "Relu", read, "low2");
+    builder_output(b, "low");
+    b->graph = outer;
+    return inner;
+}
+
+static void test_bodies(void **state)
+{
+    (void)state;
+    struct builder b;
+    struct mpq_graph *graph;
+    builder_init(&b, 13);
+    builder_input(&b, "x", MPQ_FLOAT, &MPQ_SHAPE(2, 3));
+    builder_input(&b, "c", MPQ_BOOL, &MPQ_SHAPE(1));
+    builder_output(&b, "z");
+    Onnx__GraphProto *inner = add_if(&b, "low");
+    builder_node(&b, "Relu", "x", "r");
+    CHECK_OK(&b.ctx, import(&b, &graph));
+    assert_string_equal(graph->node[0].op_type, "Relu"); /* read in the body, so it comes first */
+    assert_string_equal(graph->node[1].op_type, "If");
+    assert_int_equal(graph->node[1].n_in, 1);
+    assert_int_equal(graph->node[1].attr_set.attr[0].kind, MPQ_ATTR_OPAQUE);
+    inner->node[2]->input[0] = (char *)"nowhere";
+    CHECK_FAILS(&b.ctx, import(&b, &graph), MPQ_E_FORMAT, "its body reads 'nowhere'");
+    inner->node[2]->input[0] = (char *)"z"; /* its own result */
+    CHECK_FAILS(&b.ctx, import(&b, &graph), MPQ_E_FORMAT, "depends on its own result 'z'");
+    inner->node[2]->input[0] = (char *)"x";
+    b.model->opset_import[0]->version = 12;
+    CHECK_FAILS(&b.ctx, import(&b, &graph), MPQ_E_UNSUPPORTED, "a Squeeze of opset 12");
+    builder_release(&b);
+}
+
 static void test_refusals(void **state)
 {
     (void)state;
@@ -334,11 +380,17 @@ static void test_file(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_small_net),          cmocka_unit_test(test_order),
-        cmocka_unit_test(test_initializer_inputs), cmocka_unit_test(test_constants),
-        cmocka_unit_test(test_refusals),           cmocka_unit_test(test_numbers),
-        cmocka_unit_test(test_truncated),          cmocka_unit_test(test_damaged),
-        cmocka_unit_test(test_out_of_memory),      cmocka_unit_test(test_file),
+        cmocka_unit_test(test_small_net),
+        cmocka_unit_test(test_order),
+        cmocka_unit_test(test_initializer_inputs),
+        cmocka_unit_test(test_constants),
+        cmocka_unit_test(test_bodies),
+        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_numbers),
+        cmocka_unit_test(test_truncated),
+        cmocka_unit_test(test_damaged),
+        cmocka_unit_test(test_out_of_memory),
+        cmocka_unit_test(test_file),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
