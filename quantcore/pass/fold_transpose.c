@@ -111,39 +111,56 @@ static uint32_t count_data_inputs(const struct mpq_node *node)
     return 0;
 }
 
-/* Whether every data input is either a Transpose by one common perm that nobody else reads, or a
- * constant; out_last is the last of the Transposes. */
-static bool match_sink(const struct mpq_edit *edit, const struct mpq_node *node, uint32_t n_data,
-                       struct perm *out_perm, struct mpq_node **out_last)
+/* Whether each input that carries the layout is a constant of fitting rank or a Transpose by one
+ * common perm, and the others are constants. */
+static bool match_inputs(const struct mpq_edit *edit, const struct mpq_node *node, uint32_t n_data,
+                         struct perm *out_perm)
 {
-    *out_last = NULL;
+    bool is_concat = mpq_edit_is(node, "Concat");
+    int least_rank = MPQ_MAX_RANK, most_rank = 0; /* of the constants */
+    out_perm->rank = 0;
     for (uint32_t i = 0; i < node->n_in; i++) {
         const struct mpq_tensor *constant = mpq_edit_constant(edit, node->in[i]);
         if (i >= n_data && (constant || node->in[i] == MPQ_NO_VALUE))
             continue;
         if (i >= n_data || node->in[i] == MPQ_NO_VALUE)
             return false;
-        if (constant)
-            continue;
-        struct mpq_node *producer = mpq_edit_producer(edit, node->in[i]);
         struct perm perm;
-        if (!read_perm(edit, producer, &perm) || !mpq_edit_is_private(edit, node->in[i]) ||
-            (*out_last && !perm_equal(&perm, out_perm)))
+        if (constant) {
+            least_rank = constant->shape.rank < least_rank ? constant->shape.rank : least_rank;
+            most_rank = constant->shape.rank > most_rank ? constant->shape.rank : most_rank;
+            if (!mpq_dtype_bytes(constant->dtype))
+                return false;
+        } else if (!read_perm(edit, mpq_edit_producer(edit, node->in[i]), &perm) ||
+                   (out_perm->rank && !perm_equal(&perm, out_perm))) {
             return false;
-        *out_perm = perm;
-        if (!*out_last || producer > *out_last)
-            *out_last = producer;
+        } else {
+            *out_perm = perm;
+        }
     }
-    if (!*out_last)
-        return false;
+    return most_rank <= out_perm->rank && !(is_concat && least_rank < out_perm->rank);
+}
+
+/* The last Transpose that only this node reads and so can give its slot to it; NULL where there is
+ * none, or where a Transpose that others read too takes what is not computed yet at that slot. One
+ * goes and one comes, so their number never grows. */
+static struct mpq_node *find_slot(const struct mpq_edit *edit, const struct mpq_node *node,
+                                  uint32_t n_data)
+{
+    struct mpq_node *slot = NULL;
     for (uint32_t i = 0; i < n_data; i++) {
-        const struct mpq_tensor *constant = mpq_edit_constant(edit, node->in[i]);
-        if (constant &&
-            (!mpq_dtype_bytes(constant->dtype) || constant->shape.rank > out_perm->rank ||
-             (mpq_edit_is(node, "Concat") && constant->shape.rank != out_perm->rank)))
-            return false;
+        struct mpq_node *producer = mpq_edit_producer(edit, node->in[i]);
+        if (producer && mpq_edit_is_private(edit, node->in[i]) && (!slot || producer > slot))
+            slot = producer;
     }
-    return true;
+    for (uint32_t i = 0; i < n_data && slot; i++) {
+        const struct mpq_node *transpose = mpq_edit_producer(edit, node->in[i]);
+        const struct mpq_node *maker =
+            transpose ? mpq_edit_producer(edit, mpq_edit_input(edit, transpose, 0)) : NULL;
+        if (maker && maker >= slot)
+            return NULL;
+    }
+    return slot;
 }
 
 /* The constant as it broadcasts against values from before the Transpose. */
@@ -174,7 +191,7 @@ static enum mpq_status untranspose(struct mpq_edit *edit, const struct perm *per
     return MPQ_OK;
 }
 
-/* The node's inputs from before the Transposes, which go, all but `last`. */
+/* The node's inputs from before the Transposes. */
 static enum mpq_status collect_inputs(struct mpq_edit *edit, const struct mpq_node *node,
                                       uint32_t n_data, const struct perm *perm,
                                       mpq_value_id *out_in)
@@ -204,16 +221,16 @@ static enum mpq_status set_concat_axis(struct mpq_edit *edit, struct mpq_node *n
     return mpq_edit_set_attr(edit, node, &attr);
 }
 
-/* op(T(a), T(b), c) -> T(op(a, b, c')). The operator takes the slot of the last Transpose, where
- * all its inputs are ready, and the Transpose that of the operator. */
+/* op(T(a), T(b), c) -> T(op(a, b, c')). The operator takes the slot of a Transpose, where all its
+ * inputs are ready, and the Transpose that of the operator. */
 static enum mpq_status sink(struct mpq_edit *edit, struct mpq_node *node, uint32_t n_data,
-                            const struct perm *perm, struct mpq_node *last)
+                            const struct perm *perm, struct mpq_node *slot)
 {
     mpq_value_id *in = mpq_arena_alloc(edit->ctx, edit->arena, node->n_in, sizeof *in);
     if (!in)
         return MPQ_E_NOMEM;
     MPQ_TRY(collect_inputs(edit, node, n_data, perm, in));
-    struct mpq_node moved = *node, transpose = *last;
+    struct mpq_node moved = *node, transpose = *slot;
     mpq_value_id y = node->out[0], inner;
     struct mpq_shape shape = edit->value[y].shape, inner_shape = shape;
     for (int i = 0; i < shape.rank && shape.rank == perm->rank; i++)
@@ -222,19 +239,19 @@ static enum mpq_status sink(struct mpq_edit *edit, struct mpq_node *node, uint32
                                &inner_shape, &inner));
 
     for (uint32_t i = 0; i < n_data; i++)
-        if (!mpq_edit_constant(edit, moved.in[i]))
+        if (!mpq_edit_constant(edit, moved.in[i]) && mpq_edit_is_private(edit, moved.in[i]))
             mpq_edit_remove(edit, mpq_edit_producer(edit, moved.in[i]));
     mpq_edit_remove(edit, node);
     moved.in = in;
     moved.out = &inner;
     transpose.in = &inner;
     transpose.out = &y;
-    MPQ_TRY(mpq_edit_place(edit, last, &moved));
+    MPQ_TRY(mpq_edit_place(edit, slot, &moved));
     MPQ_TRY(mpq_edit_place(edit, node, &transpose));
-    if (!mpq_edit_is(last, "Concat"))
+    if (!mpq_edit_is(slot, "Concat"))
         return MPQ_OK;
-    MPQ_TRY(set_concat_axis(edit, last, perm));
-    return mpq_op_resolve(edit->ctx, edit->arena, last);
+    MPQ_TRY(set_concat_axis(edit, slot, perm));
+    return mpq_op_resolve(edit->ctx, edit->arena, slot);
 }
 
 static bool has_valid_axis(const struct mpq_node *node, int rank)
@@ -245,16 +262,16 @@ static bool has_valid_axis(const struct mpq_node *node, int rank)
 
 static enum mpq_status fold_transpose(struct mpq_edit *edit, mpq_node_id n)
 {
-    struct mpq_node *node = &edit->graph->node[n], *last;
+    struct mpq_node *node = &edit->graph->node[n];
     struct perm perm;
     if (read_perm(edit, node, &perm))
         return merge(edit, node, &perm);
     uint32_t n_data = count_data_inputs(node);
-    if (n_data == 0 || node->n_out != 1 || !match_sink(edit, node, n_data, &perm, &last))
+    if (n_data == 0 || node->n_out != 1 || !match_inputs(edit, node, n_data, &perm) ||
+        (mpq_edit_is(node, "Concat") && !has_valid_axis(node, perm.rank)))
         return MPQ_OK;
-    if (mpq_edit_is(node, "Concat") && !has_valid_axis(node, perm.rank))
-        return MPQ_OK;
-    return sink(edit, node, n_data, &perm, last);
+    struct mpq_node *slot = find_slot(edit, node, n_data);
+    return slot ? sink(edit, node, n_data, &perm, slot) : MPQ_OK;
 }
 
 enum mpq_status mpq_fold_transpose(struct mpq_edit *edit)
