@@ -156,29 +156,59 @@ const char *mpq_build_op(struct mpq_build *build, const struct mpq_build_op *op)
     return mpq_build_append_node(build, &made->node) ? out : NULL;
 }
 
+/* A node with room for its names, which the caller fills in. */
+static Onnx__NodeProto *wide_node(struct mpq_build *build, const char *op_type, size_t n_in,
+                                  size_t n_out)
+{
+    Onnx__NodeProto *node = mpq_arena_alloc(build->ctx, build->arena, 1, sizeof *node);
+    char **name = mpq_arena_alloc(build->ctx, build->arena, n_in + n_out, sizeof *name);
+    if (!node || !name)
+        return NULL;
+    onnx__node_proto__init(node);
+    node->op_type = mpq_write_text(op_type);
+    node->n_input = n_in;
+    node->input = name;
+    node->n_output = n_out;
+    node->output = name + n_in;
+    return mpq_build_append_node(build, node) ? node : NULL;
+}
+
 bool mpq_build_split(struct mpq_build *build, const char *in, const int64_t *length, size_t n,
                      const char **out_piece)
 {
     const char *lengths = mpq_build_shared_ints(build, length, n);
-    Onnx__NodeProto *node = mpq_arena_alloc(build->ctx, build->arena, 1, sizeof *node);
-    char **name = mpq_arena_alloc(build->ctx, build->arena, n + 2, sizeof *name);
-    if (!in || !lengths || !node || !name)
+    if (build->ctx->status != MPQ_OK)
         return false;
-    onnx__node_proto__init(node);
-    node->op_type = mpq_write_text("Split");
-    node->n_input = 2;
-    node->input = name + n;
+    Onnx__NodeProto *node = wide_node(build, "Split", 2, n);
+    if (!node)
+        return false;
     node->input[0] = mpq_write_text(in);
     node->input[1] = mpq_write_text(lengths);
-    node->n_output = n;
-    node->output = name;
     for (size_t i = 0; i < n; i++) {
         out_piece[i] = mpq_build_name(build);
         if (!out_piece[i])
             return false;
-        name[i] = mpq_write_text(out_piece[i]);
+        node->output[i] = mpq_write_text(out_piece[i]);
     }
-    return mpq_build_append_node(build, node);
+    return true;
+}
+
+const char *mpq_build_concat(struct mpq_build *build, const char *const *in, size_t n)
+{
+    const char *out = mpq_build_name(build);
+    Onnx__AttributeProto **attr = mpq_arena_alloc(build->ctx, build->arena, 1, sizeof *attr);
+    if (build->ctx->status != MPQ_OK)
+        return NULL;
+    *attr = attr_of(build, &(struct mpq_build_op){.attr = "axis"});
+    Onnx__NodeProto *node = wide_node(build, "Concat", n, 1);
+    if (!*attr || !node)
+        return NULL;
+    node->n_attribute = 1;
+    node->attribute = attr;
+    for (size_t i = 0; i < n; i++)
+        node->input[i] = mpq_write_text(in[i]);
+    node->output[0] = mpq_write_text(out);
+    return out;
 }
 
 static const char *add_constant(struct mpq_build *build, const struct mpq_tensor *tensor,

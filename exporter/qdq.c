@@ -4,12 +4,27 @@
 #include <string.h>
 
 #define NO_LAYER UINT32_MAX
-#define MAX_BIAS 2147483520.0 /* the float next below 2^31 */
 
 static uint32_t group_of(const struct mpq_qdq *qdq, mpq_value_id value)
 {
     const struct mpq_act_plan *act = qdq->plan->act;
     return act ? act->group[value] : MPQ_NO_GROUP;
+}
+
+/* Whether all biases can be float16. This follows from the graph alone, so that a file has one size
+ * however its layers are coded; half of the range is left to the corrections a bias may get. */
+static bool biases_are_short(const struct mpq_export_plan *plan)
+{
+    for (uint32_t l = 0; l < plan->layers->n_layer; l++) {
+        const struct mpq_layer *layer = &plan->layers->layer[l];
+        if (layer->bias == MPQ_NO_VALUE)
+            continue;
+        const struct mpq_tensor *bias = plan->graph->value[layer->bias].constant;
+        for (int64_t i = 0; i < mpq_shape_count(&bias->shape); i++)
+            if (!(fabs(mpq_tensor_double(bias, i)) < 32768.0))
+                return false;
+    }
+    return true;
 }
 
 /* The scale of the layer's input, or 0 where that stays float. */
@@ -27,7 +42,7 @@ static bool is_replaced(const struct mpq_qdq *qdq, mpq_node_id node, uint32_t i)
         return false;
     const struct mpq_layer *layer = &qdq->plan->layers->layer[l];
     mpq_value_id value = qdq->plan->graph->node[node].in[i];
-    return i > 0 && value != MPQ_NO_VALUE && (value == layer->weight || value == layer->bias);
+    return value != MPQ_NO_VALUE && (value == layer->weight || value == layer->bias);
 }
 
 /* Constants that some node, subgraph or graph output still reads as they are. */
@@ -49,53 +64,14 @@ static void find_float_constants(struct mpq_qdq *qdq)
     }
 }
 
-static int8_t nearest_level(const struct mpq_layer_code *code, double wanted)
-{
-    int8_t best = code->level[0];
-    for (uint32_t i = 1; i < code->n_level; i++)
-        if (fabs(code->level[i] - wanted) < fabs(best - wanted))
-            best = code->level[i];
-    return best;
-}
-
-/* A channel whose weights are next to nothing beside its bias (batch norm leaves such channels) has
- * a scale in whose units the bias exceeds an int32. Its scale grows until the bias fits; weights
- * lose precision that is far below that of the bias. Sizes stay what they were. */
-static enum mpq_status fit_biases(struct mpq_qdq *qdq, uint32_t l)
-{
-    const struct mpq_layer *layer = &qdq->plan->layers->layer[l];
-    const struct mpq_layer_code *code = &qdq->plan->code[l];
-    double x_scale = (double)input_scale(qdq, l);
-    float *scale = NULL;
-    int8_t *q = NULL;
-    for (int64_t c = 0; x_scale > 0.0 && layer->bias != MPQ_NO_VALUE && c < layer->n_channel; c++) {
-        double bias = fabs((double)code->bias[c]);
-        if (bias <= MAX_BIAS * (double)((float)x_scale * code->scale[c]))
-            continue;
-        if (!q) {
-            struct mpq_ctx *ctx = qdq->build.ctx;
-            size_t bytes = (size_t)layer->n_channel * sizeof *scale;
-            scale = mpq_arena_copy(ctx, qdq->build.arena, code->scale, bytes);
-            q = mpq_arena_copy(ctx, qdq->build.arena, code->q, (size_t)layer->n_param);
-            if (!scale || !q)
-                return MPQ_E_NOMEM;
-            qdq->scale[l] = scale;
-            qdq->stored[l].q = q;
-        }
-        scale[c] = (float)(bias / x_scale / (MAX_BIAS / 2));
-        double shrink = (double)code->scale[c] / (double)scale[c];
-        for (int64_t o = 0; o < layer->n_outer; o++)
-            for (int64_t i = 0; i < layer->n_inner; i++) {
-                int64_t at = (o * layer->n_channel + c) * layer->n_inner + i;
-                q[at] = nearest_level(code, q[at] * shrink);
-            }
-    }
-    return MPQ_OK;
-}
-
 static enum mpq_status describe_layers(struct mpq_qdq *qdq, const uint8_t *bits)
 {
     const struct mpq_export_plan *plan = qdq->plan;
+    struct mpq_build *build = &qdq->build;
+    bool is_short = biases_are_short(plan);
+    qdq->form = plan->storage == MPQ_STORAGE_INT8 ? MPQ_PARAM_PLAIN
+                : is_short                        ? MPQ_PARAM_SHORT
+                                                  : MPQ_PARAM_LONG_BIAS;
     for (uint32_t l = 0; l < plan->layers->n_layer; l++) {
         const struct mpq_layer *layer = &plan->layers->layer[l];
         struct mpq_storage_layer *stored = &qdq->stored[l];
@@ -104,14 +80,14 @@ static enum mpq_status describe_layers(struct mpq_qdq *qdq, const uint8_t *bits)
         if (plan->storage == MPQ_STORAGE_INT8)
             stored->bits = 8;
         qdq->layer_of[layer->node] = l;
+        qdq->param[l] = (struct mpq_param){.layer = layer, .x_scale = input_scale(qdq, l)};
         if (bits)
             continue;
+        MPQ_TRY(mpq_param_init(build->ctx, build->arena, layer, &plan->code[l], input_scale(qdq, l),
+                               is_short, &qdq->param[l]));
         stored->level = plan->code[l].level;
         stored->n_level = plan->code[l].n_level;
-        stored->q = plan->code[l].q;
-        qdq->scale[l] = plan->code[l].scale;
-        MPQ_ASSERT((plan->code[l].bias != NULL) == (layer->bias != MPQ_NO_VALUE));
-        MPQ_TRY(fit_biases(qdq, l));
+        stored->q = qdq->param[l].q;
     }
     return MPQ_OK;
 }
@@ -132,9 +108,9 @@ enum mpq_status mpq_qdq_init(struct mpq_ctx *ctx, struct mpq_arena *arena,
     out->is_float = mpq_arena_alloc(ctx, arena, graph->n_value, sizeof *out->is_float);
     out->weight = mpq_arena_alloc(ctx, arena, n_layer, sizeof *out->weight);
     out->bias = mpq_arena_alloc(ctx, arena, n_layer, sizeof *out->bias);
-    out->scale = mpq_arena_alloc(ctx, arena, n_layer, sizeof *out->scale);
-    if (!out->stored || !out->layer_of || !out->made_as || !out->read_as || !out->is_float ||
-        !out->weight || !out->bias || !out->scale)
+    out->param = mpq_arena_alloc(ctx, arena, n_layer, sizeof *out->param);
+    if (!out->stored || !out->param || !out->layer_of || !out->made_as || !out->read_as ||
+        !out->is_float || !out->weight || !out->bias)
         return MPQ_E_NOMEM;
     for (mpq_node_id n = 0; n < graph->n_node; n++)
         out->layer_of[n] = NO_LAYER;
@@ -204,6 +180,8 @@ enum mpq_status mpq_qdq_begin(struct mpq_qdq *qdq)
     const struct mpq_graph *graph = qdq->plan->graph;
     MPQ_TRY(name_values(qdq));
     MPQ_TRY(mpq_storage_begin(&qdq->build, qdq->stored, qdq->plan->layers->n_layer, &qdq->storage));
+    if (qdq->plan->layers->n_layer)
+        MPQ_TRY(mpq_param_write(&qdq->build, qdq->form, qdq->param, qdq->plan->layers->n_layer));
     for (uint32_t i = 0; i < graph->n_input; i++)
         MPQ_TRY(mpq_qdq_after_value(qdq, graph->input[i]));
     for (mpq_value_id v = 0; v < graph->n_value; v++) {
@@ -237,41 +215,6 @@ static const char *name_of(struct mpq_qdq *qdq, mpq_value_id value)
     return qdq->plan->graph->value[value].name;
 }
 
-/* b / (scale of x * scale of w) as int32, the product rounded to float as the file's Mul does. */
-static const char *write_integer_bias(struct mpq_qdq *qdq, uint32_t l, float x_scale)
-{
-    const struct mpq_layer *layer = &qdq->plan->layers->layer[l];
-    struct mpq_build *build = &qdq->build;
-    struct mpq_tensor tensor = {MPQ_INT32, MPQ_SHAPE(layer->n_channel), NULL};
-    if (!build->measured) {
-        int32_t *bias =
-            mpq_arena_alloc(build->ctx, build->arena, (size_t)layer->n_channel, sizeof *bias);
-        if (!bias)
-            return NULL;
-        tensor.data = bias;
-        for (int64_t c = 0; c < layer->n_channel; c++) {
-            double step = (double)(x_scale * qdq->scale[l][c]);
-            double q = nearbyint((double)qdq->plan->code[l].bias[c] / step);
-            MPQ_ASSERT(fabs(q) <= MAX_BIAS);
-            bias[c] = (int32_t)q;
-        }
-    }
-    return mpq_build_constant(build, &tensor, NULL);
-}
-
-static const char *write_floats(struct mpq_build *build, const struct mpq_shape *shape,
-                                const float *data, const char *name)
-{
-    struct mpq_tensor tensor = {MPQ_FLOAT, *shape, NULL};
-    if (!build->measured) {
-        size_t bytes = (size_t)mpq_shape_count(shape) * sizeof *data;
-        tensor.data = mpq_arena_copy(build->ctx, build->arena, data, bytes);
-        if (!tensor.data)
-            return NULL;
-    }
-    return mpq_build_constant(build, &tensor, name);
-}
-
 /* Gemm's integer kernel wants a zero point a channel; nobody else needs one. */
 static const char *weight_zero(struct mpq_qdq *qdq, const struct mpq_layer *layer)
 {
@@ -286,45 +229,37 @@ static const char *weight_zero(struct mpq_qdq *qdq, const struct mpq_layer *laye
  * integer kernels are made from. One whose input stays float is spelled in plain arithmetic
  * instead: runtimes fold that into a float initializer, while a DequantizeLinear of a constant runs
  * at every inference. */
-static const char *write_weight(struct mpq_qdq *qdq, uint32_t l, const char **out_scale)
+static const char *write_weight(struct mpq_qdq *qdq, uint32_t l)
 {
     const struct mpq_layer *layer = &qdq->plan->layers->layer[l];
     struct mpq_build *build = &qdq->build;
     const struct mpq_shape *shape = &qdq->stored[l].shape;
     const char *name = name_of(qdq, layer->weight);
     const char *q = mpq_storage_weight(&qdq->storage, l);
+    const char *scale = qdq->param[l].scale_name;
     int axis = channel_axis(layer, shape);
-    struct mpq_shape scale_shape = MPQ_SHAPE(layer->n_channel);
     bool is_integer = input_scale(qdq, l) > 0.0f;
-    if (is_integer || qdq->plan->storage == MPQ_STORAGE_INT8) {
-        const char *scale = write_floats(build, &scale_shape, qdq->scale[l], NULL);
+    if (is_integer || qdq->form == MPQ_PARAM_PLAIN) {
         const char *zero = is_integer ? weight_zero(qdq, layer) : NULL;
-        *out_scale = scale;
         return MPQ_BUILD_OP(build, "DequantizeLinear", {q, scale, zero}, .out = name,
                             .attr = axis == 1 ? NULL : "axis", .attr_int = axis);
     }
-    for (int d = axis + 1; d < shape->rank; d++)
-        scale_shape.dim[scale_shape.rank++] = 1;
-    const char *scale = write_floats(build, &scale_shape, qdq->scale[l], NULL);
+    if (axis + 1 < shape->rank) {
+        int64_t dim[MPQ_MAX_RANK] = {layer->n_channel, 1, 1, 1, 1, 1, 1, 1};
+        const char *column = mpq_build_shared_ints(build, dim, (size_t)(shape->rank - axis));
+        scale = MPQ_BUILD_OP(build, "Reshape", {scale, column});
+    }
     const char *level = MPQ_BUILD_OP(build, "Cast", {q}, .attr = "to", .attr_int = MPQ_FLOAT);
     return MPQ_BUILD_OP(build, "Mul", {level, scale}, .out = name);
 }
 
-/* The bias of an integer layer in units of its accumulator; the scale that says so is computed from
- * the two it is the product of, once, when the file is loaded. */
-static const char *write_bias(struct mpq_qdq *qdq, uint32_t l, const char *w_scale)
+static const char *write_bias(struct mpq_qdq *qdq, uint32_t l)
 {
-    const struct mpq_layer *layer = &qdq->plan->layers->layer[l];
-    struct mpq_build *build = &qdq->build;
-    const char *name = name_of(qdq, layer->bias);
-    float x_scale = input_scale(qdq, l);
-    if (!(x_scale > 0.0f))
-        return write_floats(build, &MPQ_SHAPE(layer->n_channel),
-                            build->measured ? NULL : qdq->plan->code[l].bias, name);
-    const char *bias = write_integer_bias(qdq, l, x_scale);
-    const char *scale = mpq_build_shared_float(build, x_scale);
-    scale = MPQ_BUILD_OP(build, "Mul", {scale, w_scale});
-    return MPQ_BUILD_OP(build, "DequantizeLinear", {bias, scale}, .out = name, .attr = "axis");
+    const struct mpq_param *param = &qdq->param[l];
+    if (!param->bias_scale_name)
+        return param->bias_name;
+    return MPQ_BUILD_OP(&qdq->build, "DequantizeLinear", {param->bias_name, param->bias_scale_name},
+                        .out = name_of(qdq, param->layer->bias), .attr = "axis");
 }
 
 enum mpq_status mpq_qdq_before_node(struct mpq_qdq *qdq, mpq_node_id node)
@@ -332,10 +267,9 @@ enum mpq_status mpq_qdq_before_node(struct mpq_qdq *qdq, mpq_node_id node)
     uint32_t l = qdq->layer_of[node];
     if (l == NO_LAYER)
         return MPQ_OK;
-    const char *scale = NULL;
-    qdq->weight[l] = write_weight(qdq, l, &scale);
+    qdq->weight[l] = write_weight(qdq, l);
     if (qdq->plan->layers->layer[l].bias != MPQ_NO_VALUE)
-        qdq->bias[l] = write_bias(qdq, l, scale);
+        qdq->bias[l] = write_bias(qdq, l);
     return qdq->build.ctx->status;
 }
 

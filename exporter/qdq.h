@@ -4,6 +4,7 @@
 #define MPQ_EXPORTER_QDQ_H
 
 #include "exporter/export.h"
+#include "exporter/param.h"
 #include "exporter/storage.h"
 
 struct mpq_qdq {
@@ -11,12 +12,13 @@ struct mpq_qdq {
     struct mpq_build build;
     struct mpq_storage_program storage;
     struct mpq_storage_layer *stored; /* [n_layer]                                             */
-    const float **scale;              /* [n_layer] channel scales; NULLs where only measured   */
-    uint32_t *layer_of;               /* [n_node] the layer a node is, or UINT32_MAX           */
-    const char **made_as;             /* [n_value] name under which its producer writes it     */
-    const char **read_as;             /* [n_value] name under which nodes read it              */
-    bool *is_float;                   /* [n_value] constants that are written as they are      */
-    const char **weight, **bias;      /* [n_layer] what its node reads instead; NULL: unchanged */
+    enum mpq_param_form form;
+    struct mpq_param *param;     /* [n_layer]                                             */
+    uint32_t *layer_of;          /* [n_node] the layer a node is, or UINT32_MAX           */
+    const char **made_as;        /* [n_value] name under which its producer writes it     */
+    const char **read_as;        /* [n_value] name under which nodes read it              */
+    bool *is_float;              /* [n_value] constants that are written as they are      */
+    const char **weight, **bias; /* [n_layer] what its node reads instead; NULL: unchanged */
 };
 
 /* bits NULL: plan->code is exported. Else the file is only measured, layer l at bits[l]. */

@@ -61,13 +61,26 @@ struct mpq_act_quant {
     int zero_point, bits;
 };
 
+/* Channel scales are stored with 16 bits, as bfloat16: the nearest such number, to be taken before
+ * weights are rounded to levels. Idempotent. */
+static inline float mpq_scale_round(float scale)
+{
+    union {
+        float f;
+        uint32_t u;
+    } bits = {scale};
+    uint32_t odd = bits.u >> 16 & 1;
+    bits.u = (bits.u + 0x7fff + odd) & 0xffff0000;
+    return bits.f;
+}
+
 /* A layer's weights as they will be stored: w = q * scale of its channel, q one of the levels. */
 struct mpq_layer_code {
     int bits;
     uint32_t n_level;    /* <= 2^bits                                              */
     const int8_t *level; /* [n_level] ascending, distinct, -127..127               */
     const int8_t *q;     /* [n_param] each a level, in the weight's element order  */
-    const float *scale;  /* [n_channel] > 0                                        */
+    const float *scale;  /* [n_channel] > 0, mpq_scale_round()ed: the exporter does it again */
     const float *bias;   /* [n_channel], or NULL where the layer has none          */
 };
 

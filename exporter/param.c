@@ -1,0 +1,215 @@
+#include "exporter/param.h"
+
+#include <math.h>
+#include <string.h>
+
+#define MAX_BIAS 2147483520.0 /* the float next below 2^31 */
+#define MAX_HALF 65504.0f
+
+static bool has_bias(const struct mpq_param *param)
+{
+    return param->layer->bias != MPQ_NO_VALUE;
+}
+
+static int8_t nearest_level(const struct mpq_layer_code *code, double wanted)
+{
+    int8_t best = code->level[0];
+    for (uint32_t i = 1; i < code->n_level; i++)
+        if (fabs(code->level[i] - wanted) < fabs(best - wanted))
+            best = code->level[i];
+    return best;
+}
+
+static enum mpq_status fit_bias(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                const struct mpq_layer_code *code, struct mpq_param *param)
+{
+    const struct mpq_layer *layer = param->layer;
+    int8_t *q = NULL;
+    for (int64_t c = 0; c < layer->n_channel; c++) {
+        double bias = fabs((double)param->bias[c]), old_scale = (double)param->scale[c];
+        if (bias <= MAX_BIAS * (double)(param->x_scale * param->scale[c]))
+            continue;
+        param->scale[c] = mpq_scale_round((float)(bias / (double)param->x_scale / (MAX_BIAS / 2)));
+        if (!q)
+            q = mpq_arena_copy(ctx, arena, code->q, (size_t)layer->n_param);
+        if (!q)
+            return MPQ_E_NOMEM;
+        param->q = q;
+        for (int64_t o = 0; o < layer->n_outer; o++)
+            for (int64_t i = 0; i < layer->n_inner; i++) {
+                int64_t at = (o * layer->n_channel + c) * layer->n_inner + i;
+                q[at] = nearest_level(code, q[at] * old_scale / (double)param->scale[c]);
+            }
+    }
+    return MPQ_OK;
+}
+
+enum mpq_status mpq_param_init(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                               const struct mpq_layer *layer, const struct mpq_layer_code *code,
+                               float x_scale, bool is_short, struct mpq_param *out)
+{
+    size_t n = (size_t)layer->n_channel;
+    MPQ_ASSERT((code->bias != NULL) == (layer->bias != MPQ_NO_VALUE));
+    *out = (struct mpq_param){.layer = layer, .x_scale = x_scale, .q = code->q};
+    out->scale = mpq_arena_alloc(ctx, arena, n, sizeof *out->scale);
+    out->bias = mpq_arena_alloc(ctx, arena, n, sizeof *out->bias);
+    if (!out->scale || !out->bias)
+        return MPQ_E_NOMEM;
+    for (size_t c = 0; c < n; c++)
+        out->scale[c] = mpq_scale_round(code->scale[c]);
+    if (!code->bias)
+        return MPQ_OK;
+    memcpy(out->bias, code->bias, n * sizeof *out->bias);
+    for (size_t c = 0; is_short && c < n; c++)
+        out->bias[c] =
+            mpq_half_to_float(mpq_float_to_half(fmaxf(-MAX_HALF, fminf(MAX_HALF, code->bias[c]))));
+    return x_scale > 0.0f ? fit_bias(ctx, arena, code, out) : MPQ_OK;
+}
+
+/* ---- one initializer a layer ---- */
+
+static const char *write_floats(struct mpq_build *build, int64_t n, float *data)
+{
+    return mpq_build_constant(build, &(struct mpq_tensor){MPQ_FLOAT, MPQ_SHAPE(n), data}, NULL);
+}
+
+static const char *write_product(struct mpq_build *build, const struct mpq_param *param)
+{
+    int64_t n = param->layer->n_channel;
+    float *product = mpq_arena_alloc(build->ctx, build->arena, (size_t)n, sizeof *product);
+    if (!product)
+        return NULL;
+    for (int64_t c = 0; c < n && !build->measured; c++)
+        product[c] = param->x_scale * param->scale[c];
+    return write_floats(build, n, product);
+}
+
+/* In the same float arithmetic as the short form's Div and Round. */
+static const char *write_integers(struct mpq_build *build, const struct mpq_param *param)
+{
+    int64_t n = param->layer->n_channel;
+    int32_t *bias = mpq_arena_alloc(build->ctx, build->arena, (size_t)n, sizeof *bias);
+    if (!bias)
+        return NULL;
+    for (int64_t c = 0; c < n && !build->measured; c++)
+        bias[c] = (int32_t)rintf(param->bias[c] / (param->x_scale * param->scale[c]));
+    return mpq_build_constant(build, &(struct mpq_tensor){MPQ_INT32, MPQ_SHAPE(n), bias}, NULL);
+}
+
+/* ---- one initializer for all ---- */
+
+/* A 16-bit tensor of the chosen rows of all layers, as float. */
+static const char *write_halves(struct mpq_build *build, enum mpq_dtype dtype, float *const *row,
+                                const int64_t *length, size_t n_row)
+{
+    int64_t n = 0;
+    for (size_t r = 0; r < n_row; r++)
+        n += length[r];
+    uint16_t *half = mpq_arena_alloc(build->ctx, build->arena, (size_t)n, sizeof *half);
+    if (!half)
+        return NULL;
+    struct mpq_tensor tensor = {dtype, MPQ_SHAPE(n), half};
+    int64_t at = 0;
+    for (size_t r = 0; r < n_row && !build->measured; r++)
+        for (int64_t c = 0; c < length[r]; c++)
+            mpq_tensor_set_double(&tensor, at++, (double)row[r][c]);
+    const char *packed = mpq_build_constant(build, &tensor, NULL);
+    return MPQ_BUILD_OP(build, "Cast", {packed}, .attr = "to", .attr_int = MPQ_FLOAT);
+}
+
+/* Rows and names of the layers that take part in one such tensor. */
+struct rows {
+    size_t n;
+    uint32_t *layer;
+    int64_t *length;
+    float **data;
+    const char **name;
+};
+
+static enum mpq_status rows_init(struct mpq_build *build, uint32_t n_layer, struct rows *out)
+{
+    *out = (struct rows){
+        .layer = mpq_arena_alloc(build->ctx, build->arena, n_layer, sizeof *out->layer),
+        .length = mpq_arena_alloc(build->ctx, build->arena, n_layer, sizeof *out->length),
+        .data = mpq_arena_alloc(build->ctx, build->arena, n_layer, sizeof *out->data),
+        .name = mpq_arena_alloc(build->ctx, build->arena, n_layer, sizeof *out->name)};
+    return out->layer && out->length && out->data && out->name ? MPQ_OK : MPQ_E_NOMEM;
+}
+
+static void rows_add(struct rows *rows, uint32_t layer, int64_t length, float *data)
+{
+    rows->layer[rows->n] = layer;
+    rows->length[rows->n] = length;
+    rows->data[rows->n++] = data;
+}
+
+static enum mpq_status write_scales(struct mpq_build *build, struct mpq_param *param,
+                                    uint32_t n_layer)
+{
+    struct rows rows;
+    MPQ_TRY(rows_init(build, n_layer, &rows));
+    for (uint32_t l = 0; l < n_layer; l++)
+        rows_add(&rows, l, param[l].layer->n_channel, param[l].scale);
+    const char *all = write_halves(build, MPQ_BFLOAT16, rows.data, rows.length, rows.n);
+    if (!mpq_build_split(build, all, rows.length, rows.n, rows.name))
+        return build->ctx->status;
+    for (uint32_t l = 0; l < n_layer; l++)
+        param[l].scale_name = rows.name[l];
+    return MPQ_OK;
+}
+
+static enum mpq_status write_biases(struct mpq_build *build, struct mpq_param *param,
+                                    uint32_t n_layer, bool is_integer)
+{
+    struct rows rows;
+    MPQ_TRY(rows_init(build, n_layer, &rows));
+    for (uint32_t l = 0; l < n_layer; l++) {
+        if (!has_bias(&param[l]) || (param[l].x_scale > 0.0f) != is_integer)
+            continue;
+        rows.name[rows.n] = param[l].bias_scale_name;
+        rows_add(&rows, l, param[l].layer->n_channel, param[l].bias);
+    }
+    if (!rows.n)
+        return MPQ_OK;
+    const char *all = write_halves(build, MPQ_FLOAT16, rows.data, rows.length, rows.n);
+    if (is_integer) {
+        const char *scales = mpq_build_concat(build, rows.name, rows.n);
+        all = MPQ_BUILD_OP(build, "Div", {all, scales});
+        all = MPQ_BUILD_OP(build, "Round", {all});
+        all = MPQ_BUILD_OP(build, "Cast", {all}, .attr = "to", .attr_int = MPQ_INT32);
+    }
+    if (!mpq_build_split(build, all, rows.length, rows.n, rows.name))
+        return build->ctx->status;
+    for (size_t r = 0; r < rows.n; r++)
+        param[rows.layer[r]].bias_name = rows.name[r];
+    return MPQ_OK;
+}
+
+enum mpq_status mpq_param_write(struct mpq_build *build, enum mpq_param_form form,
+                                struct mpq_param *param, uint32_t n_layer)
+{
+    if (form != MPQ_PARAM_PLAIN)
+        MPQ_TRY(write_scales(build, param, n_layer));
+    for (uint32_t l = 0; l < n_layer; l++) {
+        struct mpq_param *p = &param[l];
+        int64_t n = p->layer->n_channel;
+        if (form == MPQ_PARAM_PLAIN)
+            p->scale_name = write_floats(build, n, p->scale);
+        if (!has_bias(p))
+            continue;
+        if (p->x_scale > 0.0f && form == MPQ_PARAM_PLAIN) {
+            p->bias_scale_name = write_product(build, p);
+        } else if (p->x_scale > 0.0f) {
+            const char *x_scale = mpq_build_shared_float(build, p->x_scale);
+            p->bias_scale_name = MPQ_BUILD_OP(build, "Mul", {x_scale, p->scale_name});
+        }
+        if (form != MPQ_PARAM_SHORT)
+            p->bias_name =
+                p->x_scale > 0.0f ? write_integers(build, p) : write_floats(build, n, p->bias);
+    }
+    if (form == MPQ_PARAM_SHORT) {
+        MPQ_TRY(write_biases(build, param, n_layer, true));
+        MPQ_TRY(write_biases(build, param, n_layer, false));
+    }
+    return build->ctx->status;
+}

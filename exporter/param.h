@@ -1,0 +1,39 @@
+/* What a layer has one of per channel: weight scales and biases, at 2 bytes each. Those of all
+ * layers lie in one tensor of a kind, which is cast and split when the file is loaded:
+ *
+ *   scales  bfloat16 -> Cast -> Split
+ *   biases  float16  -> Cast -> Split                          where the layer's input is float
+ *           float16  -> Cast -> Div(., Concat(bias scales)) -> Round -> Cast int32 -> Split
+ *                       bias scale = Mul(scale of the input, scales)    where it is quantized  */
+#ifndef MPQ_EXPORTER_PARAM_H
+#define MPQ_EXPORTER_PARAM_H
+
+#include "exporter/build.h"
+#include "quantcore/quant/layer.h"
+
+enum mpq_param_form {
+    MPQ_PARAM_SHORT,     /* as above                                           */
+    MPQ_PARAM_LONG_BIAS, /* biases beyond float16: initializers of 32 bits     */
+    MPQ_PARAM_PLAIN      /* nothing is computed at load: initializers only     */
+};
+
+struct mpq_param {
+    const struct mpq_layer *layer;
+    float x_scale;       /* of the quantized data input; 0: that is float                      */
+    float *scale, *bias; /* [n_channel] as the file has them; NULL where only measured         */
+    const int8_t *q;     /* the weights in these scales                                        */
+    const char *scale_name, *bias_name, *bias_scale_name; /* bias_scale_name NULL: float bias  */
+};
+
+/* Round scales and bias to what the file holds. A channel whose weights are next to nothing beside
+ * its bias (batch norm leaves such channels) has a scale in whose units the bias exceeds an int32.
+ * Its scale grows until the bias fits; the weights lose precision that is far below the bias's. */
+enum mpq_status mpq_param_init(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                               const struct mpq_layer *layer, const struct mpq_layer_code *code,
+                               float x_scale, bool is_short, struct mpq_param *out) MPQ_CHECKED;
+
+/* Write the tensors of all layers and store their names. */
+enum mpq_status mpq_param_write(struct mpq_build *build, enum mpq_param_form form,
+                                struct mpq_param *param, uint32_t n_layer) MPQ_CHECKED;
+
+#endif
