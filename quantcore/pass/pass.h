@@ -8,12 +8,13 @@
 
 /* Everything exact that makes the graph smaller and its layers plain, in a fixed order until
  * nothing changes: Identity and inference Dropout dropped; nodes whose inputs are all constant
- * folded; BatchNormalization folded into the Conv, ConvTranspose or Gemm before it (weights and
- * bias in double); Add of a per-channel constant after Conv, Gemm or MatMul made their bias (MatMul
- * with a constant 2-D right side and such an Add becomes Gemm where its input has rank 2); zero Pad
- * folded into Conv and into AveragePool/MaxPool where exact; pairs of inverse Transposes removed,
- * also across elementwise operators and at Concat/Add joins; dead nodes removed. Graph input and
- * output names and order stay. */
+ * folded, unless that would swell the file; BatchNormalization, and Add, Sub, Mul, Div by a
+ * constant of one value a channel, folded into the Conv, ConvTranspose, Gemm or MatMul before them
+ * (in double; MatMul with a constant 2-D right side and a bias becomes Gemm where its input has
+ * rank 2); zero Pad folded into Conv and into AveragePool/MaxPool where exact; pairs of inverse
+ * Transposes removed, also across elementwise operators and at Concat/Add joins; dead nodes
+ * removed. Names and order of graph inputs and outputs stay, weights keep their names, and a layer
+ * takes the output name of what was folded into it. Works on graphs that cannot be bound, too. */
 enum mpq_status mpq_simplify(struct mpq_ctx *ctx, struct mpq_arena *arena,
                              const struct mpq_graph *graph, struct mpq_graph **out) MPQ_CHECKED;
 
@@ -26,9 +27,10 @@ enum mpq_status mpq_rebatch(struct mpq_ctx *ctx, struct mpq_arena *arena,
                             const struct mpq_graph *graph, struct mpq_graph **out_graph,
                             bool *out_changed) MPQ_CHECKED;
 
-/* Layers in execution order. Conv, Gemm, MatMul with a constant FLOAT weight read by that node
- * alone in this role; everything else with parameters of 64 elements or more is listed as rejected
- * with its reason. `binding` is at batch 1 and gives MACs. */
+/* Layers in execution order: Conv, Gemm, MatMul with a float input, a constant FLOAT weight as
+ * their second input and, if any, a constant bias of one value a channel, both read by that node
+ * alone. Everything else with parameters of 64 elements or more is listed as rejected with its
+ * reason. `binding` is at batch 1 and gives MACs. */
 enum mpq_status mpq_layer_table_build(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                       const struct mpq_graph *graph,
                                       const struct mpq_binding *binding,
@@ -38,9 +40,10 @@ enum mpq_status mpq_layer_table_build(struct mpq_ctx *ctx, struct mpq_arena *are
  * that runtimes run on 8-bit integers (Add, Mul, Concat, AveragePool, GlobalAveragePool, MaxPool,
  * Reshape, Flatten, Transpose, Squeeze, Unsqueeze, Slice, Pad by 0, Resize nearest, Relu, Clip)
  * whose data inputs are all quantized and whose output is read by such an operator or a layer.
- * Operators that only move elements put input and output in one group; so does Concat with its
- * inputs unless one of them is in a group with another consumer's range at stake (a graph input). A
- * graph output is quantized only where a layer (with its fused activation) makes it. */
+ * Add and the like whose only reader is a Relu or Clip are quantized after it. Operators that only
+ * move elements put input and output in one group; so does Concat with inputs that nobody else
+ * reads. A graph output is quantized only where a layer (with its fused activation) makes it or
+ * reads it. */
 enum mpq_status mpq_act_plan_build(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                    const struct mpq_graph *graph, const struct mpq_binding *binding,
                                    const struct mpq_layer_table *layers,
