@@ -80,7 +80,7 @@ static int64_t gather_rows(const struct dw_job *job, const struct mpq_unit *unit
         t += n * row_places * job->columns;
         for (int64_t end_row = i + n; i < end_row; i++)
             for (int64_t j = 0; j < conv->out[1]; j++)
-                start[n_run++] = image * s->image + (i * s->extent[1] + j) * s->extent[2];
+                start[n_run++] = image * s->image + (i * s->pitch[1] + j) * s->pitch[2];
         r += n;
     }
     return n_run;

@@ -61,7 +61,7 @@ static size_t setup(const struct mpq_conv *conv, bool backward, void *workspace,
     job->conv = conv;
     job->taps = mpq_volume(conv->kernel);
     job->n_phase = backward ? mpq_phase_count(&job->stage) : 1;
-    job->max_part = job->stage.images * job->stage.extent[0] * job->stage.extent[1];
+    job->max_part = job->stage.images * job->stage.pitch[0] * job->stage.pitch[1];
     job->own_bytes = worker_setup(job, NULL, &worker);
     job->offset = mpq_scratch_take(workspace, &used, job->taps, sizeof *job->offset);
     job->tap = mpq_scratch_take(workspace, &used, job->taps, sizeof *job->tap);

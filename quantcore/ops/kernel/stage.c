@@ -48,15 +48,44 @@ static void split(int64_t i, const int64_t dim[3], int64_t out_index[3])
     out_index[2] = i % dim[2];
 }
 
+/* Indices i of [0, n) for which i * step + start lies in [0, dim). */
+static void clip(int64_t n, int64_t step, int64_t start, int64_t dim, int64_t *out_low,
+                 int64_t *out_high)
+{
+    int64_t high = min64(n, ceil_div(dim - start, step));
+    *out_low = min64(n, max64(0, ceil_div(-start, step)));
+    *out_high = max64(*out_low, high);
+}
+
+/* Where every slot's plane starts and ends with zeros along an axis, a row can end in the zeros
+ * that the next one starts with. How many they can share. */
+static int64_t shared_zeros(const struct mpq_stage *s, int axis)
+{
+    const struct mpq_stage_map *map = &s->source;
+    int64_t shared = s->max_shift[axis];
+    for (int64_t slot = 0; slot < s->n_slot[axis]; slot++) {
+        int64_t low, high;
+        clip(s->extent[axis], map->step[axis],
+             slot * s->dilation[axis] % s->stride[axis] - map->before[axis], map->dim[axis], &low,
+             &high);
+        shared = min64(shared, min64(low, s->extent[axis] - high));
+    }
+    return shared;
+}
+
 static void set_layout(struct mpq_stage *s)
 {
+    int64_t shared[3];
     s->n_block = ceil_div(s->n, s->images);
     s->n_band = ceil_div(s->total[0], s->band);
-    s->extent[0] = s->band + s->max_shift[0];
-    for (int i = 1; i < 3; i++)
-        s->extent[i] = s->total[i] + s->max_shift[i];
-    s->image = s->extent[0] * s->extent[1] * s->extent[2];
-    s->plane = s->images * s->image;
+    for (int i = 0; i < 3; i++) {
+        s->extent[i] = (i == 0 ? s->band : s->total[i]) + s->max_shift[i];
+        shared[i] = i > 0 || s->n_band == 1 ? shared_zeros(s, i) : 0;
+        s->pitch[i] = s->extent[i] - shared[i];
+    }
+    s->image = mpq_volume(s->pitch);
+    s->plane =
+        s->images * s->image + (shared[0] * s->pitch[1] + shared[1]) * s->pitch[2] + shared[2];
     s->channel = mpq_volume(s->n_slot) * s->plane;
     /* Channels a power of two apart would compete for the same lines of the cache. */
     s->channel = (s->channel + 15) / 16 * 16;
@@ -154,18 +183,9 @@ struct mpq_unit mpq_stage_unit(const struct mpq_stage *stage, int64_t index)
     u.n_image = min64(stage->images, stage->n - u.image);
     u.n_row = min64(stage->band, stage->total[0] - u.row);
     u.places = (u.n_image - 1) * stage->image +
-               ((u.n_row - 1) * stage->extent[1] + stage->total[1] - 1) * stage->extent[2] +
+               ((u.n_row - 1) * stage->pitch[1] + stage->total[1] - 1) * stage->pitch[2] +
                stage->total[2];
     return u;
-}
-
-/* Indices i of [0, n) for which i * step + start lies in [0, dim). */
-static void clip(int64_t n, int64_t step, int64_t start, int64_t dim, int64_t *out_low,
-                 int64_t *out_high)
-{
-    int64_t high = min64(n, ceil_div(dim - start, step));
-    *out_low = min64(n, max64(0, ceil_div(-start, step)));
-    *out_high = max64(*out_low, high);
 }
 
 /* Rows of n elements that lie `step` apart; the rows to_stride and from_stride. */
@@ -173,6 +193,10 @@ MPQ_MULTIVERSION
 static void copy_rows(mpq_real *to, int64_t to_stride, const mpq_real *from, int64_t from_stride,
                       int64_t rows, int64_t n, int64_t step)
 {
+    if (step == 1 && n == to_stride && n == from_stride) {
+        n *= rows;
+        rows = 1;
+    }
     for (int64_t i = 0; i < rows; i++) {
         mpq_real *restrict y = to + i * to_stride;
         const mpq_real *restrict x = from + i * from_stride;
@@ -213,17 +237,17 @@ static void fill_plane(const struct mpq_stage *s, const struct window *w, const 
                        mpq_real *to)
 {
     const int64_t *step = s->source.step, *dim = s->source.dim;
+    const int64_t rows = w->high[1] - w->low[1], n = w->high[2] - w->low[2];
     from += w->first;
-    to += (w->low[0] * s->extent[1] + w->low[1]) * s->extent[2] + w->low[2];
+    to += (w->low[0] * s->pitch[1] + w->low[1]) * s->pitch[2] + w->low[2];
     if (dim[1] == 1) {
-        copy_rows(to, s->extent[1] * s->extent[2], from, step[0] * dim[2], w->high[0] - w->low[0],
-                  w->high[2] - w->low[2], step[2]);
+        copy_rows(to, s->pitch[1] * s->pitch[2], from, step[0] * dim[2], w->high[0] - w->low[0], n,
+                  step[2]);
         return;
     }
     for (int64_t i = w->low[0]; i < w->high[0]; i++) {
-        copy_rows(to, s->extent[2], from, step[1] * dim[2], w->high[1] - w->low[1],
-                  w->high[2] - w->low[2], step[2]);
-        to += s->extent[1] * s->extent[2];
+        copy_rows(to, s->pitch[2], from, step[1] * dim[2], rows, n, step[2]);
+        to += s->pitch[1] * s->pitch[2];
         from += step[0] * dim[1] * dim[2];
     }
 }
@@ -263,7 +287,7 @@ void mpq_stage_offsets(const struct mpq_stage *s, int64_t *out)
             split(i, s->kernel, tap);
             for (int j = 0; j < 3; j++) {
                 slot = slot * s->n_slot[j] + tap[j] % s->period[j];
-                shift = shift * s->extent[j] + tap[j] * s->dilation[j] / s->stride[j];
+                shift = shift * s->pitch[j] + tap[j] * s->dilation[j] / s->stride[j];
             }
             *out++ = c * s->channel + slot * s->plane + shift;
         }
@@ -318,7 +342,7 @@ void mpq_phase_offsets(const struct mpq_stage *s, const struct mpq_phase *phase,
             split(mpq_phase_tap(s, phase, i), s->kernel, tap);
             for (int j = 0; j < 3; j++)
                 shift =
-                    shift * s->extent[j] + s->max_shift[j] - tap[j] * s->dilation[j] / s->stride[j];
+                    shift * s->pitch[j] + s->max_shift[j] - tap[j] * s->dilation[j] / s->stride[j];
             *out++ = m * s->channel + shift;
         }
 }
@@ -333,21 +357,27 @@ int mpq_stage_parts(const struct mpq_stage *s, const struct mpq_unit *unit, cons
         start[i] = phase[i] - map->before[i];
     clip(s->total[2], map->step[2], start[2], map->dim[2], &low, &high);
     int n_part = 0;
-    int64_t row = begin / s->extent[2];
-    for (int64_t first = row * s->extent[2]; first < begin + n; first += s->extent[2], row++) {
-        int64_t image = row / (s->extent[0] * s->extent[1]);
-        int64_t i = row / s->extent[1] % s->extent[0], j = row % s->extent[1];
+    int64_t row = begin / s->pitch[2];
+    for (int64_t first = row * s->pitch[2]; first < begin + n; first += s->pitch[2], row++) {
+        int64_t image = row / (s->pitch[0] * s->pitch[1]);
+        int64_t i = row / s->pitch[1] % s->pitch[0], j = row % s->pitch[1];
         int64_t y = (unit->row + i) * map->step[0] + start[0], z = j * map->step[1] + start[1];
         int64_t from = max64(first + low, begin), end = min64(first + high, begin + n);
         if (image >= unit->n_image || i >= unit->n_row || j >= s->total[1] || y < 0 ||
             y >= map->dim[0] || z < 0 || z >= map->dim[1] || from >= end)
             continue;
-        out[n_part++] = (struct mpq_part){
+        struct mpq_part part = {
             .to = image * channels * area + (y * map->dim[1] + z) * map->dim[2] +
                   (from - first) * map->step[2] + start[2],
             .from = (int)(from - begin),
             .count = (int)(end - from),
         };
+        struct mpq_part *last = out + n_part - 1;
+        if (n_part > 0 && last->from + last->count == part.from &&
+            last->to + last->count * map->step[2] == part.to)
+            last->count += part.count;
+        else
+            out[n_part++] = part;
     }
     return n_part;
 }

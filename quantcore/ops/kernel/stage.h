@@ -9,7 +9,7 @@
  *   stage[channel][slot][image][row][..][column], with zeros for padding
  *
  * A place is an index into one [image][row][..][column] block. Output (o0, o1, o2) of an image has
- * the place of that index in rows of `extent`, and for tap t reads place + offset(t). */
+ * the place (o0 * pitch1 + o1) * pitch2 + o2, and for tap t reads place + offset(t). */
 #ifndef MPQ_OPS_KERNEL_STAGE_H
 #define MPQ_OPS_KERNEL_STAGE_H
 
@@ -38,7 +38,8 @@ struct mpq_stage {
     /* The cut into units of work. */
     int64_t images, band;          /* images and rows (of places) of a unit, but for the last     */
     int64_t n_block, n_band;       /* units along images and along rows                           */
-    int64_t extent[3];             /* of a staged plane: band + shift, total + shift ...          */
+    int64_t extent[3];             /* what is read of a plane: band + shift, total + shift ...    */
+    int64_t pitch[3];              /* extent, less the zeros that neighbours share                */
     int64_t image, plane, channel; /* elements of one image of a slot, one slot, one channel      */
 };
 
