@@ -194,6 +194,12 @@ static void test_bodies(void **state)
     inner->node[2]->input[0] = (char *)"x";
     b.model->opset_import[0]->version = 12;
     CHECK_FAILS(&b.ctx, import(&b, &graph), MPQ_E_UNSUPPORTED, "a Squeeze of opset 12");
+    b.model->opset_import[0]->version = 13;
+    builder_node(&b, "BatchNormalization", "x s s s s", "n mean");
+    builder_initializer(&b, "s", MPQ_FLOAT, &MPQ_SHAPE(0));
+    CHECK_OK(&b.ctx, import(&b, &graph));
+    inner->node[2]->input[0] = (char *)"mean"; /* read in the body alone, and that counts */
+    CHECK_FAILS(&b.ctx, import(&b, &graph), MPQ_E_UNSUPPORTED, "training form");
     builder_release(&b);
 }
 

@@ -259,6 +259,7 @@ static void test_softmax(void **state)
     assert_int_equal(softmax_axis(1, &MPQ_SHAPE(2, 3, 4, 5), "Flatten"), -1);
     assert_int_equal(softmax_axis(3, &MPQ_SHAPE(2, 3, 4, 5), "Relu"), -1);
     assert_int_equal(softmax_axis(1, &MPQ_SHAPE(2, 3, 4, 5), "GlobalAveragePool"), 1);
+    assert_int_equal(softmax_axis(0, &MPQ_SHAPE(2, 3, 4, 5), "GlobalAveragePool"), -100);
     assert_int_equal(softmax_axis(1, &MPQ_SHAPE(2, 3), "Mystery"), -100); /* rank not known */
     assert_int_equal(softmax_axis(-1, &MPQ_SHAPE(2, 3), "Mystery"), -1);
 }
