@@ -3,6 +3,7 @@
 
 #include "cli/command.h"
 #include "cli/pipeline.h"
+#include "cli/progress.h"
 #include "cli/stopwatch.h"
 #include "cli/summary.h"
 #include "exporter/report_csv.h"
@@ -79,6 +80,7 @@ enum mpq_status mpq_cmd_convert(struct mpq_ctx *ctx, struct mpq_arena *arena,
     MPQ_TRY(timed(ctx, p, "export", mpq_pipeline_export));
     MPQ_TRY(write_verified(ctx, arena, p, &report));
     MPQ_TRY(mpq_report_write(ctx, arena, &report, options->report, options->overwrite));
+    mpq_progress_clear(ctx);
     if (!options->quiet)
         mpq_summary_print(stdout, &report);
     return MPQ_OK;

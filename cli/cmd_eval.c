@@ -7,6 +7,7 @@
 #include "calibration/metric.h"
 #include "calibration/npz.h"
 #include "cli/command.h"
+#include "cli/progress.h"
 #include "cli/runner.h"
 #include "cli/summary.h"
 #include "importer/import.h"
@@ -317,6 +318,7 @@ enum mpq_status mpq_cmd_eval(struct mpq_ctx *ctx, struct mpq_arena *arena,
                            add_batch, &eval));
     if (options->outputs)
         MPQ_TRY(write_outputs(ctx, arena, options, &eval));
+    mpq_progress_clear(ctx);
     print_evaluation(&eval, options);
     return MPQ_OK;
 }

@@ -60,6 +60,12 @@ void mpq_terminal_clear(struct mpq_terminal *terminal)
     terminal->is_drawn = false;
 }
 
+void mpq_progress_clear(struct mpq_ctx *ctx)
+{
+    if (ctx->progress == draw)
+        mpq_terminal_clear(ctx->user);
+}
+
 static void log_line(void *user, enum mpq_log_level level, const char *line)
 {
     struct mpq_terminal *terminal = user;

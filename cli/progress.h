@@ -20,8 +20,12 @@ struct mpq_terminal {
 void mpq_terminal_attach(struct mpq_terminal *terminal, FILE *file, bool quiet, bool verbose,
                          struct mpq_ctx *ctx);
 
-/* Erase the progress line, if there is one: before anything else is printed, and at the end. */
+/* Erase the progress line, if there is one. */
 void mpq_terminal_clear(struct mpq_terminal *terminal);
+
+/* The same for the terminal that listens to ctx, if one does: before results are printed, which
+ * may go to the same screen. */
+void mpq_progress_clear(struct mpq_ctx *ctx);
 
 /* "step/n  loss 0.123  1:05 left" after the stage's name, into buffer. `elapsed_s` is the time the
  * steps since first_step took. Separate from drawing so that it can be tested. */

@@ -63,12 +63,14 @@ static void differences_in_words(void **state)
     assert_non_null(file);
     mpq_summary_print_drop(file, 0.002, -0.0031, 0.0071, "float", 1000);
     mpq_summary_print_drop(file, 0.02, 0.011, 0.029, "float", 1000);
+    mpq_summary_print_drop(file, -0.02, -0.029, -0.011, "float", 1000);
     rewind(file);
     text[fread(text, 1, sizeof text - 1, file)] = '\0';
     fclose(file);
     assert_string_equal(text, "drop 0.20 points (95 % interval -0.31 .. 0.71), not distinguishable "
                               "from float on these 1000 samples\n"
-                              "drop 2.00 points (95 % interval 1.10 .. 2.90)\n");
+                              "drop 2.00 points (95 % interval 1.10 .. 2.90)\n"
+                              "drop -2.00 points (95 % interval -2.90 .. -1.10)\n");
 }
 
 int main(void)
