@@ -1,0 +1,378 @@
+#include "exporter/export.h"
+#include "exporter/pack.h"
+#include "importer/import.h"
+#include "tests/unit/net.h"
+
+#include <string.h>
+
+#include "quantcore/base/rng.h"
+
+/* Everything an export needs, made for the graph of a net. */
+struct case_ {
+    struct net *net;
+    struct mpq_graph *graph;
+    struct mpq_layer_table layers;
+    struct mpq_act_plan act;
+    struct mpq_export_plan plan;
+    struct mpq_layer_code *code;
+    uint8_t *bits;
+};
+
+/* Random levels and codes of that width for layer l, biases as in the graph. */
+static void code_layer(struct case_ *c, uint32_t l, int bits)
+{
+    const struct mpq_layer *layer = &c->layers.layer[l];
+    struct mpq_arena *arena = c->net->arena;
+    struct mpq_ctx *ctx = &c->net->ctx;
+    uint32_t n_level = bits == 8 ? 255 : 1u << bits;
+    int8_t *level = mpq_arena_alloc(ctx, arena, n_level, 1);
+    int8_t *q = mpq_arena_alloc(ctx, arena, (size_t)layer->n_param, 1);
+    float *scale = mpq_arena_alloc(ctx, arena, (size_t)layer->n_channel, sizeof *scale);
+    int first = bits == 8 ? -127 : -63, step = bits == 8 ? 1 : 126 / (1 << bits);
+    if (bits == 7)
+        first = -64, step = 1;
+    for (uint32_t i = 0; i < n_level; i++)
+        level[i] = (int8_t)(first + (int)i * step);
+    for (int64_t i = 0; i < layer->n_param; i++)
+        q[i] = level[mpq_rng_below(7, MPQ_STREAM_TEST, l, (uint32_t)i, n_level)];
+    for (int64_t i = 0; i < layer->n_channel; i++)
+        scale[i] = mpq_scale_round(0.01f + 0.001f * (float)(i % 5));
+    const float *bias =
+        layer->bias == MPQ_NO_VALUE ? NULL : c->graph->value[layer->bias].constant->data;
+    c->code[l] = (struct mpq_layer_code){bits, n_level, level, q, scale, bias};
+    c->bits[l] = (uint8_t)bits;
+}
+
+static void case_init(struct case_ *c, struct net *net)
+{
+    struct mpq_binding binding;
+    *c = (struct case_){.net = net, .graph = net->graph};
+    CHECK_OK(&net->ctx, mpq_graph_check(&net->ctx, c->graph));
+    CHECK_OK(&net->ctx, mpq_bind_batch(&net->ctx, net->arena, c->graph, 1, &binding));
+    CHECK_OK(&net->ctx,
+             mpq_layer_table_build(&net->ctx, net->arena, c->graph, &binding, &c->layers));
+    CHECK_OK(&net->ctx,
+             mpq_act_plan_build(&net->ctx, net->arena, c->graph, &binding, &c->layers, &c->act));
+    c->code = mpq_arena_alloc(&net->ctx, net->arena, c->layers.n_layer, sizeof *c->code);
+    c->bits = mpq_arena_alloc(&net->ctx, net->arena, c->layers.n_layer, 1);
+    struct mpq_act_quant *quant =
+        mpq_arena_alloc(&net->ctx, net->arena, c->act.n_group, sizeof *quant);
+    for (uint32_t g = 0; g < c->act.n_group; g++)
+        quant[g] = (struct mpq_act_quant){0.02f + 0.001f * (float)g, 7, 8};
+    c->plan =
+        (struct mpq_export_plan){c->graph, &c->layers, c->code, &c->act, quant, MPQ_STORAGE_PACKED};
+}
+
+static void stay_float(struct case_ *c)
+{
+    for (uint32_t v = 0; v < c->graph->n_value; v++)
+        c->act.group[v] = MPQ_NO_GROUP;
+}
+
+/* Export, compare with the predicted size, read back. */
+static struct mpq_graph *round_trip(struct case_ *c)
+{
+    struct mpq_ctx *ctx = &c->net->ctx;
+    uint8_t *data;
+    size_t bytes, predicted;
+    struct mpq_graph *graph;
+    CHECK_OK(ctx, mpq_export(ctx, c->net->arena, &c->plan, &data, &bytes));
+    CHECK_OK(ctx, mpq_export_size(ctx, &c->plan, c->bits, &predicted));
+    assert_int_equal(bytes, predicted);
+    CHECK_OK(ctx, mpq_import_bytes(ctx, c->net->arena, data, bytes, NULL, &graph));
+    CHECK_OK(ctx, mpq_graph_check(ctx, graph));
+    return graph;
+}
+
+/* The value of input i of the node that has that name, computed by our own operators. */
+static const struct mpq_tensor *constant_input(struct case_ *c, const struct mpq_graph *graph,
+                                               const char *node, uint32_t i)
+{
+    struct mpq_binding binding;
+    CHECK_OK(&c->net->ctx, mpq_bind_batch(&c->net->ctx, c->net->arena, graph, 1, &binding));
+    for (uint32_t n = 0; n < graph->n_node; n++)
+        if (strcmp(graph->node[n].name, node) == 0)
+            return &binding.tensor[graph->node[n].in[i]];
+    fail_msg("there is no node '%s'", node);
+    return NULL;
+}
+
+/* Weights, and biases within float16 and one step, are what the codes say. */
+static void check_layers(struct case_ *c, const struct mpq_graph *graph)
+{
+    for (uint32_t l = 0; l < c->layers.n_layer; l++) {
+        const struct mpq_layer *layer = &c->layers.layer[l];
+        const struct mpq_layer_code *code = &c->code[l];
+        const struct mpq_tensor *w = constant_input(c, graph, layer->name, 1);
+        assert_non_null(w->data);
+        assert_int_equal(mpq_shape_count(&w->shape), layer->n_param);
+        assert_true(mpq_shape_equal(&w->shape, &c->graph->value[layer->weight].constant->shape));
+        for (int64_t i = 0; i < layer->n_param; i++) {
+            int64_t channel = i / layer->n_inner % layer->n_channel;
+            float want = (float)code->q[i] * code->scale[channel];
+            if (((const float *)w->data)[i] != want)
+                fail_msg("%s, %d bits: weight %d is %g, expected %g", layer->name, code->bits,
+                         (int)i, (double)((const float *)w->data)[i], (double)want);
+        }
+        if (!code->bias)
+            continue;
+        const struct mpq_tensor *b = constant_input(c, graph, layer->name, 2);
+        for (int64_t i = 0; i < layer->n_channel; i++)
+            CHECK_NEAR(((const float *)b->data)[i], code->bias[i], 1e-3, 1e-3);
+    }
+}
+
+/* conv (135 weights, odd) -> Relu -> conv -> Flatten -> Gemm -> MatMul */
+static void build_small(struct net *net)
+{
+    mpq_value_id x = net_input(net, "a0", MPQ_SHAPE(-1, 5, 6, 6)); /* a name we might choose */
+    mpq_value_id w1 = net_random(net, "w1", MPQ_SHAPE(3, 5, 3, 3), false);
+    mpq_value_id b1 = net_random(net, "b1", MPQ_SHAPE(3), false);
+    mpq_value_id c1 = net_node(net, "Conv", "c1", NET_NO_ATTRS, NET_IN(x, w1, b1));
+    mpq_value_id r1 = net_node(net, "Relu", "r1", NET_NO_ATTRS, NET_IN(c1));
+    mpq_value_id w2 = net_random(net, "w2", MPQ_SHAPE(7, 3, 1, 1), false);
+    mpq_value_id c2 = net_node(net, "Conv", "c2", NET_NO_ATTRS, NET_IN(r1, w2));
+    mpq_value_id f = net_node(net, "Flatten", "f", NET_NO_ATTRS, NET_IN(c2));
+    mpq_value_id w3 = net_random(net, "w3", MPQ_SHAPE(9, 112), false);
+    mpq_value_id b3 = net_random(net, "b3", MPQ_SHAPE(9), false);
+    mpq_value_id g = net_node(net, "Gemm", "g", NET_ATTRS(NET_INT("transB", 1)), NET_IN(f, w3, b3));
+    mpq_value_id w4 = net_random(net, "w4", MPQ_SHAPE(9, 11), false);
+    net_output(net, net_node(net, "MatMul", "y", NET_NO_ATTRS, NET_IN(g, w4)));
+}
+
+static void test_every_width(void **state)
+{
+    struct case_ c;
+    build_small(*state);
+    case_init(&c, *state);
+    assert_int_equal(c.layers.n_layer, 4);
+    for (int bits = MPQ_MIN_BITS; bits <= MPQ_MAX_BITS; bits++) {
+        for (uint32_t l = 0; l < c.layers.n_layer; l++)
+            code_layer(&c, l, bits);
+        c.plan.storage = MPQ_STORAGE_PACKED;
+        check_layers(&c, round_trip(&c));
+        c.plan.storage = MPQ_STORAGE_INT8;
+        check_layers(&c, round_trip(&c));
+    }
+}
+
+static void test_float_activations(void **state)
+{
+    struct case_ c;
+    build_small(*state);
+    case_init(&c, *state);
+    stay_float(&c);
+    for (uint32_t l = 0; l < c.layers.n_layer; l++)
+        code_layer(&c, l, 3 + (int)l);
+    struct mpq_graph *graph = round_trip(&c);
+    check_layers(&c, graph);
+    assert_int_equal(net_count(graph, "QuantizeLinear"), 0);
+    assert_int_equal(net_count(graph, "DequantizeLinear"), 0);
+}
+
+/* Layers of 65536 weights and more are stored as cells. */
+static void test_large_layers(void **state)
+{
+    struct net *net = *state;
+    struct case_ c;
+    mpq_value_id x = net_input(net, "x", MPQ_SHAPE(-1, 256));
+    mpq_value_id w = net_random(net, "w", MPQ_SHAPE(256, 257), false);
+    mpq_value_id v = net_random(net, "v", MPQ_SHAPE(257, 256), false);
+    mpq_value_id m = net_node(net, "MatMul", "m", NET_NO_ATTRS, NET_IN(x, w));
+    net_output(net, net_node(net, "MatMul", "y", NET_NO_ATTRS, NET_IN(m, v)));
+    case_init(&c, net);
+    for (int bits = MPQ_MIN_BITS; bits < MPQ_MAX_BITS; bits++) {
+        code_layer(&c, 0, bits);
+        code_layer(&c, 1, 9 - bits);
+        struct mpq_graph *graph = round_trip(&c);
+        check_layers(&c, graph);
+        assert_int_equal(net_count(graph, "MatMulInteger"), 0);
+    }
+}
+
+static void test_mixed_widths_and_determinism(void **state)
+{
+    struct case_ c;
+    build_small(*state);
+    case_init(&c, *state);
+    for (uint32_t l = 0; l < c.layers.n_layer; l++)
+        code_layer(&c, l, (int[]){2, 7, 5, 8}[l]);
+    check_layers(&c, round_trip(&c));
+    uint8_t *data, *again;
+    size_t bytes, bytes_again;
+    struct mpq_ctx *ctx = &c.net->ctx;
+    CHECK_OK(ctx, mpq_export(ctx, c.net->arena, &c.plan, &data, &bytes));
+    CHECK_OK(ctx, mpq_export(ctx, c.net->arena, &c.plan, &again, &bytes_again));
+    assert_int_equal(bytes, bytes_again);
+    assert_memory_equal(data, again, bytes);
+}
+
+static void test_quantized_values(void **state)
+{
+    struct case_ c;
+    build_small(*state);
+    case_init(&c, *state);
+    for (uint32_t l = 0; l < c.layers.n_layer; l++)
+        code_layer(&c, l, 4);
+    size_t n_value = 0;
+    for (uint32_t v = 0; v < c.graph->n_value; v++)
+        n_value += c.act.group[v] != MPQ_NO_GROUP;
+    struct mpq_graph *graph = round_trip(&c);
+    assert_int_equal(net_count(graph, "QuantizeLinear"), n_value);
+    assert_int_equal(net_count(graph, "Clip"), 0);
+    /* Interface and node names stay; the output is the quantized value. */
+    assert_string_equal(graph->value[graph->input[0]].name, "a0");
+    assert_int_equal(graph->value[graph->input[0]].shape.dim[0], MPQ_DIM_UNKNOWN);
+    assert_string_equal(graph->value[graph->output[0]].name, "y");
+    const struct mpq_value *y = &graph->value[graph->output[0]];
+    assert_string_equal(graph->node[y->producer].op_type, "DequantizeLinear");
+    /* Readers get the dequantized value, the value itself keeps its name. */
+    mpq_value_id r1 = mpq_graph_find(graph, "r1");
+    assert_int_not_equal(r1, MPQ_NO_VALUE);
+    for (uint32_t n = 0; n < graph->n_node; n++)
+        for (uint32_t i = 0; i < graph->node[n].n_in; i++)
+            if (graph->node[n].in[i] == r1)
+                assert_string_equal(graph->node[n].op_type, "QuantizeLinear");
+}
+
+static void test_narrow_activations(void **state)
+{
+    struct case_ c;
+    build_small(*state);
+    case_init(&c, *state);
+    for (uint32_t l = 0; l < c.layers.n_layer; l++)
+        code_layer(&c, l, 4);
+    struct mpq_act_quant *quant =
+        mpq_arena_copy(&c.net->ctx, c.net->arena, c.plan.act_quant, c.act.n_group * sizeof *quant);
+    for (uint32_t g = 0; g < c.act.n_group; g++)
+        quant[g].bits = 5;
+    c.plan.act_quant = quant;
+    struct mpq_graph *graph = round_trip(&c);
+    assert_int_equal(net_count(graph, "Clip"), net_count(graph, "QuantizeLinear"));
+}
+
+/* A weight that something else reads too: the layer gets its own, the other keeps the float. */
+static void test_shared_weight(void **state)
+{
+    struct net *net = *state;
+    struct case_ c;
+    mpq_value_id x = net_input(net, "x", MPQ_SHAPE(-1, 8));
+    mpq_value_id w = net_random(net, "w", MPQ_SHAPE(8, 8), false);
+    mpq_value_id m = net_node(net, "MatMul", "m", NET_NO_ATTRS, NET_IN(x, w));
+    mpq_value_id s = net_node(net, "Mul", "s", NET_NO_ATTRS, NET_IN(m, w));
+    net_output(net, s);
+    case_init(&c, net);
+    if (c.layers.n_layer == 0)
+        return; /* then the table keeps it float */
+    code_layer(&c, 0, 4);
+    struct mpq_graph *graph = round_trip(&c);
+    check_layers(&c, graph);
+    const struct mpq_tensor *kept = constant_input(&c, graph, "s", 1);
+    assert_memory_equal(kept->data, c.graph->value[w].constant->data, 64 * sizeof(float));
+}
+
+/* A channel with next to no weights and an ordinary bias: in its own scale the bias would be 1e13
+ * steps. It comes back, and the weights with the error of the larger scale. */
+static void test_dead_channel(void **state)
+{
+    struct case_ c;
+    build_small(*state);
+    case_init(&c, *state);
+    for (uint32_t l = 0; l < c.layers.n_layer; l++)
+        code_layer(&c, l, 4);
+    const struct mpq_layer *layer = &c.layers.layer[0];
+    ((float *)c.code[0].scale)[1] = mpq_scale_round(1e-12f);
+    for (int storage = MPQ_STORAGE_PACKED; storage <= MPQ_STORAGE_INT8; storage++) {
+        c.plan.storage = (enum mpq_storage)storage;
+        struct mpq_graph *graph = round_trip(&c);
+        const float *b = constant_input(&c, graph, layer->name, 2)->data;
+        const float *w = constant_input(&c, graph, layer->name, 1)->data;
+        CHECK_NEAR(b[1], c.code[0].bias[1], 1e-3, 0);
+        for (int64_t i = layer->n_inner; i < 2 * layer->n_inner; i++)
+            CHECK_NEAR(w[i], 0, 0, 1e-5);
+        CHECK_NEAR(w[0], (float)c.code[0].q[0] * c.code[0].scale[0], 0, 0);
+    }
+}
+
+/* Biases beyond float16 take four bytes; a larger file, the same network. */
+static void test_large_bias(void **state)
+{
+    struct case_ c;
+    build_small(*state);
+    float *b1 = ((struct net *)*state)
+                    ->graph->value[mpq_graph_find(((struct net *)*state)->graph, "b1")]
+                    .constant->data;
+    b1[2] = 1e5f;
+    case_init(&c, *state);
+    for (uint32_t l = 0; l < c.layers.n_layer; l++)
+        code_layer(&c, l, 4);
+    struct mpq_graph *graph = round_trip(&c);
+    check_layers(&c, graph);
+    CHECK_NEAR(((const float *)constant_input(&c, graph, "c1", 2)->data)[2], 1e5, 1e-6, 0);
+    stay_float(&c);
+    check_layers(&c, round_trip(&c));
+}
+
+static void test_no_memory(void **state)
+{
+    struct case_ c;
+    build_small(*state);
+    case_init(&c, *state);
+    for (uint32_t l = 0; l < c.layers.n_layer; l++)
+        code_layer(&c, l, 3);
+    struct mpq_ctx *ctx = &c.net->ctx;
+    uint8_t *data;
+    size_t bytes;
+    long n = 0;
+    enum mpq_status status;
+    do {
+        ctx->allocations_left = n++;
+        status = mpq_export(ctx, c.net->arena, &c.plan, &data, &bytes);
+        ctx->allocations_left = -1;
+        assert_true(status == MPQ_OK || status == MPQ_E_NOMEM);
+        mpq_ctx_clear(ctx);
+    } while (status != MPQ_OK);
+    assert_true(n > 100);
+}
+
+static void test_pack_planes(void **state)
+{
+    (void)state;
+    /* codes 5, 2, 7 of 3 bits behind one bit: planes 101, 011, 101 lowest bit first */
+    uint8_t bytes[2] = {1, 0};
+    mpq_pack_planes((const uint8_t[]){5, 2, 7}, 3, 3, bytes, 1);
+    assert_int_equal(bytes[0], 1 | 5 << 1 | 6 << 4 | (5 & 1) << 7);
+    assert_int_equal(bytes[1], 5 >> 1);
+}
+
+static void test_pack_cells(void **state)
+{
+    (void)state;
+    uint8_t low[2], high[1];
+    const uint8_t code[8] = {1, 2, 3, 4, 5, 6, 7, 0}; /* two cells of 12 bits */
+    unsigned first = 1 | 2 << 3 | 3 << 6 | 4 << 9, second = 5 | 6 << 3 | 7 << 6;
+    mpq_pack_cells(code, 8, 3, 4, 0, 8, low);
+    mpq_pack_cells(code, 8, 3, 4, 8, 4, high);
+    assert_int_equal(low[0], first & 255);
+    assert_int_equal(low[1], second & 255);
+    assert_int_equal(high[0], first >> 8 | second >> 8 << 4);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_pack_planes),
+        cmocka_unit_test(test_pack_cells),
+        cmocka_unit_test_setup_teardown(test_every_width, net_setup, net_teardown),
+        cmocka_unit_test_setup_teardown(test_float_activations, net_setup, net_teardown),
+        cmocka_unit_test_setup_teardown(test_large_layers, net_setup, net_teardown),
+        cmocka_unit_test_setup_teardown(test_mixed_widths_and_determinism, net_setup, net_teardown),
+        cmocka_unit_test_setup_teardown(test_quantized_values, net_setup, net_teardown),
+        cmocka_unit_test_setup_teardown(test_narrow_activations, net_setup, net_teardown),
+        cmocka_unit_test_setup_teardown(test_shared_weight, net_setup, net_teardown),
+        cmocka_unit_test_setup_teardown(test_dead_channel, net_setup, net_teardown),
+        cmocka_unit_test_setup_teardown(test_large_bias, net_setup, net_teardown),
+        cmocka_unit_test_setup_teardown(test_no_memory, net_setup, net_teardown),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
