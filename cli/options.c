@@ -260,7 +260,7 @@ static const struct option_row table[] = {
     {"threads", 0, CONVERT | EVAL, "N", parse_threads, "a number of threads from 1 to 1024",
      FIELD(threads), "all", NULL, "Threads to use; all: one a core."},
     {"quiet", 'q', ANY, NULL, A_SWITCH, FIELD(quiet), "no", NULL,
-     "Print nothing but errors and results."},
+     "Print nothing but errors and what was asked for."},
     {"verbose", 'v', ANY, NULL, A_SWITCH, FIELD(verbose), "no", NULL, "Say what is being done."},
     {"help", 'h', ANY, NULL, A_SWITCH, FIELD(help), NULL, NULL, "Print this and exit."},
 };
