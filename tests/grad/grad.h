@@ -66,7 +66,8 @@ struct grad_table {
      .ints = (int64_t[]){__VA_ARGS__}}
 /* clang-format on */
 
-extern const struct grad_table grad_cases_elementwise, grad_cases_shape, grad_cases_reduce;
+extern const struct grad_table grad_cases_conv, grad_cases_elementwise, grad_cases_shape,
+    grad_cases_reduce;
 
 /* "" where the gradients of all inputs agree, else a sentence. `row` is the operator's row, or a
  * broken copy of it. `worst` gets the largest error found, relative to its bound. */

@@ -5,6 +5,7 @@
 #include "tests/grad/grad.h"
 
 static const struct grad_table *const tables[] = {
+    &grad_cases_conv,
     &grad_cases_elementwise,
     &grad_cases_shape,
     &grad_cases_reduce,

@@ -1,0 +1,50 @@
+#include "tests/grad/grad.h"
+
+static const struct grad_case cases[] = {
+    {"Conv", .in = {REALS(-1, 1, 2, 3, 5, 6), REALS(-1, 1, 4, 3, 3, 3), REALS(-1, 1, 4)}},
+    {"Conv", .attr = {INTS("pads", 1, 1, 1, 1), INTS("strides", 2, 2)},
+     .in = {REALS(-1, 1, 3, 2, 7, 6), REALS(-1, 1, 5, 2, 3, 3)}},
+    {"Conv", .attr = {INTS("strides", 2, 3)},
+     .in = {REALS(-1, 1, 2, 3, 6, 7), REALS(-1, 1, 4, 3, 1, 1), REALS(-1, 1, 4)}},
+    {"Conv", .in = {REALS(-1, 1, 2, 5, 4, 3), REALS(-1, 1, 9, 5, 1, 1), REALS(-1, 1, 9)}},
+    {"Conv", .attr = {INTS("dilations", 2, 3), INTS("pads", 0, 3, 2, 1), INTS("strides", 3, 2)},
+     .in = {REALS(-1, 1, 1, 2, 9, 8), REALS(-1, 1, 3, 2, 3, 2)}},
+    {"Conv", .attr = {INT("group", 2), STRING("auto_pad", "SAME_LOWER"), INTS("strides", 2, 2)},
+     .in = {REALS(-1, 1, 2, 4, 5, 5), REALS(-1, 1, 6, 2, 3, 3), REALS(-1, 1, 6)}},
+    {"Conv", .attr = {INT("group", 4), INTS("pads", 1, 1, 1, 1)},
+     .in = {REALS(-1, 1, 2, 4, 5, 4), REALS(-1, 1, 4, 1, 3, 3), REALS(-1, 1, 4)}},
+    {"Conv", .attr = {INT("group", 3), INTS("pads", 1, 2, 0, 1), INTS("strides", 2, 2)},
+     .in = {REALS(-1, 1, 2, 3, 7, 8), REALS(-1, 1, 3, 1, 3, 3)}},
+    {"Conv", .attr = {INT("group", 3)},
+     .in = {REALS(-1, 1, 1, 3, 5, 4), REALS(-1, 1, 6, 1, 2, 2), REALS(-1, 1, 6)}},
+    {"Conv", .attr = {INTS("pads", 2, 1), INTS("strides", 2)},
+     .in = {REALS(-1, 1, 2, 3, 11), REALS(-1, 1, 4, 3, 5), REALS(-1, 1, 4)}},
+    {"Conv", .attr = {INTS("pads", 1, 0, 1, 0, 1, 1), INTS("strides", 1, 2, 1)},
+     .in = {REALS(-1, 1, 1, 2, 3, 4, 5), REALS(-1, 1, 3, 2, 2, 3, 2), REALS(-1, 1, 3)}},
+
+    {"ConvTranspose", .in = {REALS(-1, 1, 2, 3, 4, 3), REALS(-1, 1, 3, 4, 3, 2), REALS(-1, 1, 4)}},
+    {"ConvTranspose",
+     .attr = {INTS("strides", 2, 3), INTS("pads", 1, 0, 1, 1), INTS("output_padding", 1, 2)},
+     .in = {REALS(-1, 1, 2, 2, 3, 4), REALS(-1, 1, 2, 3, 3, 3)}},
+    {"ConvTranspose", .attr = {INT("group", 2), INTS("strides", 2), INTS("output_shape", 8)},
+     .in = {REALS(-1, 1, 2, 4, 4), REALS(-1, 1, 4, 3, 3), REALS(-1, 1, 6)}},
+
+    {"Gemm", .in = {REALS(-1, 1, 3, 5), REALS(-1, 1, 5, 4), REALS(-1, 1, 4)}},
+    {"Gemm", .attr = {INT("transB", 1), FLOAT("alpha", 0.5f), FLOAT("beta", 2)},
+     .in = {REALS(-1, 1, 3, 5), REALS(-1, 1, 4, 5), REALS(-1, 1, 3, 1)}},
+    {"Gemm", .attr = {INT("transA", 1), FLOAT("alpha", -2)},
+     .in = {REALS(-1, 1, 5, 3), REALS(-1, 1, 5, 4)}},
+    {"Gemm", .attr = {INT("transA", 1), INT("transB", 1)},
+     .in = {REALS(-1, 1, 5, 3), REALS(-1, 1, 4, 5), SCALAR(-1, 1)}},
+
+    {"MatMul", .in = {REALS(-1, 1, 3, 5), REALS(-1, 1, 5, 4)}},
+    {"MatMul", .in = {REALS(-1, 1, 2, 3, 4, 5), REALS(-1, 1, 5, 2)}},
+    {"MatMul", .in = {REALS(-1, 1, 2, 3, 4, 5), REALS(-1, 1, 2, 3, 5, 2)}},
+    {"MatMul", .in = {REALS(-1, 1, 2, 1, 4, 5), REALS(-1, 1, 3, 5, 2)}},
+    {"MatMul", .in = {REALS(-1, 1, 4, 5), REALS(-1, 1, 3, 5, 2)}},
+    {"MatMul", .in = {REALS(-1, 1, 5), REALS(-1, 1, 5)}},
+    {"MatMul", .in = {REALS(-1, 1, 5), REALS(-1, 1, 2, 5, 3)}},
+    {"MatMul", .in = {REALS(-1, 1, 2, 3, 5), REALS(-1, 1, 5)}},
+};
+
+const struct grad_table grad_cases_conv = GRAD_TABLE(cases);
