@@ -30,7 +30,8 @@ static bool match_layer(const struct mpq_edit *edit, struct mpq_node *node, stru
     if (!node || node->n_out != 1 || node->n_in < 2)
         return false;
     layer.weight = mpq_edit_constant(edit, node->in[1]);
-    if (!layer.weight || layer.weight->dtype != MPQ_FLOAT || node->in[0] == MPQ_NO_VALUE)
+    if (!layer.weight || layer.weight->dtype != MPQ_FLOAT || node->in[0] == MPQ_NO_VALUE ||
+        mpq_shape_count(&layer.weight->shape) == 0)
         return false;
     const struct mpq_shape *w = &layer.weight->shape;
     layer.rank = w->rank;
@@ -64,7 +65,7 @@ static bool match_layer(const struct mpq_edit *edit, struct mpq_node *node, stru
         return false;
     }
     *out = layer;
-    return layer.n_channel > 0;
+    return true;
 }
 
 /* The channel that element i of the weight adds to. */

@@ -18,11 +18,11 @@
 enum mpq_status mpq_simplify(struct mpq_ctx *ctx, struct mpq_arena *arena,
                              const struct mpq_graph *graph, struct mpq_graph **out) MPQ_CHECKED;
 
-/* Make a graph whose inputs fix the first dimension at 1 run at any batch: inputs and outputs of
- * first dimension 1 get an unknown one, constant Reshape targets that begin with 1 copy the input's
- * first dimension instead. The result is a guess, to be checked by comparing a batch with single
- * samples. *out_changed false: nothing was fixed, *out_graph is `graph`. Only for running, never
- * exported. */
+/* Make a graph whose inputs fix the first dimension at 1 run at any batch: inputs and computed
+ * values of first dimension 1 get an unknown one, constant Reshape targets that begin with 1 copy
+ * the input's first dimension instead, constant Resize sizes that begin with 1 leave it alone. The
+ * result is a guess, to be checked by comparing a batch with single samples. *out_changed false:
+ * nothing was fixed, *out_graph is `graph`. Only for running, never exported. */
 enum mpq_status mpq_rebatch(struct mpq_ctx *ctx, struct mpq_arena *arena,
                             const struct mpq_graph *graph, struct mpq_graph **out_graph,
                             bool *out_changed) MPQ_CHECKED;

@@ -11,27 +11,69 @@ static bool free_batch(struct mpq_value *value)
     return is_one;
 }
 
+static bool is_op(const struct mpq_node *node, const char *op_type)
+{
+    return node->domain[0] == '\0' && strcmp(node->op_type, op_type) == 0;
+}
+
+/* The constant list in input i if it begins with 1 and the node's data are no constant. */
+static const struct mpq_tensor *find_target(const struct mpq_graph *graph,
+                                            const struct mpq_node *node, uint32_t i)
+{
+    if (i >= node->n_in || node->in[i] == MPQ_NO_VALUE || node->in[0] == MPQ_NO_VALUE)
+        return NULL;
+    const struct mpq_tensor *target = graph->value[node->in[i]].constant;
+    bool is_ours = target && target->dtype == MPQ_INT64 && target->shape.rank == 1 &&
+                   target->shape.dim[0] > 0 && mpq_tensor_int(target, 0) == 1;
+    return is_ours && !graph->value[node->in[0]].constant ? target : NULL;
+}
+
+static enum mpq_status set_target(struct mpq_ctx *ctx, struct mpq_graph *graph,
+                                  struct mpq_node *node, uint32_t i,
+                                  const struct mpq_tensor *target)
+{
+    mpq_value_id *in = mpq_arena_copy(ctx, graph->arena, node->in, node->n_in * sizeof *node->in);
+    if (!in)
+        return MPQ_E_NOMEM;
+    MPQ_TRY(mpq_graph_add_constant(ctx, graph, graph->value[node->in[i]].name, target, &in[i]));
+    node->in = in;
+    return MPQ_OK;
+}
+
 /* [1, ...] becomes [0, ...], where 0 copies the input's dimension. */
 static enum mpq_status free_reshape(struct mpq_ctx *ctx, struct mpq_graph *graph,
                                     struct mpq_node *node)
 {
-    if (strcmp(node->op_type, "Reshape") != 0 || node->domain[0] || node->n_in != 2 ||
-        mpq_attr_int(&node->attr_set, "allowzero", 0) != 0)
-        return MPQ_OK;
-    const struct mpq_value *value = &graph->value[node->in[1]];
-    const struct mpq_tensor *target = value->constant;
-    if (graph->value[node->in[0]].constant || !target || target->dtype != MPQ_INT64 ||
-        mpq_shape_count(&target->shape) == 0 || mpq_tensor_int(target, 0) != 1)
+    const struct mpq_tensor *target = find_target(graph, node, 1);
+    if (!is_op(node, "Reshape") || !target || mpq_attr_int(&node->attr_set, "allowzero", 0) != 0)
         return MPQ_OK;
     struct mpq_tensor changed = *target;
     changed.data = mpq_arena_copy(ctx, graph->arena, target->data, mpq_tensor_bytes(target));
-    mpq_value_id *in = mpq_arena_copy(ctx, graph->arena, node->in, node->n_in * sizeof *node->in);
-    if (!changed.data || !in)
+    if (!changed.data)
         return MPQ_E_NOMEM;
     ((int64_t *)changed.data)[0] = 0;
-    MPQ_TRY(mpq_graph_add_constant(ctx, graph, value->name, &changed, &in[1]));
-    node->in = in;
-    return MPQ_OK;
+    return set_target(ctx, graph, node, 1, &changed);
+}
+
+/* Sizes [1, ...] become [...] for all axes but the first. */
+static enum mpq_status free_resize(struct mpq_ctx *ctx, struct mpq_graph *graph,
+                                   struct mpq_node *node)
+{
+    const struct mpq_tensor *sizes = find_target(graph, node, 3);
+    if (!is_op(node, "Resize") || !sizes || mpq_attr_find(&node->attr_set, "axes"))
+        return MPQ_OK;
+    struct mpq_tensor rest = *sizes;
+    int64_t n = --rest.shape.dim[0];
+    rest.data = (int64_t *)sizes->data + 1;
+    int64_t *axes = mpq_arena_alloc(ctx, graph->arena, n, sizeof *axes);
+    if (!axes)
+        return MPQ_E_NOMEM;
+    for (int64_t i = 0; i < n; i++)
+        axes[i] = i + 1;
+    struct mpq_attr attr = {.name = "axes", .kind = MPQ_ATTR_INTS, .n = (size_t)n, .ints = axes};
+    MPQ_TRY(mpq_attr_set_with(ctx, graph->arena, &node->attr_set, &attr, &node->attr_set));
+    MPQ_TRY(set_target(ctx, graph, node, 3, &rest));
+    return mpq_op_resolve(ctx, graph->arena, node);
 }
 
 enum mpq_status mpq_rebatch(struct mpq_ctx *ctx, struct mpq_arena *arena,
@@ -47,8 +89,10 @@ enum mpq_status mpq_rebatch(struct mpq_ctx *ctx, struct mpq_arena *arena,
         for (uint32_t v = 0; v < copy->n_value; v++)
             if (copy->value[v].producer != MPQ_NO_NODE)
                 free_batch(&copy->value[v]);
-        for (uint32_t n = 0; n < copy->n_node; n++)
+        for (uint32_t n = 0; n < copy->n_node; n++) {
             MPQ_TRY(free_reshape(ctx, copy, &copy->node[n]));
+            MPQ_TRY(free_resize(ctx, copy, &copy->node[n]));
+        }
     }
     *out_graph = has_changed ? copy : (struct mpq_graph *)graph;
     *out_changed = has_changed;

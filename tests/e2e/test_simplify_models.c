@@ -87,14 +87,59 @@ static void check_model(const char *path, const char *name)
     mpq_arena_free(arena);
 }
 
+/* A row of a batch must be what the sample alone gives. */
+static double compare_row(const struct mpq_tensor *batch, const struct mpq_tensor *single,
+                          int64_t row)
+{
+    struct mpq_tensor part = *batch;
+    assert_int_equal(batch->shape.dim[0], 2 * single->shape.dim[0]);
+    part.shape.dim[0] = single->shape.dim[0];
+    part.data = (char *)batch->data + (size_t)row * mpq_tensor_bytes(&part);
+    return compare(&part, single);
+}
+
+/* Models whose input is one image can be run with two. */
+static void check_rebatch(const char *path, const char *name)
+{
+    struct mpq_ctx ctx;
+    mpq_ctx_init(&ctx);
+    struct mpq_arena *arena = mpq_arena_create(&ctx);
+    struct mpq_graph *graph;
+    struct mpq_exec *batch, *single;
+    size_t bytes;
+    bool has_changed;
+    if (mpq_import_file(&ctx, arena, path, &graph, &bytes) != MPQ_OK ||
+        mpq_simplify(&ctx, arena, graph, &graph) != MPQ_OK ||
+        run(&ctx, arena, graph, 1, &single) != MPQ_OK || graph->n_input != 1 ||
+        mpq_exec_tensor(single, graph->input[0])->shape.rank != 4)
+        goto out;
+    CHECK_OK(&ctx, mpq_rebatch(&ctx, arena, graph, &graph, &has_changed));
+    CHECK_OK(&ctx, run(&ctx, arena, graph, 2, &batch));
+    const struct mpq_tensor *from = mpq_exec_tensor(batch, graph->input[0]);
+    struct mpq_tensor *to = mpq_exec_tensor(single, graph->input[0]);
+    for (int64_t row = 0; row < 2; row++) {
+        memcpy(to->data, (char *)from->data + (size_t)row * mpq_tensor_bytes(to),
+               mpq_tensor_bytes(to));
+        mpq_exec_forward(single, 0, graph->n_node);
+        for (uint32_t o = 0; o < graph->n_output; o++) {
+            double worst = compare_row(mpq_exec_tensor(batch, graph->output[o]),
+                                       mpq_exec_tensor(single, graph->output[o]), row);
+            if (!(worst < 1e-4))
+                fail_msg("%s: output %u of row %d differs by %g", name, o, (int)row, worst);
+        }
+    }
+    print_message("%-32s %s\n", name, has_changed ? "rebatched" : "has a free batch");
+out:
+    mpq_arena_free(arena);
+}
+
 static int by_name(const void *a, const void *b)
 {
     return strcmp(*(char *const *)a, *(char *const *)b);
 }
 
-static void outputs_stay(void **state)
+static void for_each_model(void (*check)(const char *path, const char *name))
 {
-    (void)state;
     enum { MAX_MODELS = 256 };
     char *name[MAX_MODELS], path[4096];
     size_t n = 0;
@@ -109,13 +154,28 @@ static void outputs_stay(void **state)
     mpq_thread_set_count(1);
     for (size_t i = 0; i < n; i++) {
         snprintf(path, sizeof path, "%s/%s", MPQ_TEST_MODELS, name[i]);
-        check_model(path, name[i]);
+        check(path, name[i]);
         free(name[i]);
     }
 }
 
+static void outputs_stay(void **state)
+{
+    (void)state;
+    for_each_model(check_model);
+}
+
+static void batches_are_single_samples(void **state)
+{
+    (void)state;
+    for_each_model(check_rebatch);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(outputs_stay)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(outputs_stay),
+        cmocka_unit_test(batches_are_single_samples),
+    };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

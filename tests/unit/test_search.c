@@ -357,6 +357,26 @@ static void user_can_stop(void **state)
     mpq_arena_free(in.arena);
 }
 
+static void lack_of_memory_is_survived(void **state)
+{
+    (void)state;
+    for (long n = 0;; n++) {
+        struct instance in;
+        struct mpq_search_result result;
+        make(&in, 13, 6);
+        in.problem.score = score;
+        in.problem.budget_bytes += 1000;
+        in.ctx.allocations_left = n;
+        enum mpq_status status = mpq_search(&in.ctx, in.arena, &in.problem, &result);
+        mpq_arena_free(in.arena);
+        if (status == MPQ_OK) {
+            assert_true(n > 10);
+            return;
+        }
+        assert_int_equal(status, MPQ_E_NOMEM);
+    }
+}
+
 static void bitops_are_a_product(void **state)
 {
     (void)state;
@@ -379,6 +399,7 @@ int main(void)
         cmocka_unit_test(locked_layers_stay),
         cmocka_unit_test(what_cannot_be_is_said),
         cmocka_unit_test(user_can_stop),
+        cmocka_unit_test(lack_of_memory_is_survived),
         cmocka_unit_test(bitops_are_a_product),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -303,6 +303,25 @@ static void transposes_meet(void **state)
     assert_int_equal(net_count(graph, "Add"), 1); /* the bias went into the Conv */
 }
 
+/* Three turns of three axes are none, two are one in the other direction. */
+static void transposes_add_up(void **state)
+{
+    struct net *net = *state;
+    struct mpq_attr turn = NET_INTS("perm", 1, 2, 0);
+    mpq_value_id y = net_input(net, "x", MPQ_SHAPE(2, 3, 4));
+    y = net_node(net, "Transpose", "t1", 1, &turn, NET_IN(y));
+    y = net_node(net, "Transpose", "t2", 1, &turn, NET_IN(y));
+    net_output(net, y);
+    net_output(net, net_node(net, "Relu", "r", NET_NO_ATTRS,
+                             NET_IN(net_node(net, "Transpose", "t3", 1, &turn, NET_IN(y)))));
+    struct mpq_attr swap = NET_INTS("perm", 0, 2, 1);
+    y = net_node(net, "Transpose", "t4", 1, &swap, NET_IN(y));
+    net_output(net, net_node(net, "Exp", "e", NET_NO_ATTRS, NET_IN(y)));
+    struct mpq_graph *graph = net_simplify(net);
+    assert_int_equal(net_count(graph, "Transpose"), 2);
+    net_check_same(net, net->graph, graph, 0);
+}
+
 static void idle_nodes_go(void **state)
 {
     struct net *net = *state;
@@ -436,6 +455,7 @@ int main(void)
         TEST(pad_into_maxpool_after_relu),
         TEST(pad_before_maxpool_of_negatives_stays),
         TEST(transposes_meet),
+        TEST(transposes_add_up),
         TEST(idle_nodes_go),
         TEST(training_dropout_stays),
         TEST(constants_are_folded),
