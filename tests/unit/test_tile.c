@@ -1,0 +1,127 @@
+/* Every set of inner loops this processor has, against plain loops in double. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "quantcore/base/rng.h"
+#include "quantcore/ops/kernel/tile.h"
+#include "tests/check.h"
+
+#define N_K 21
+#define N_S 4096
+#define ROW MPQ_TILE_MAX_COLUMNS
+
+static mpq_real s[N_S], a[N_S], t[N_S], c[MPQ_TILE_MAX_ROWS * ROW];
+static int64_t offset[N_K];
+
+static void fill(mpq_real *v, uint64_t step)
+{
+    for (uint32_t i = 0; i < N_S; i++)
+        v[i] = (mpq_real)mpq_rng_normal(1, MPQ_STREAM_TEST, step, i);
+}
+
+static int set_up(void **state)
+{
+    (void)state;
+    fill(s, 0);
+    fill(a, 1);
+    fill(t, 2);
+    for (uint32_t i = 0; i < N_K; i++)
+        offset[i] = mpq_rng_below(1, MPQ_STREAM_TEST, 3, i, 500);
+    return 0;
+}
+
+static void test_product(void **state)
+{
+    (void)state;
+    for (int i = 0; mpq_tile_at(i); i++)
+        for (int rows = 1; rows <= mpq_tile_at(i)->max_rows; rows *= 2)
+            for (int vectors = 1; vectors <= MPQ_TILE_VECTORS; vectors++) {
+                memset(c, 0xff, sizeof c);
+                mpq_tile_at(i)->product(rows, vectors, N_K, a, N_K + 2, s, offset, c, ROW);
+                for (int r = 0; r < rows; r++)
+                    for (int j = 0; j < vectors * mpq_tile_at(i)->lanes; j++) {
+                        double sum = 0;
+                        for (int k = 0; k < N_K; k++)
+                            sum += (double)a[r * (N_K + 2) + k] * (double)s[offset[k] + j];
+                        CHECK_NEAR(c[r * ROW + j], sum, 1e-5, 1e-5);
+                    }
+            }
+}
+
+static void test_gradient(void **state)
+{
+    (void)state;
+    static const int64_t start[] = {3, 40, 77};
+    for (int i = 0; mpq_tile_at(i); i++)
+        for (int rows = 1; rows <= mpq_tile_at(i)->max_rows; rows *= 2)
+            for (int vectors = 1; vectors <= MPQ_TILE_VECTORS; vectors++) {
+                for (size_t j = 0; j < sizeof c / sizeof *c; j++)
+                    c[j] = 1;
+                mpq_tile_at(i)->gradient(rows, vectors, offset, s, start, 3, 7, t, ROW + 1, c, ROW);
+                for (int r = 0; r < rows; r++)
+                    for (int j = 0; j < vectors * mpq_tile_at(i)->lanes; j++) {
+                        double sum = 1;
+                        for (int p = 0; p < 21; p++)
+                            sum += (double)s[offset[r] + start[p / 7] + p % 7] *
+                                   (double)t[p * (ROW + 1) + j];
+                        CHECK_NEAR(c[r * ROW + j], sum, 1e-5, 1e-5);
+                    }
+            }
+}
+
+static void test_filter_and_correlate(void **state)
+{
+    (void)state;
+    for (int i = 0; mpq_tile_at(i); i++)
+        for (int n_k = 1; n_k <= N_K; n_k++) {
+            const struct mpq_tile_set *set = mpq_tile_at(i);
+            static mpq_real y[512], g[512];
+            mpq_real sums[N_K];
+            int n = 100, padded = (n + set->lanes - 1) / set->lanes * set->lanes;
+            set->filter(n, n_k, a, offset, s, 0.5f, y);
+            for (int j = 0; j < padded; j++) {
+                double sum = 0.5;
+                for (int k = 0; k < n_k; k++)
+                    sum += (double)a[k] * (double)s[offset[k] + j];
+                CHECK_NEAR(y[j], sum, 1e-5, 1e-5);
+                g[j] = j < n ? t[j] : 0;
+            }
+            for (int k = 0; k < n_k; k++)
+                sums[k] = 2;
+            set->correlate(n, n_k, g, offset, s, sums);
+            for (int k = 0; k < n_k; k++) {
+                double sum = 2;
+                for (int j = 0; j < n; j++)
+                    sum += (double)g[j] * (double)s[offset[k] + j];
+                CHECK_NEAR(sums[k], sum, 1e-5, 1e-4);
+            }
+        }
+}
+
+static void test_transpose(void **state)
+{
+    (void)state;
+    for (int i = 0; mpq_tile_at(i); i++)
+        for (int rows = 1; rows < 36; rows += 3)
+            for (int columns = 1; columns < 40; columns++) {
+                static mpq_real to[64 * 64];
+                memset(to, 0, sizeof to);
+                mpq_tile_at(i)->transpose(rows, columns, a, 41, to, 64);
+                for (int r = 0; r < rows; r++)
+                    for (int j = 0; j < columns; j++)
+                        assert_true(to[j * 64 + r] == a[r * 41 + j]);
+                for (int j = columns; j < 64; j++)
+                    assert_true(to[j * 64] == 0);
+            }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_product),
+        cmocka_unit_test(test_gradient),
+        cmocka_unit_test(test_filter_and_correlate),
+        cmocka_unit_test(test_transpose),
+    };
+    return cmocka_run_group_tests(tests, set_up, NULL);
+}
