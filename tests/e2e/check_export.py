@@ -7,7 +7,7 @@ folded all of the storage program: of its operators none is left in the optimize
 operator of the optimized graph of the int8-storage file occurs as often, and both files give the
 same bits for random inputs. --qlinearconv: so many convolutions run on integers. --reference: the
 ONNX reference evaluator (slow) gives what ONNX Runtime gives without integer kernels, whose
-rounding differs by single steps.
+rounding differs by single steps; within 1 % of the largest output.
 """
 
 import argparse
@@ -84,7 +84,7 @@ def check_reference(path, inputs):
     outputs = session_of(path, level=LEVELS.ORT_DISABLE_ALL).run(None, inputs)
     for value, y, ref in zip(model.graph.output, outputs, wanted, strict=True):
         error = float(np.abs(y - ref).max())
-        limit = 1e-4 * float(np.abs(ref).max())
+        limit = 1e-2 * float(np.abs(ref).max())
         assert error <= limit, f"output '{value.name}' is {error:g} from the reference evaluator's"
 
 
