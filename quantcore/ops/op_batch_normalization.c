@@ -19,6 +19,9 @@ static enum mpq_status batch_normalization_infer(struct mpq_ctx *ctx, const stru
                                                  const struct mpq_tensor *const *x,
                                                  struct mpq_tensor *const *y)
 {
+    for (uint32_t i = 1; i < node->n_out; i++)
+        if (y[i])
+            return mpq_fail_node(ctx, node, MPQ_E_UNSUPPORTED, "only training has an output %u", i);
     if (x[0]->shape.rank < 2)
         return mpq_fail_node(ctx, node, MPQ_E_SHAPE, "input %s has no channels",
                              MPQ_SHAPE_TEXT(&x[0]->shape));
@@ -138,7 +141,7 @@ const struct mpq_op mpq_op_batch_normalization = {.name = "BatchNormalization",
                                                   .n_in_min = 5,
                                                   .n_in_max = 5,
                                                   .n_out_min = 1,
-                                                  .n_out_max = 1,
+                                                  .n_out_max = 5,
                                                   .parse = batch_normalization_parse,
                                                   .infer = batch_normalization_infer,
                                                   .forward = batch_normalization_forward,

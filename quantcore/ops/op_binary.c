@@ -213,10 +213,13 @@ static int64_t left_integer(int64_t a, int64_t b, bool is_unsigned)
     return (uint64_t)b < 64 ? (int64_t)((uint64_t)a << b) : 0;
 }
 
+/* Signed numbers keep their sign: all bits that come in are copies of it. */
 static int64_t right_integer(int64_t a, int64_t b, bool is_unsigned)
 {
-    (void)is_unsigned;
-    return (uint64_t)b < 64 ? (int64_t)((uint64_t)a >> b) : 0;
+    bool is_negative = a < 0 && !is_unsigned;
+    uint64_t bits = is_negative ? ~(uint64_t)a : (uint64_t)a;
+    bits = (uint64_t)b < 64 ? bits >> b : 0;
+    return (int64_t)(is_negative ? ~bits : bits);
 }
 
 static void bit_shift_forward(const struct mpq_kernel_args *args)
@@ -251,7 +254,13 @@ static int64_t mod_integer(int64_t a, int64_t b, bool is_unsigned)
 }
 
 MPQ_BINARY_SPAN(fmod, mpq_real, MPQ_MATH(fmod)(a, b))
-MPQ_BINARY_SPAN(mod, mpq_real, a - b * MPQ_MATH(floor)(a / b))
+static inline mpq_real floor_mod(mpq_real a, mpq_real b)
+{
+    mpq_real r = MPQ_MATH(fmod)(a, b);
+    return r != 0 && (r < 0) != (b < 0) ? r + b : r;
+}
+
+MPQ_BINARY_SPAN(mod, mpq_real, floor_mod(a, b))
 
 static void mod_forward(const struct mpq_kernel_args *args)
 {

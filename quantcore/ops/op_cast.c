@@ -1,5 +1,5 @@
-/* Cast: y = x as element type `to`. Floats become integers by truncation, saturated; wider integers
- * become narrower ones modulo 2^bits; NaN becomes 0. CastLike takes the type from its input 1. */
+/* Cast: y = x as element type `to`. Floats become integers by truncation; an integer that does not
+ * fit is taken modulo 2^bits, as numpy does. CastLike takes the type from its input 1. */
 #include <math.h>
 
 #include "quantcore/ops/op_util.h"
@@ -45,22 +45,32 @@ static bool is_integral(enum mpq_dtype dtype)
     return mpq_dtype_is_integer(dtype) || dtype == MPQ_BOOL;
 }
 
+/* The integer a float is cut down to: NaN 0, too large ones the largest that 64 bits hold. */
+static int64_t truncate(double value)
+{
+    if (isnan(value))
+        return 0;
+    if (value >= 0x1p63)
+        return value < 0x1p64 ? (int64_t)(uint64_t)value : INT64_MAX;
+    return value <= -0x1p63 ? INT64_MIN : (int64_t)value;
+}
+
 static void cast_forward(const struct mpq_kernel_args *args)
 {
     const struct mpq_tensor *x = args->x[0];
     struct mpq_tensor *y = args->y[0];
     int64_t n = mpq_shape_count(&y->shape);
-    if (x->dtype == y->dtype) {
+    if (x->dtype == y->dtype)
         mpq_forward_copy(args);
-    } else if (is_integral(x->dtype) && is_integral(y->dtype)) {
+    else if (is_integral(x->dtype) && is_integral(y->dtype))
         for (int64_t i = 0; i < n; i++)
             mpq_tensor_set_int(y, i, mpq_tensor_int(x, i));
-    } else {
-        for (int64_t i = 0; i < n; i++) {
-            double value = mpq_tensor_double(x, i);
-            mpq_tensor_set_double(y, i, isnan(value) && mpq_dtype_is_integer(y->dtype) ? 0 : value);
-        }
-    }
+    else if (mpq_dtype_is_integer(y->dtype))
+        for (int64_t i = 0; i < n; i++)
+            mpq_tensor_set_int(y, i, truncate(mpq_tensor_double(x, i)));
+    else
+        for (int64_t i = 0; i < n; i++)
+            mpq_tensor_set_double(y, i, mpq_tensor_double(x, i));
 }
 
 /* A gradient passes only from float to float; an integer output never has one. */

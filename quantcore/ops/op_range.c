@@ -1,5 +1,6 @@
-/* Range: start, start + delta, ... up to but without limit; three scalars of one type. Its length
- * is a shape, so all three must be constant. */
+/* Range: start, start + delta, ... below (above, where delta < 0) limit; all three constant
+ * scalars.
+ */
 #include <math.h>
 
 #include "quantcore/ops/op_util.h"
@@ -7,32 +8,31 @@
 static enum mpq_status range_infer(struct mpq_ctx *ctx, const struct mpq_node *node,
                                    const struct mpq_tensor *const *x, struct mpq_tensor *const *y)
 {
+    if (!mpq_dtype_is_integer(x[0]->dtype))
+        MPQ_TRY(mpq_check_float(ctx, node, x, 0));
     MPQ_TRY(mpq_check_same_dtype(ctx, node, x));
     for (int i = 0; i < 3; i++)
         if (!x[i]->data || mpq_shape_count(&x[i]->shape) != 1)
-            return mpq_fail_node(ctx, node, MPQ_E_UNSUPPORTED,
-                                 "start, limit and delta must be constant scalars");
-    double n;
-    if (mpq_dtype_is_integer(x[0]->dtype)) {
-        int64_t start = mpq_tensor_int(x[0], 0), limit = mpq_tensor_int(x[1], 0);
-        int64_t delta = mpq_tensor_int(x[2], 0);
-        n = delta ? ceil(((double)limit - (double)start) / (double)delta) : NAN;
-    } else {
-        n = ceil((mpq_tensor_double(x[1], 0) - mpq_tensor_double(x[0], 0)) /
-                 mpq_tensor_double(x[2], 0));
-    }
-    if (!(n < (double)MPQ_LIMIT_TENSOR_BYTES))
-        return mpq_fail_node(ctx, node, MPQ_E_SHAPE, "a range of %g elements cannot be held", n);
-    return mpq_infer_set(ctx, node, y[0], x[0]->dtype, &MPQ_SHAPE(n > 0 ? (int64_t)n : 0));
+            return mpq_fail_node(ctx, node, MPQ_E_UNSUPPORTED, "input %d is no constant scalar", i);
+    double start = mpq_tensor_double(x[0], 0), limit = mpq_tensor_double(x[1], 0);
+    double count = ceil((limit - start) / mpq_tensor_double(x[2], 0));
+    if (!(count < (double)MPQ_LIMIT_TENSOR_BYTES))
+        return mpq_fail_node(ctx, node, MPQ_E_LIMIT, "from %g to %g in steps of %g is too long",
+                             start, limit, mpq_tensor_double(x[2], 0));
+    return mpq_infer_set(ctx, node, y[0], x[0]->dtype, &MPQ_SHAPE(count > 0 ? (int64_t)count : 0));
 }
 
 static void range_forward(const struct mpq_kernel_args *args)
 {
     struct mpq_tensor *y = args->y[0];
-    int64_t n = mpq_shape_count(&y->shape);
-    double start = mpq_tensor_double(args->x[0], 0), delta = mpq_tensor_double(args->x[2], 0);
-    for (int64_t i = 0; i < n; i++)
-        mpq_tensor_set_double(y, i, start + (double)i * delta);
+    for (int64_t i = 0; i < y->shape.dim[0]; i++)
+        if (y->dtype == MPQ_FLOAT)
+            mpq_tensor_set_double(y, i,
+                                  mpq_tensor_double(args->x[0], 0) +
+                                      (double)i * mpq_tensor_double(args->x[2], 0));
+        else
+            mpq_tensor_set_int(y, i,
+                               mpq_tensor_int(args->x[0], 0) + i * mpq_tensor_int(args->x[2], 0));
 }
 
 const struct mpq_op mpq_op_range = {.name = "Range",

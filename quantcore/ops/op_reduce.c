@@ -164,7 +164,8 @@ static double reduce_one(const struct job *job, int64_t base)
         mpq_loop_inner_stride(&job->reduced, 0) == 1)
         acc = sum_contiguous(job, base);
     else
-        acc = fold(job, kind->start, kind->step, base, shift);
+        acc = fold(job, job->x->dtype == MPQ_BOOL ? fmax(kind->start, 0) : kind->start, kind->step,
+                   base, shift);
     return (kind->finish ? kind->finish(acc, n) : acc) + shift;
 }
 

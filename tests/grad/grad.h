@@ -54,6 +54,8 @@ struct grad_table {
      .shape = GRAD_SHAPE(MPQ_COUNT(((int64_t[]){__VA_ARGS__}))), .ints = (int64_t[]){__VA_ARGS__}}
 #define INT_LIST(...) LIST(false, __VA_ARGS__)
 #define BOOLS(...) LIST(true, __VA_ARGS__)
+#define INT_MATRIX(m, n, ...) \
+    {.present = true, .fixed = true, .shape = GRAD_SHAPE(m, n), .ints = (int64_t[]){__VA_ARGS__}}
 #define INT_SCALAR(value) {.present = true, .fixed = true, .ints = (int64_t[]){value}}
 
 /* Attributes. */

@@ -31,7 +31,8 @@ enum mpq_status mpq_granularity_check(struct mpq_ctx *ctx, const struct mpq_node
     const struct mpq_shape *shape = &x[0]->shape, *scale = &x[1]->shape;
     int axis = 0;
     MPQ_TRY(mpq_check_float(ctx, node, x, 1));
-    if (zero_point && !mpq_shape_equal(&zero_point->shape, scale))
+    if (zero_point && !mpq_shape_equal(&zero_point->shape, scale) &&
+        !(is_per_tensor(x[1]) && is_per_tensor(zero_point)))
         return mpq_fail_node(ctx, node, MPQ_E_SHAPE, "scale %s but zero point %s",
                              MPQ_SHAPE_TEXT(scale), MPQ_SHAPE_TEXT(&zero_point->shape));
     if (is_per_tensor(x[1]))

@@ -1,0 +1,103 @@
+/* CumSum: running sums along the axis in constant input 1; exclusive of the element itself or
+ * inclusive, from the front or in reverse. */
+#include "quantcore/ops/op_util.h"
+
+struct attrs {
+    bool exclusive, reverse;
+};
+
+static enum mpq_status cum_sum_parse(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                     struct mpq_node *node)
+{
+    struct attrs attrs = {mpq_attr_int(&node->attr_set, "exclusive", 0) != 0,
+                          mpq_attr_int(&node->attr_set, "reverse", 0) != 0};
+    node->attrs = mpq_arena_copy(ctx, arena, &attrs, sizeof attrs);
+    return node->attrs ? MPQ_OK : MPQ_E_NOMEM;
+}
+
+static enum mpq_status cum_sum_infer(struct mpq_ctx *ctx, const struct mpq_node *node,
+                                     const struct mpq_tensor *const *x, struct mpq_tensor *const *y)
+{
+    int64_t value;
+    int n = 0, axis = 0;
+    MPQ_TRY(mpq_const_ints(ctx, node, x, 1, "the axis", 1, &value, &n));
+    if (n != 1)
+        return mpq_fail_node(ctx, node, MPQ_E_SHAPE, "%d axes", n);
+    MPQ_TRY(mpq_check_axis(ctx, node, value, x[0]->shape.rank, &axis));
+    if (!mpq_dtype_is_integer(x[0]->dtype) && x[0]->dtype != MPQ_DOUBLE)
+        MPQ_TRY(mpq_check_float(ctx, node, x, 0));
+    return mpq_infer_same(ctx, node, x, y);
+}
+
+/* fn(args, first element, elements, distance from one to the next in summing order). */
+static void for_each_line(const struct mpq_kernel_args *args,
+                          void (*fn)(const struct mpq_kernel_args *, int64_t, int64_t, int64_t))
+{
+    const struct attrs *attrs = args->node->attrs;
+    const struct mpq_shape *shape = &args->x[0]->shape;
+    int64_t value = mpq_tensor_int(args->x[1], 0);
+    int axis = (int)(value < 0 ? value + shape->rank : value);
+    int64_t outer = mpq_shape_count_range(shape, 0, axis), n = shape->dim[axis];
+    int64_t inner = mpq_shape_count_range(shape, axis + 1, shape->rank);
+    for (int64_t o = 0; o < outer; o++)
+        for (int64_t i = 0; i < inner; i++) {
+            int64_t first = o * n * inner + i;
+            if (attrs->reverse)
+                fn(args, first + (n - 1) * inner, n, -inner);
+            else
+                fn(args, first, n, inner);
+        }
+}
+
+static void sum_line(const struct mpq_kernel_args *args, int64_t at, int64_t n, int64_t step)
+{
+    bool exclusive = ((const struct attrs *)args->node->attrs)->exclusive;
+    bool is_integer = mpq_dtype_is_integer(args->x[0]->dtype);
+    uint64_t integer = 0;
+    double real = 0;
+    for (int64_t k = 0; k < n; k++, at += step) {
+        uint64_t before_integer = integer;
+        double before_real = real;
+        if (is_integer) {
+            integer += (uint64_t)mpq_tensor_int(args->x[0], at);
+            mpq_tensor_set_int(args->y[0], at, (int64_t)(exclusive ? before_integer : integer));
+        } else {
+            real += mpq_tensor_double(args->x[0], at);
+            mpq_tensor_set_double(args->y[0], at, exclusive ? before_real : real);
+        }
+    }
+}
+
+/* The gradients are summed from the other end. */
+static void back_line(const struct mpq_kernel_args *args, int64_t at, int64_t n, int64_t step)
+{
+    bool exclusive = ((const struct attrs *)args->node->attrs)->exclusive;
+    double sum = 0;
+    for (int64_t k = n - 1; k >= 0; k--) {
+        double before = sum;
+        sum += (double)args->dy[0][at + k * step];
+        args->dx[0][at + k * step] += (mpq_real)(exclusive ? before : sum);
+    }
+}
+
+static void cum_sum_forward(const struct mpq_kernel_args *args)
+{
+    for_each_line(args, sum_line);
+}
+
+static void cum_sum_backward(const struct mpq_kernel_args *args)
+{
+    if (args->dy[0] && args->dx[0])
+        for_each_line(args, back_line);
+}
+
+const struct mpq_op mpq_op_cum_sum = {.name = "CumSum",
+                                      .domain = "",
+                                      .n_in_min = 2,
+                                      .n_in_max = 2,
+                                      .n_out_min = 1,
+                                      .n_out_max = 1,
+                                      .parse = cum_sum_parse,
+                                      .infer = cum_sum_infer,
+                                      .forward = cum_sum_forward,
+                                      .backward = cum_sum_backward};
