@@ -229,6 +229,12 @@ mpq_node_id mpq_uses_single(const struct mpq_uses *uses, mpq_value_id v)
     return uses->node[uses->first[v]];
 }
 
+bool mpq_node_is(const struct mpq_node *node, const char *op_type)
+{
+    return strcmp(node->op_type, op_type) == 0 &&
+           (node->domain[0] == '\0' || strcmp(node->domain, "ai.onnx") == 0);
+}
+
 enum mpq_status mpq_fail_node(struct mpq_ctx *ctx, const struct mpq_node *node,
                               enum mpq_status status, const char *format, ...)
 {

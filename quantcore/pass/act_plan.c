@@ -44,11 +44,6 @@ struct planner {
     mpq_value_id *parent;         /* [n_value] union-find of groups                          */
 };
 
-static bool is_op(const struct mpq_node *node, const char *op_type)
-{
-    return node->domain[0] == '\0' && strcmp(node->op_type, op_type) == 0;
-}
-
 static const struct mpq_tensor *constant_input(const struct planner *p, const struct mpq_node *node,
                                                uint32_t i)
 {
@@ -74,11 +69,11 @@ static bool can_quantize(const struct planner *p, mpq_value_id v)
 /* Only the plain forms of Pad and Resize move elements. */
 static bool is_plain(const struct planner *p, const struct mpq_node *node)
 {
-    if (is_op(node, "Resize"))
+    if (mpq_node_is(node, "Resize"))
         return strcmp(mpq_attr_string(&node->attr_set, "mode", "nearest"), "nearest") == 0 &&
                strcmp(mpq_attr_string(&node->attr_set, "coordinate_transformation_mode", ""),
                       "tf_crop_and_resize") != 0;
-    if (!is_op(node, "Pad") || node->n_in < 3 || node->in[2] == MPQ_NO_VALUE ||
+    if (!mpq_node_is(node, "Pad") || node->n_in < 3 || node->in[2] == MPQ_NO_VALUE ||
         strcmp(mpq_attr_string(&node->attr_set, "mode", "constant"), "constant") != 0)
         return true;
     const struct mpq_tensor *filler = constant_input(p, node, 2);
@@ -95,7 +90,7 @@ static const struct integer_op *find_integer_op(const struct planner *p,
         if (node->out[i] != MPQ_NO_VALUE)
             return NULL;
     for (size_t i = 0; i < MPQ_COUNT(integer_ops); i++)
-        if (is_op(node, integer_ops[i].op_type))
+        if (mpq_node_is(node, integer_ops[i].op_type))
             return is_plain(p, node) ? &integer_ops[i] : NULL;
     return NULL;
 }
@@ -109,7 +104,8 @@ static mpq_value_id activated_output(const struct planner *p, mpq_node_id n)
     if (reader == MPQ_NO_NODE)
         return y;
     const struct mpq_node *node = &p->graph->node[reader];
-    bool is_activation = is_op(node, "Relu") || (is_op(node, "Clip") && node->in[0] == y);
+    bool is_activation =
+        mpq_node_is(node, "Relu") || (mpq_node_is(node, "Clip") && node->in[0] == y);
     return is_activation ? node->out[0] : y;
 }
 
@@ -214,7 +210,8 @@ static void group_values(struct planner *p, bool *lossless)
         if (!is_integer(p, n))
             continue;
         const struct mpq_node *node = &p->graph->node[n];
-        bool is_shared = p->op[n]->is_mover || (is_op(node, "Concat") && owns_inputs(p, node));
+        bool is_shared =
+            p->op[n]->is_mover || (mpq_node_is(node, "Concat") && owns_inputs(p, node));
         for (uint32_t i = 0; i < n_data(p, n) && is_shared; i++)
             unite(p, node->in[i], node->out[0]);
         lossless[node->out[0]] = is_shared && p->output[n] == node->out[0];

@@ -4,7 +4,7 @@
  * mask. */
 static bool is_idle_dropout(const struct mpq_edit *edit, const struct mpq_node *node)
 {
-    if (!mpq_edit_is(node, "Dropout"))
+    if (!mpq_node_is(node, "Dropout"))
         return false;
     mpq_value_id mode = mpq_edit_input(edit, node, 2);
     double is_training;
@@ -20,7 +20,7 @@ static bool is_idle_dropout(const struct mpq_edit *edit, const struct mpq_node *
 static enum mpq_status drop_idle(struct mpq_edit *edit, mpq_node_id n)
 {
     const struct mpq_node *node = &edit->graph->node[n];
-    if (!mpq_edit_is(node, "Identity") && !is_idle_dropout(edit, node))
+    if (!mpq_node_is(node, "Identity") && !is_idle_dropout(edit, node))
         return MPQ_OK;
     if (node->n_in == 0 || node->n_out == 0 || node->in[0] == MPQ_NO_VALUE)
         return MPQ_OK; /* malformed: whoever runs it complains */

@@ -1,7 +1,5 @@
 #include "quantcore/pass/edit.h"
 
-#include <string.h>
-
 static enum mpq_status reserve_values(struct mpq_edit *edit)
 {
     if (edit->graph->n_value <= edit->capacity)
@@ -129,12 +127,6 @@ enum mpq_status mpq_edit_sweep(struct mpq_edit *edit,
         MPQ_TRY(rewrite(edit, n));
     }
     return MPQ_OK;
-}
-
-bool mpq_edit_is(const struct mpq_node *node, const char *op_type)
-{
-    return strcmp(node->op_type, op_type) == 0 &&
-           (node->domain[0] == '\0' || strcmp(node->domain, "ai.onnx") == 0);
 }
 
 mpq_value_id mpq_edit_resolve(const struct mpq_edit *edit, mpq_value_id v)

@@ -42,9 +42,6 @@ enum mpq_status mpq_edit_sweep(struct mpq_edit *edit,
                                enum mpq_status (*rewrite)(struct mpq_edit *,
                                                           mpq_node_id)) MPQ_CHECKED;
 
-/* Whether the node is that operator of ai.onnx. */
-bool mpq_edit_is(const struct mpq_node *node, const char *op_type);
-
 /* What v is after aliases. */
 mpq_value_id mpq_edit_resolve(const struct mpq_edit *edit, mpq_value_id v);
 /* Input i of the node, or NO_VALUE where it has none. */

@@ -4,7 +4,6 @@
 #include "quantcore/pass/edit.h"
 
 #include <math.h>
-#include <string.h>
 
 /* A Conv, ConvTranspose, Gemm or MatMul with a constant weight. */
 struct layer {
@@ -36,10 +35,10 @@ static bool match_layer(const struct mpq_edit *edit, struct mpq_node *node, stru
     const struct mpq_shape *w = &layer.weight->shape;
     layer.rank = w->rank;
     layer.axis = 1;
-    if (mpq_edit_is(node, "Conv") && w->rank >= 3) {
+    if (mpq_node_is(node, "Conv") && w->rank >= 3) {
         layer.n_channel = w->dim[0];
         layer.n_inner = mpq_shape_count_range(w, 1, w->rank);
-    } else if (mpq_edit_is(node, "ConvTranspose") && w->rank >= 3) {
+    } else if (mpq_node_is(node, "ConvTranspose") && w->rank >= 3) {
         int64_t group = mpq_attr_int(&node->attr_set, "group", 1);
         if (group < 1 || w->dim[0] % group != 0)
             return false;
@@ -47,13 +46,13 @@ static bool match_layer(const struct mpq_edit *edit, struct mpq_node *node, stru
         layer.in_per_group = w->dim[0] / group;
         layer.n_channel = w->dim[1] * group;
         layer.n_inner = mpq_shape_count_range(w, 2, w->rank);
-    } else if (mpq_edit_is(node, "Gemm") && w->rank == 2) {
+    } else if (mpq_node_is(node, "Gemm") && w->rank == 2) {
         bool is_transposed = mpq_attr_int(&node->attr_set, "transB", 0) != 0;
         layer.is_gemm = true;
         layer.n_channel = w->dim[is_transposed ? 0 : 1];
         layer.n_inner = is_transposed ? w->dim[1] : 1;
         layer.beta = (double)mpq_attr_float(&node->attr_set, "beta", 1.0f);
-    } else if (mpq_edit_is(node, "MatMul") && w->rank == 2) {
+    } else if (mpq_node_is(node, "MatMul") && w->rank == 2) {
         layer.is_matmul = true;
         layer.n_channel = w->dim[1];
         layer.n_inner = 1;
@@ -141,8 +140,8 @@ static enum mpq_status read_arithmetic(struct mpq_edit *edit, const struct mpq_n
                                        const struct layer *layer, struct affine *out, bool *out_ok)
 {
     const struct mpq_tensor *constant = mpq_edit_constant(edit, node->in[side]);
-    bool is_add = mpq_edit_is(node, "Add"), is_sub = mpq_edit_is(node, "Sub");
-    bool is_div = mpq_edit_is(node, "Div");
+    bool is_add = mpq_node_is(node, "Add"), is_sub = mpq_node_is(node, "Sub");
+    bool is_div = mpq_node_is(node, "Div");
     *out_ok = constant && is_per_channel(layer, constant) && !(is_div && side == 0);
     if (!*out_ok)
         return MPQ_OK;
@@ -266,9 +265,9 @@ static enum mpq_status apply(struct mpq_edit *edit, const struct layer *layer,
 static enum mpq_status fold_affine(struct mpq_edit *edit, mpq_node_id n)
 {
     struct mpq_node *node = &edit->graph->node[n];
-    bool is_batchnorm = mpq_edit_is(node, "BatchNormalization");
-    bool is_arithmetic = mpq_edit_is(node, "Add") || mpq_edit_is(node, "Sub") ||
-                         mpq_edit_is(node, "Mul") || mpq_edit_is(node, "Div");
+    bool is_batchnorm = mpq_node_is(node, "BatchNormalization");
+    bool is_arithmetic = mpq_node_is(node, "Add") || mpq_node_is(node, "Sub") ||
+                         mpq_node_is(node, "Mul") || mpq_node_is(node, "Div");
     if (!(is_batchnorm && node->n_out > 0) &&
         !(is_arithmetic && node->n_in == 2 && node->n_out == 1))
         return MPQ_OK;

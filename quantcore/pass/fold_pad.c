@@ -43,11 +43,11 @@ static bool is_nonnegative(const struct mpq_edit *edit, mpq_value_id v)
     const struct mpq_node *node = mpq_edit_producer(edit, v);
     if (!node)
         return false;
-    if (mpq_edit_is(node, "Clip")) {
+    if (mpq_node_is(node, "Clip")) {
         double low;
         return mpq_edit_number(edit, mpq_edit_input(edit, node, 1), &low) && low >= 0;
     }
-    return mpq_edit_is(node, "Relu") || mpq_edit_is(node, "Sigmoid");
+    return mpq_node_is(node, "Relu") || mpq_node_is(node, "Sigmoid");
 }
 
 /* Whether the operator, with these pads of its own already, may see padding where it saw zeros. */
@@ -55,7 +55,7 @@ static bool takes_zeros(const struct mpq_edit *edit, const struct mpq_node *node
                         const struct mpq_node *pad, const int64_t *own, const int64_t *total,
                         int n_spatial)
 {
-    if (mpq_edit_is(node, "Conv"))
+    if (mpq_node_is(node, "Conv"))
         return true;
     size_t n_kernel;
     const int64_t *kernel = mpq_attr_ints(&node->attr_set, "kernel_shape", &n_kernel);
@@ -67,7 +67,7 @@ static bool takes_zeros(const struct mpq_edit *edit, const struct mpq_node *node
         if (total[i] >= kernel[i % n_spatial]) /* runtimes refuse it: a window without an element */
             return false;
     }
-    if (mpq_edit_is(node, "AveragePool"))
+    if (mpq_node_is(node, "AveragePool"))
         return !has_own || mpq_attr_int(&node->attr_set, "count_include_pad", 0) != 0;
     return is_nonnegative(edit, pad->in[0]); /* MaxPool pads with minus infinity */
 }
@@ -84,7 +84,7 @@ static enum mpq_status set_pads(struct mpq_edit *edit, struct mpq_node *node, co
     MPQ_TRY(mpq_edit_set_attr(edit, node, &attr));
     MPQ_TRY(
         mpq_attr_set_without(edit->ctx, edit->arena, &node->attr_set, "auto_pad", &node->attr_set));
-    if (mpq_edit_is(node, "AveragePool"))
+    if (mpq_node_is(node, "AveragePool"))
         MPQ_TRY(mpq_edit_set_attr(
             edit, node,
             &(struct mpq_attr){.name = "count_include_pad", .kind = MPQ_ATTR_INT, .i = 1}));
@@ -94,7 +94,7 @@ static enum mpq_status set_pads(struct mpq_edit *edit, struct mpq_node *node, co
 /* Spatial dimensions, which the weight or the kernel shape tells; 0 where neither does. */
 static int count_spatial(const struct mpq_edit *edit, const struct mpq_node *node)
 {
-    if (mpq_edit_is(node, "Conv")) {
+    if (mpq_node_is(node, "Conv")) {
         const struct mpq_tensor *weight = mpq_edit_constant(edit, mpq_edit_input(edit, node, 1));
         return weight ? weight->shape.rank - 2 : 0;
     }
@@ -106,11 +106,11 @@ static int count_spatial(const struct mpq_edit *edit, const struct mpq_node *nod
 static enum mpq_status fold_pad(struct mpq_edit *edit, mpq_node_id n)
 {
     struct mpq_node *node = &edit->graph->node[n];
-    if (!mpq_edit_is(node, "Conv") && !mpq_edit_is(node, "MaxPool") &&
-        !mpq_edit_is(node, "AveragePool"))
+    if (!mpq_node_is(node, "Conv") && !mpq_node_is(node, "MaxPool") &&
+        !mpq_node_is(node, "AveragePool"))
         return MPQ_OK;
     const struct mpq_node *pad = mpq_edit_producer(edit, mpq_edit_input(edit, node, 0));
-    if (!pad || !mpq_edit_is(pad, "Pad"))
+    if (!pad || !mpq_node_is(pad, "Pad"))
         return MPQ_OK;
     /* Which of its windows is larger, SAME and ceil_mode decide by the input's size. */
     const char *automatic = mpq_attr_string(&node->attr_set, "auto_pad", "NOTSET");

@@ -12,7 +12,7 @@ struct perm {
 
 static bool read_perm(const struct mpq_edit *edit, const struct mpq_node *node, struct perm *out)
 {
-    if (!node || !mpq_edit_is(node, "Transpose") || node->n_in != 1 || node->n_out != 1)
+    if (!node || !mpq_node_is(node, "Transpose") || node->n_in != 1 || node->n_out != 1)
         return false;
     size_t n;
     const int64_t *axis = mpq_attr_ints(&node->attr_set, "perm", &n);
@@ -100,10 +100,10 @@ static const struct elementwise {
 /* Inputs of the node that carry the layout; 0 where a Transpose cannot sink through it. */
 static uint32_t count_data_inputs(const struct mpq_node *node)
 {
-    if (mpq_edit_is(node, "Concat"))
+    if (mpq_node_is(node, "Concat"))
         return node->n_in;
     for (size_t i = 0; i < MPQ_COUNT(elementwise); i++) {
-        if (!mpq_edit_is(node, elementwise[i].op_type))
+        if (!mpq_node_is(node, elementwise[i].op_type))
             continue;
         uint32_t n = elementwise[i].n_data < 0 ? node->n_in : (uint32_t)elementwise[i].n_data;
         return n < node->n_in ? n : node->n_in;
@@ -116,7 +116,7 @@ static uint32_t count_data_inputs(const struct mpq_node *node)
 static bool match_inputs(const struct mpq_edit *edit, const struct mpq_node *node, uint32_t n_data,
                          struct perm *out_perm)
 {
-    bool is_concat = mpq_edit_is(node, "Concat");
+    bool is_concat = mpq_node_is(node, "Concat");
     int least_rank = MPQ_MAX_RANK, most_rank = 0; /* of the constants */
     out_perm->rank = 0;
     for (uint32_t i = 0; i < node->n_in; i++) {
@@ -203,7 +203,7 @@ static enum mpq_status collect_inputs(struct mpq_edit *edit, const struct mpq_no
             continue;
         if (!constant) {
             out_in[i] = mpq_edit_input(edit, mpq_edit_producer(edit, node->in[i]), 0);
-        } else if (mpq_shape_count(&constant->shape) != 1 || mpq_edit_is(node, "Concat")) {
+        } else if (mpq_shape_count(&constant->shape) != 1 || mpq_node_is(node, "Concat")) {
             struct mpq_tensor moved;
             MPQ_TRY(untranspose(edit, perm, constant, &moved));
             MPQ_TRY(mpq_edit_new_constant(edit, node->in[i], &moved, &out_in[i]));
@@ -248,7 +248,7 @@ static enum mpq_status sink(struct mpq_edit *edit, struct mpq_node *node, uint32
     transpose.out = &y;
     MPQ_TRY(mpq_edit_place(edit, slot, &moved));
     MPQ_TRY(mpq_edit_place(edit, node, &transpose));
-    if (!mpq_edit_is(slot, "Concat"))
+    if (!mpq_node_is(slot, "Concat"))
         return MPQ_OK;
     MPQ_TRY(set_concat_axis(edit, slot, perm));
     return mpq_op_resolve(edit->ctx, edit->arena, slot);
@@ -268,7 +268,7 @@ static enum mpq_status fold_transpose(struct mpq_edit *edit, mpq_node_id n)
         return merge(edit, node, &perm);
     uint32_t n_data = count_data_inputs(node);
     if (n_data == 0 || node->n_out != 1 || !match_inputs(edit, node, n_data, &perm) ||
-        (mpq_edit_is(node, "Concat") && !has_valid_axis(node, perm.rank)))
+        (mpq_node_is(node, "Concat") && !has_valid_axis(node, perm.rank)))
         return MPQ_OK;
     struct mpq_node *slot = find_slot(edit, node, n_data);
     return slot ? sink(edit, node, n_data, &perm, slot) : MPQ_OK;

@@ -1,8 +1,5 @@
 #include "quantcore/pass/pass.h"
 
-#include <inttypes.h>
-#include <string.h>
-
 /* Nodes with fewer parameters than this are not worth a line in a report. */
 enum { MIN_LISTED = 64 };
 
@@ -14,11 +11,6 @@ struct builder {
     struct mpq_uses uses;
     struct mpq_layer_table table;
 };
-
-static bool is_op(const struct mpq_node *node, const char *op_type)
-{
-    return node->domain[0] == '\0' && strcmp(node->op_type, op_type) == 0;
-}
 
 static const struct mpq_tensor *constant_of(const struct builder *b, mpq_value_id v)
 {
@@ -53,7 +45,7 @@ static const char *split_weight(const struct mpq_node *node, const struct mpq_te
 {
     const struct mpq_shape *w = &weight->shape;
     layer->n_outer = layer->n_inner = 1;
-    if (is_op(node, "Conv")) {
+    if (mpq_node_is(node, "Conv")) {
         if (w->rank < 3)
             return "its weight has fewer than three dimensions";
         layer->n_channel = w->dim[0];
@@ -63,7 +55,7 @@ static const char *split_weight(const struct mpq_node *node, const struct mpq_te
     }
     if (w->rank != 2)
         return "its weight is not a matrix";
-    bool is_gemm = is_op(node, "Gemm");
+    bool is_gemm = mpq_node_is(node, "Gemm");
     if (is_gemm && mpq_attr_int(&node->attr_set, "transA", 0) != 0)
         return "its data input is transposed (transA)";
     bool is_transposed = is_gemm && mpq_attr_int(&node->attr_set, "transB", 0) != 0;
@@ -105,7 +97,7 @@ static const char *find_bias(struct builder *b, const struct mpq_node *node,
                                 mpq_dtype_name(bias->dtype), MPQ_SHAPE_TEXT(&bias->shape));
     if (mpq_uses_single(&b->uses, layer->bias) == MPQ_NO_NODE)
         return "its bias is read elsewhere too";
-    if (is_op(node, "Gemm") && mpq_attr_float(&node->attr_set, "beta", 1.0f) != 1.0f)
+    if (mpq_node_is(node, "Gemm") && mpq_attr_float(&node->attr_set, "beta", 1.0f) != 1.0f)
         return "its bias has a factor (beta)";
     return NULL;
 }
@@ -151,9 +143,9 @@ static mpq_value_id activated_output(const struct builder *b, mpq_value_id y)
     if (reader == MPQ_NO_NODE)
         return y;
     const struct mpq_node *node = &b->graph->node[reader];
-    if (is_op(node, "Relu"))
+    if (mpq_node_is(node, "Relu"))
         return node->out[0];
-    if (!is_op(node, "Clip") || node->in[0] != y)
+    if (!mpq_node_is(node, "Clip") || node->in[0] != y)
         return y;
     for (uint32_t i = 1; i < node->n_in; i++)
         if (node->in[i] != MPQ_NO_VALUE && !b->graph->value[node->in[i]].constant)
@@ -164,7 +156,8 @@ static mpq_value_id activated_output(const struct builder *b, mpq_value_id y)
 static enum mpq_status add_node(struct builder *b, mpq_node_id id)
 {
     const struct mpq_node *node = &b->graph->node[id];
-    bool is_layer_op = is_op(node, "Conv") || is_op(node, "Gemm") || is_op(node, "MatMul");
+    bool is_layer_op =
+        mpq_node_is(node, "Conv") || mpq_node_is(node, "Gemm") || mpq_node_is(node, "MatMul");
     int64_t n_param = count_parameters(b, node);
     const char *reason;
     if (b->binding->is_folded[id])

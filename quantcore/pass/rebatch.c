@@ -1,7 +1,5 @@
 #include "quantcore/pass/pass.h"
 
-#include <string.h>
-
 /* A first dimension of 1 becomes unknown. */
 static bool free_batch(struct mpq_value *value)
 {
@@ -9,11 +7,6 @@ static bool free_batch(struct mpq_value *value)
     if (is_one)
         value->shape.dim[0] = MPQ_DIM_UNKNOWN;
     return is_one;
-}
-
-static bool is_op(const struct mpq_node *node, const char *op_type)
-{
-    return node->domain[0] == '\0' && strcmp(node->op_type, op_type) == 0;
 }
 
 /* The constant list in input i if it begins with 1 and the node's data are no constant. */
@@ -45,7 +38,8 @@ static enum mpq_status free_reshape(struct mpq_ctx *ctx, struct mpq_graph *graph
                                     struct mpq_node *node)
 {
     const struct mpq_tensor *target = find_target(graph, node, 1);
-    if (!is_op(node, "Reshape") || !target || mpq_attr_int(&node->attr_set, "allowzero", 0) != 0)
+    if (!mpq_node_is(node, "Reshape") || !target ||
+        mpq_attr_int(&node->attr_set, "allowzero", 0) != 0)
         return MPQ_OK;
     struct mpq_tensor changed = *target;
     changed.data = mpq_arena_copy(ctx, graph->arena, target->data, mpq_tensor_bytes(target));
@@ -60,7 +54,7 @@ static enum mpq_status free_resize(struct mpq_ctx *ctx, struct mpq_graph *graph,
                                    struct mpq_node *node)
 {
     const struct mpq_tensor *sizes = find_target(graph, node, 3);
-    if (!is_op(node, "Resize") || !sizes || mpq_attr_find(&node->attr_set, "axes"))
+    if (!mpq_node_is(node, "Resize") || !sizes || mpq_attr_find(&node->attr_set, "axes"))
         return MPQ_OK;
     struct mpq_tensor rest = *sizes;
     int64_t n = --rest.shape.dim[0];
