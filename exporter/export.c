@@ -14,6 +14,16 @@ static const Onnx__ModelProto *source_of(const struct mpq_graph *graph)
     return graph->source;
 }
 
+/* ONNX Runtime 1.19 turns the Slices and Gathers of a value into one Split named after the first of
+ * them, and refuses two Splits of one name; so those that have no name get one. */
+static const char *node_name(struct mpq_build *build, const struct mpq_node *node)
+{
+    bool needs_name = strcmp(node->op_type, "Slice") == 0 || strcmp(node->op_type, "Gather") == 0;
+    if (*node->name || !needs_name)
+        return node->name;
+    return mpq_build_name(build);
+}
+
 /* A node as the file had it where nothing says otherwise: documentation, metadata and fields
  * unknown to us come from the source, everything the IR speaks of from the IR. */
 static enum mpq_status write_node(struct mpq_qdq *qdq, mpq_node_id n)
@@ -26,12 +36,13 @@ static enum mpq_status write_node(struct mpq_qdq *qdq, mpq_node_id n)
     char **input = mpq_arena_alloc(ctx, arena, node->n_in, sizeof *input);
     char **output = mpq_arena_alloc(ctx, arena, node->n_out, sizeof *output);
     Onnx__AttributeProto **attr = mpq_arena_alloc(ctx, arena, node->attr_set.n, sizeof *attr);
-    if (!out || !input || !output || !attr)
+    const char *name = node_name(&qdq->build, node);
+    if (!out || !input || !output || !attr || !name)
         return MPQ_E_NOMEM;
     onnx__node_proto__init(out);
     if (source_of(graph) && node->source != MPQ_NO_NODE)
         *out = *source_of(graph)->graph->node[node->source];
-    out->name = *node->name ? mpq_write_text(node->name) : NULL;
+    out->name = *name ? mpq_write_text(name) : NULL;
     out->op_type = mpq_write_text(node->op_type);
     out->domain = *node->domain ? mpq_write_text(node->domain) : NULL;
     out->n_input = node->n_in;
