@@ -18,8 +18,9 @@ if ! {
     exit 1
 fi
 
-set -- build/cli/onnx-mpq convert models/digits_cnn.onnx --data models/digits_calib.npz --preprocess unit \
-    --eval models/digits_eval.npz --size 15% --output build/demo/digits_cnn.mpq.onnx --overwrite
+set -- build/cli/onnx-mpq convert models/digits_cnn.onnx --data models/digits_calib.npz \
+    --preprocess unit --eval models/digits_eval.npz --size 15% --effort quick \
+    --output build/demo/digits_cnn.mpq.onnx --overwrite
 echo "\$ $*"
 "$@"
 

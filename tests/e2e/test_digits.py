@@ -1,0 +1,188 @@
+"""Converts the digit networks of models/ and lets onnx.checker and ONNX Runtime judge the files.
+
+    python3 tests/e2e/test_digits.py ONNX-MPQ MODELS SCRATCH
+"""
+
+import csv
+import pathlib
+import shutil
+import subprocess
+import sys
+import unittest
+
+try:
+    import numpy as np
+    import onnx
+    import onnxruntime
+    from onnx import numpy_helper
+except ImportError as error:
+    print(f"Skipped: {error}. sh tests/run.sh installs what is needed.")
+    sys.exit(77)
+
+PROGRAM, MODELS, SCRATCH = (pathlib.Path(argument).resolve() for argument in sys.argv[1:4])
+EVAL = np.load(MODELS / "digits_eval.npz")
+
+
+def run(*arguments):
+    command = [str(argument) for argument in (PROGRAM, *arguments)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise AssertionError(f"{' '.join(command)}\n{result.stdout}{result.stderr}")
+    return result.stdout
+
+
+def convert(model, output, *options):
+    run("convert", MODELS / model, "--data", MODELS / "digits_calib.npz", "--preprocess", "unit",
+        "--eval", MODELS / "digits_eval.npz", "--output", output, "--threads", 1, *options)
+
+
+def feed(session):
+    """The evaluation images as --preprocess unit gives them, in the layout of the input."""
+    x = EVAL["images"].astype(np.float32) / np.float32(255)
+    value = session.get_inputs()[0]
+    return {value.name: x if value.shape[3] == 1 else x.transpose(0, 3, 1, 2)}
+
+
+def onnxruntime_outputs(path, optimized=None):
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    if optimized:
+        options.optimized_model_filepath = str(optimized)
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return session.run(None, feed(session))[0]
+
+
+def n_correct(y):
+    return int((y.argmax(1) == EVAL["labels"]).sum())
+
+
+def interface(model):
+    return [(v.name, v.type.SerializeToString()) for v in [*model.graph.input, *model.graph.output]]
+
+
+def metadata(model):
+    return {(p.key, p.value) for p in model.metadata_props}
+
+
+class Float(unittest.TestCase):
+    def test_stored_models_have_the_stated_accuracy(self):
+        self.assertEqual(n_correct(onnxruntime_outputs(MODELS / "digits_cnn.onnx")), 598)
+        self.assertEqual(n_correct(onnxruntime_outputs(MODELS / "digits_mlp.onnx")), 596)
+
+    def test_our_engine_agrees_with_onnxruntime(self):
+        for name in ("digits_cnn", "digits_mlp"):
+            path = MODELS / f"{name}.onnx"
+            ours, theirs = our_outputs(path), onnxruntime_outputs(path)
+            np.testing.assert_array_equal(ours.argmax(1), theirs.argmax(1))
+            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4 * np.abs(theirs).max())
+
+
+def our_outputs(path):
+    file = SCRATCH / "outputs.npz"
+    run("eval", path, "--data", MODELS / "digits_eval.npz", "--preprocess", "unit", "--outputs", file,
+        "--overwrite")
+    with np.load(file) as outputs:
+        return outputs[outputs.files[0]]
+
+
+class Conversion:
+    """What holds for each conversion below."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.folder = SCRATCH / cls.__name__
+        cls.folder.mkdir()
+        cls.path = cls.folder / "q.onnx"
+        cls.source = MODELS / cls.model
+        convert(cls.model, cls.path, "--size", f"{cls.percent}%", *cls.options)
+
+    def summary(self):
+        with open(self.folder / "q.summary.csv", newline="", encoding="utf-8") as file:
+            return dict(csv.reader(file))
+
+    def layers(self):
+        with open(self.folder / "q.csv", newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+
+    def test_the_file_fits_and_is_all_there_is(self):
+        self.assertLessEqual(self.path.stat().st_size,
+                             self.source.stat().st_size * self.percent / 100)
+        self.assertEqual(sorted(p.name for p in self.folder.iterdir() if p.name.startswith("q.")),
+                         ["q.csv", "q.onnx", "q.summary.csv"])
+
+    def test_onnx_accepts_it_and_the_interface_is_kept(self):
+        model, source = onnx.load(self.path), onnx.load(self.source)
+        onnx.checker.check_model(model, full_check=True)
+        self.assertEqual(interface(model), interface(source))
+        self.assertLessEqual(metadata(source), metadata(model))
+
+    def test_accuracy_in_onnxruntime(self):
+        before = n_correct(onnxruntime_outputs(self.source))
+        after = n_correct(onnxruntime_outputs(self.path))
+        self.assertGreaterEqual(after, before - self.max_lost)
+
+    def test_our_engine_agrees_with_onnxruntime(self):
+        ours, theirs = our_outputs(self.path), onnxruntime_outputs(self.path)
+        self.assertGreaterEqual(np.mean(ours.argmax(1) == theirs.argmax(1)), 0.995)
+        step = self.output_step()
+        if step:
+            self.assertLessEqual(np.abs(ours - theirs).mean(), step / 2)
+
+    def output_step(self):
+        graph = onnx.load(self.path).graph
+        last = next(n for n in graph.node if graph.output[0].name in n.output)
+        if last.op_type != "DequantizeLinear":
+            return None
+        scale = next(t for t in graph.initializer if t.name == last.input[1])
+        return float(numpy_helper.to_array(scale))
+
+    def test_onnxruntime_runs_every_layer_on_integers(self):
+        optimized = self.folder / "optimized.onnx"
+        onnxruntime_outputs(self.path, optimized)
+        ops = [node.op_type for node in onnx.load(optimized).graph.node]
+        for op, n in self.integer_ops.items():
+            self.assertEqual(ops.count(op), n, f"{op} in {ops}")
+        self.assertFalse({"BitShift", "Mod", "Gather", "MatMulInteger"} & set(ops), ops)
+
+    def test_the_report_tells_the_truth(self):
+        summary, layers = self.summary(), self.layers()
+        self.assertEqual(int(summary["float_bytes"]), self.source.stat().st_size)
+        self.assertEqual(int(summary["quantized_bytes"]), self.path.stat().st_size)
+        self.assertEqual(int(summary["eval_samples"]), len(EVAL["labels"]))
+        self.assertEqual(len(layers), sum(self.integer_ops.values()))
+        bits = sum(int(r["weight_bits"]) * int(r["parameters"]) for r in layers)
+        bits /= sum(int(r["parameters"]) for r in layers)
+        self.assertAlmostEqual(float(summary["average_weight_bits"]), bits, places=6)
+        for name, path in (("metric_float", self.source), ("metric_quantized", self.path)):
+            right = n_correct(onnxruntime_outputs(path))
+            self.assertLessEqual(abs(float(summary[name]) * len(EVAL["labels"]) - right), 3)
+
+    def test_the_same_command_gives_the_same_bytes(self):
+        again = self.folder / "again.onnx"
+        convert(self.model, again, "--size", f"{self.percent}%", *self.options)
+        self.assertEqual(again.read_bytes(), self.path.read_bytes())
+
+
+class Cnn15(Conversion, unittest.TestCase):
+    model, percent, max_lost = "digits_cnn.onnx", 15, 6  # one point
+    options = ("--steps", "16")
+    integer_ops = {"QLinearConv": 10, "QGemm": 1}
+
+
+class CnnInt8(Conversion, unittest.TestCase):
+    model, percent, max_lost = "digits_cnn.onnx", 40, 3
+    options = ("--effort", "none", "--bits", "8", "--storage", "int8")
+    integer_ops = {"QLinearConv": 10, "QGemm": 1}
+
+
+class Mlp30(Conversion, unittest.TestCase):
+    model, percent, max_lost = "digits_mlp.onnx", 30, 6
+    options = ("--steps", "100")
+    integer_ops = {"QGemm": 3}
+
+
+if __name__ == "__main__":
+    shutil.rmtree(SCRATCH, ignore_errors=True)
+    SCRATCH.mkdir(parents=True)
+    unittest.main(argv=sys.argv[:1], verbosity=2)
