@@ -234,7 +234,8 @@ static const struct option_row table[] = {
     {"no-align", 0, CONVERT, NULL, A_SWITCH, FIELD(no_align), "no", NULL,
      "Do not align the features of narrow paths with those of the widest."},
     {"checkpoint", 0, CONVERT, "FILE", A_FILE, FIELD(checkpoint), NULL, "none",
-     "Save the tuned state here."},
+     "Tuned state: where FILE exists, resume from it without calibrating or tuning; else (or with "
+     "--overwrite) save it there."},
     {"seed", 0, CONVERT, "N", parse_unsigned, "a whole number of at most 64 bits", FIELD(seed), "1",
      NULL, "Key of all random numbers. Same command, seed and threads: same bytes."},
 

@@ -4,8 +4,10 @@
 #include <string.h>
 
 #include "calibration/metric.h"
+#include "cli/checkpoint.h"
 #include "cli/runner.h"
 #include "importer/import.h"
+#include "quantcore/base/fileio.h"
 #include "quantcore/base/rng.h"
 #include "quantcore/pass/pass.h"
 
@@ -74,12 +76,12 @@ static enum mpq_status shuffled(struct mpq_ctx *ctx, struct mpq_arena *arena,
 
 enum mpq_status mpq_pipeline_data(struct mpq_ctx *ctx, struct mpq_pipeline *p)
 {
-    enum { MAX_DECIDE = 512, MIN_TO_SPLIT = 10 };
+    enum { MAX_DECIDE = 256, MIN_TO_SPLIT = 10 };
     const struct mpq_options *options = p->options;
     struct mpq_dataset *data, *eval = NULL;
     struct mpq_part rest;
     if (options->eval)
-        MPQ_TRY(open_dataset(ctx, p, options->eval, NULL, &eval));
+        MPQ_TRY(open_dataset(ctx, p, options->eval, options->labels, &eval));
     MPQ_TRY(open_dataset(ctx, p, options->data, eval ? NULL : options->labels, &data));
     p->is_synthetic = !options->data;
     if (p->is_synthetic)
@@ -140,17 +142,28 @@ static enum mpq_status observe(struct mpq_ctx *ctx, void *arg, const struct mpq_
     return mpq_observer_add(ctx, o->observer, o->graph, runner->exec);
 }
 
+static struct mpq_checkpoint checkpoint_of(struct mpq_pipeline *p, struct mpq_supernet *net)
+{
+    return (struct mpq_checkpoint){p->graph, net, p->act_quant, p->act.n_group};
+}
+
 enum mpq_status mpq_pipeline_calibrate(struct mpq_ctx *ctx, struct mpq_pipeline *p)
 {
     enum { MAX_SAMPLES = 1024 };
     MPQ_TRY(mpq_batch_choose(ctx, p->arena, p->graph, p->tune.dataset, &p->run_graph, &p->batch));
-    MPQ_TRY(mpq_observer_create(ctx, p->arena, p->run_graph, &p->layers, &p->act, &p->observer));
     p->act_quant = mpq_arena_alloc(ctx, p->arena, p->act.n_group, sizeof *p->act_quant);
-    struct mpq_arena *scratch = mpq_arena_create(ctx);
-    if (!p->act_quant || !scratch) {
-        mpq_arena_free(scratch);
+    if (!p->act_quant)
         return MPQ_E_NOMEM;
+    const char *path = p->options->checkpoint;
+    p->is_resumed = path && !p->options->overwrite && mpq_file_exists(path);
+    if (p->is_resumed) {
+        struct mpq_checkpoint checkpoint = checkpoint_of(p, NULL);
+        return mpq_checkpoint_load(ctx, p->arena, &checkpoint, &p->layers, path);
     }
+    MPQ_TRY(mpq_observer_create(ctx, p->arena, p->run_graph, &p->layers, &p->act, &p->observer));
+    struct mpq_arena *scratch = mpq_arena_create(ctx);
+    if (!scratch)
+        return MPQ_E_NOMEM;
     struct mpq_runner runner;
     struct observation o = {&p->observer, p->run_graph};
     uint32_t n = p->tune.n < MAX_SAMPLES ? p->tune.n : MAX_SAMPLES;
@@ -196,8 +209,14 @@ enum mpq_status mpq_pipeline_prepare(struct mpq_ctx *ctx, struct mpq_pipeline *p
                                &(struct mpq_exec_options){.keep = keep}, &p->float_network));
     MPQ_TRY(mpq_network_create(ctx, p->arena, p->fake_graph, p->batch,
                                &(struct mpq_exec_options){.keep_all = true}, &p->fake_network));
-    MPQ_TRY(mpq_supernet_create(ctx, p->arena, p->graph, &p->layers, p->observer.stats,
-                                candidate_mask(p->options), false, &p->net));
+    MPQ_TRY(mpq_supernet_create(ctx, p->arena, p->graph, &p->layers, candidate_mask(p->options),
+                                &p->net));
+    if (p->is_resumed) {
+        struct mpq_checkpoint checkpoint = checkpoint_of(p, &p->net);
+        MPQ_TRY(
+            mpq_checkpoint_load(ctx, p->arena, &checkpoint, &p->layers, p->options->checkpoint));
+    } else
+        MPQ_TRY(mpq_supernet_fit(ctx, &p->net, p->graph, p->observer.stats, false));
     struct mpq_samples samples = mpq_pipeline_samples(&p->decide);
     MPQ_TRY(mpq_targets_create(ctx, p->arena, &p->float_network, &samples, p->decide.sample,
                                p->decide.n, &p->decide_targets));
@@ -267,12 +286,8 @@ static enum mpq_status family_loss(struct mpq_ctx *ctx, struct mpq_pipeline *p, 
     return MPQ_OK;
 }
 
-enum mpq_status mpq_pipeline_tune(struct mpq_ctx *ctx, struct mpq_pipeline *p)
+static enum mpq_status tune(struct mpq_ctx *ctx, struct mpq_pipeline *p, uint32_t batch)
 {
-    uint32_t batch = tune_batch(p);
-    p->n_step = tune_steps(p, batch);
-    if (!p->n_step)
-        return MPQ_OK;
     double before, after;
     struct mpq_supernet start;
     struct mpq_targets targets;
@@ -309,4 +324,19 @@ enum mpq_status mpq_pipeline_tune(struct mpq_ctx *ctx, struct mpq_pipeline *p)
     }
     mpq_arena_free(scratch);
     return status;
+}
+
+enum mpq_status mpq_pipeline_tune(struct mpq_ctx *ctx, struct mpq_pipeline *p)
+{
+    if (p->is_resumed)
+        return MPQ_OK;
+    uint32_t batch = tune_batch(p);
+    p->n_step = tune_steps(p, batch);
+    if (p->n_step)
+        MPQ_TRY(tune(ctx, p, batch));
+    if (!p->options->checkpoint)
+        return MPQ_OK;
+    struct mpq_checkpoint checkpoint = checkpoint_of(p, &p->net);
+    return mpq_checkpoint_save(ctx, p->arena, &checkpoint, p->options->checkpoint,
+                               p->options->overwrite);
 }

@@ -42,6 +42,7 @@ struct mpq_pipeline {
     uint32_t batch;
     struct mpq_observer observer;
     struct mpq_act_quant *act_quant; /* [n_group] */
+    bool is_resumed;                 /* from the checkpoint: neither calibrated nor tuned */
 
     /* prepare */
     struct mpq_graph *fake_graph; /* run_graph with FakeQuant nodes                   */

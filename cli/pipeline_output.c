@@ -6,6 +6,7 @@
 #include "calibration/metric.h"
 #include "cli/pipeline.h"
 #include "cli/runner.h"
+#include "cli/version.h"
 #include "importer/import.h"
 #include "quantcore/pass/pass.h"
 
@@ -189,8 +190,8 @@ static enum mpq_status layer_sqnr(struct mpq_ctx *ctx, struct mpq_pipeline *p,
 static enum mpq_status echo_options(struct mpq_ctx *ctx, struct mpq_pipeline *p,
                                     struct mpq_report *report)
 {
-    size_t n = mpq_option_count();
-    struct mpq_report_fact *fact = mpq_arena_alloc(ctx, p->arena, n + 4, sizeof *fact);
+    size_t n = mpq_option_count(), n_version = mpq_version_count();
+    struct mpq_report_fact *fact = mpq_arena_alloc(ctx, p->arena, n + n_version + 4, sizeof *fact);
     if (!fact)
         return MPQ_E_NOMEM;
     uint32_t n_fact = 0;
@@ -199,6 +200,11 @@ static enum mpq_status echo_options(struct mpq_ctx *ctx, struct mpq_pipeline *p,
             fact[n_fact++] = (struct mpq_report_fact){
                 mpq_arena_printf(ctx, p->arena, "option_%s", mpq_option_name(i)),
                 p->options->text[i]};
+    for (size_t i = 0; i < n_version; i++) {
+        struct mpq_version version = mpq_version_at(i);
+        fact[n_fact++] = (struct mpq_report_fact){
+            mpq_arena_printf(ctx, p->arena, "version_%s", version.name), version.value};
+    }
     const struct mpq_report_fact counts[] = {
         {"tune_steps", mpq_arena_printf(ctx, p->arena, "%u", p->n_step)},
         {"tune_samples", mpq_arena_printf(ctx, p->arena, "%u", p->tune.n)},

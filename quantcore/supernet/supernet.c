@@ -43,9 +43,8 @@ static enum mpq_status create_layer(struct mpq_ctx *ctx, struct mpq_arena *arena
 
 enum mpq_status mpq_supernet_create(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                     const struct mpq_graph *graph,
-                                    const struct mpq_layer_table *layers,
-                                    const struct mpq_layer_stats *stats, mpq_bits_mask candidates,
-                                    bool uniform_levels, struct mpq_supernet *out)
+                                    const struct mpq_layer_table *layers, mpq_bits_mask candidates,
+                                    struct mpq_supernet *out)
 {
     struct mpq_supernet net = {.layers = layers};
     net.layer = mpq_arena_alloc(ctx, arena, layers->n_layer, sizeof *net.layer);
@@ -55,7 +54,6 @@ enum mpq_status mpq_supernet_create(struct mpq_ctx *ctx, struct mpq_arena *arena
         net.layer[l].candidates = net.layer[l].active = candidates;
         MPQ_TRY(create_layer(ctx, arena, graph, &layers->layer[l], &net.layer[l]));
     }
-    MPQ_TRY(mpq_supernet_refit(ctx, &net, graph, stats, uniform_levels));
     *out = net;
     return MPQ_OK;
 }
@@ -78,9 +76,9 @@ static void correct_bias(struct mpq_supernet_layer *layer, const struct mpq_laye
     }
 }
 
-enum mpq_status mpq_supernet_refit(struct mpq_ctx *ctx, struct mpq_supernet *net,
-                                   const struct mpq_graph *graph,
-                                   const struct mpq_layer_stats *stats, bool uniform_levels)
+enum mpq_status mpq_supernet_fit(struct mpq_ctx *ctx, struct mpq_supernet *net,
+                                 const struct mpq_graph *graph, const struct mpq_layer_stats *stats,
+                                 bool uniform_levels)
 {
     for (uint32_t l = 0; l < net->layers->n_layer; l++) {
         struct mpq_supernet_layer *layer = &net->layer[l];

@@ -30,22 +30,21 @@ struct mpq_supernet {
     struct mpq_supernet_layer *layer; /* [n_layer] */
 };
 
-/* Latent weights are the float weights (constants of `graph`); levels, scales and biases of every
- * width are fitted to them, see refit. `candidates` must hold at least one width of 2..8. */
+/* Latent weights are the float weights (constants of `graph`). The widths in `candidates`, of which
+ * there must be one of 2..8, get memory; levels and scales come from fit or from a checkpoint,
+ * biases are the float ones until then. */
 enum mpq_status mpq_supernet_create(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                     const struct mpq_graph *graph,
-                                    const struct mpq_layer_table *layers,
-                                    const struct mpq_layer_stats *stats, mpq_bits_mask candidates,
-                                    bool uniform_levels, struct mpq_supernet *out) MPQ_CHECKED;
+                                    const struct mpq_layer_table *layers, mpq_bits_mask candidates,
+                                    struct mpq_supernet *out) MPQ_CHECKED;
 
 /* Fit each width to the latent weights as they are now: levels and scales with the input power as
  * importance (quant/levels.h), and the float bias less the mean shift that rounding the weights
  * causes, sum_k (wq - w)_k * mean input_k (Nagel et al., "Data-Free Quantization", ICCV 2019,
  * section 4.2). stats [n_layer]. */
-enum mpq_status mpq_supernet_refit(struct mpq_ctx *ctx, struct mpq_supernet *net,
-                                   const struct mpq_graph *graph,
-                                   const struct mpq_layer_stats *stats,
-                                   bool uniform_levels) MPQ_CHECKED;
+enum mpq_status mpq_supernet_fit(struct mpq_ctx *ctx, struct mpq_supernet *net,
+                                 const struct mpq_graph *graph, const struct mpq_layer_stats *stats,
+                                 bool uniform_levels) MPQ_CHECKED;
 
 /* A copy in `arena` that shares nothing that tuning changes; and the way back. */
 enum mpq_status mpq_supernet_copy(struct mpq_ctx *ctx, struct mpq_arena *arena,
