@@ -19,8 +19,10 @@ struct forward_job {
     bool add;
     mpq_real *y;
     int64_t n_k;
-    int64_t *offset;  /* [n_k] */
-    mpq_real *buffer; /* [threads, stride] */
+    int64_t panel_elements;
+    mpq_real *panel;                /* [threads, panel_elements], not always used */
+    int64_t *offset, *panel_offset; /* [n_k] */
+    mpq_real *buffer;               /* [threads, stride] */
     int64_t stride;
 };
 
@@ -32,6 +34,10 @@ static size_t forward_setup(const struct mpq_conv *conv, void *workspace, struct
     job->n_k = conv->c / conv->group * mpq_volume(conv->kernel);
     job->stride = ((int64_t)mpq_stage_elements(&job->stage) + 15) / 16 * 16;
     job->offset = mpq_scratch_take(workspace, &used, job->n_k, sizeof *job->offset);
+    job->panel_elements = mpq_sweep_panel(&job->stage, conv->m / conv->group, job->n_k);
+    job->panel_offset = mpq_scratch_take(workspace, &used, job->n_k, sizeof *job->offset);
+    job->panel = mpq_scratch_take(workspace, &used, job->panel_elements * mpq_thread_count(),
+                                  sizeof(mpq_real));
     job->buffer =
         mpq_scratch_take(workspace, &used, job->stride * mpq_thread_count(), sizeof(mpq_real));
     return used;
@@ -54,6 +60,10 @@ static void forward_piece(void *arg, int64_t begin, int64_t end, int thread)
                                   .bias = job->bias ? job->bias + unit.group * m : NULL,
                                   .offset = job->offset,
                                   .add = job->add};
+        if (job->panel_elements) {
+            sweep.panel = job->panel + thread * job->panel_elements;
+            sweep.panel_offset = job->panel_offset;
+        }
         mpq_stage_fill(&job->stage, &unit, i > begin ? &last : NULL, job->x, buffer);
         last = unit;
         mpq_sweep_unit(&sweep, &unit, buffer,
@@ -83,6 +93,7 @@ void mpq_conv_forward(const struct mpq_conv *conv, const mpq_real *x, const mpq_
     struct forward_job job = {.x = x, .w = w, .bias = bias, .add = add, .y = y};
     (void)forward_setup(conv, workspace, &job);
     mpq_stage_offsets(&job.stage, job.offset);
+    mpq_sweep_panel_offsets(job.n_k, job.panel_offset);
     mpq_parallel_for(mpq_stage_units(&job.stage), 1, forward_piece, &job);
 }
 

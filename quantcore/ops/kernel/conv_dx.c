@@ -13,8 +13,11 @@ struct dx_job {
     struct mpq_stage stage;
     const mpq_real *dy, *w;
     mpq_real *dx;
-    mpq_real *a;      /* [group][slot][c][m, taps of slot] the weights again            */
-    int64_t *offset;  /* [slot][m, taps of slot]                                        */
+    mpq_real *a;           /* [group][slot][c][m, taps of slot] the weights again            */
+    int64_t *offset;       /* [slot][m, taps of slot]                                        */
+    int64_t *panel_offset; /* [m, taps] */
+    mpq_real *panel;       /* [threads, panel_elements], not always used */
+    int64_t panel_elements;
     mpq_real *buffer; /* [threads, stride]                                              */
     int64_t stride;
 };
@@ -29,6 +32,10 @@ static size_t dx_setup(const struct mpq_conv *conv, void *workspace, struct dx_j
     job->stride = ((int64_t)mpq_stage_elements(&job->stage) + 15) / 16 * 16;
     job->a = mpq_scratch_take(workspace, &used, n_k * conv->c, sizeof(mpq_real));
     job->offset = mpq_scratch_take(workspace, &used, n_k, sizeof *job->offset);
+    job->panel_elements = mpq_sweep_panel(&job->stage, conv->c / conv->group, n_k);
+    job->panel_offset = mpq_scratch_take(workspace, &used, n_k, sizeof *job->offset);
+    job->panel = mpq_scratch_take(workspace, &used, job->panel_elements * mpq_thread_count(),
+                                  sizeof(mpq_real));
     job->buffer =
         mpq_scratch_take(workspace, &used, job->stride * mpq_thread_count(), sizeof(mpq_real));
     return used;
@@ -88,6 +95,10 @@ static void dx_piece(void *arg, int64_t begin, int64_t end, int thread)
                                       .offset = job->offset + p.taps_before * m,
                                       .phase = {p.phase[0], p.phase[1], p.phase[2]},
                                       .add = true};
+            if (job->panel_elements) {
+                sweep.panel = job->panel + thread * job->panel_elements;
+                sweep.panel_offset = job->panel_offset;
+            }
             mpq_sweep_unit(&sweep, &unit, buffer,
                            job->dx +
                                (unit.image * conv->c + unit.group * c) * mpq_volume(conv->in));
@@ -110,6 +121,7 @@ void mpq_conv_dx(const struct mpq_conv *conv, const mpq_real *dy, const mpq_real
         struct mpq_phase p = mpq_phase_at(&job.stage, i);
         mpq_phase_offsets(&job.stage, &p, job.offset + p.taps_before * job.stage.channels);
     }
+    mpq_sweep_panel_offsets(job.stage.channels * mpq_volume(conv->kernel), job.panel_offset);
     mpq_parallel_for(conv->group * job.c_blocks, 1, pack_piece, &job);
     mpq_parallel_for(mpq_stage_units(&job.stage), 1, dx_piece, &job);
 }

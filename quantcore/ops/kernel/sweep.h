@@ -15,11 +15,20 @@ struct mpq_sweep {
     const int64_t *offset;
     int64_t phase[3]; /* of the sink */
     bool add;         /* to what the sink holds; then no bias */
+
+    /* Where short rows leave many places without an output, and there are rows enough to pay for
+     * it, the outputs' places are first gathered into a panel. NULL: they are not. */
+    mpq_real *panel;             /* mpq_sweep_panel() elements                 */
+    const int64_t *panel_offset; /* [n_k] as mpq_sweep_panel_offsets() sets it */
 };
 
 /* `to`: the sink, from the unit's first image and the group's first channel on. */
 void mpq_sweep_unit(const struct mpq_sweep *sweep, const struct mpq_unit *unit,
                     const mpq_real *staged, mpq_real *to);
+
+/* Elements of a panel for at most n_k products, 0 where gathering does not pay. */
+int64_t mpq_sweep_panel(const struct mpq_stage *stage, int64_t n_row, int64_t n_k);
+void mpq_sweep_panel_offsets(int64_t n_k, int64_t *out);
 
 /* How many of `left` vectors to take into a tile: three, but two of the last four. */
 int mpq_sweep_vectors(int64_t left);

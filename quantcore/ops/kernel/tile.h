@@ -16,6 +16,12 @@
 #define MPQ_TILE_MAX_BYTES   64 /* of a vector, in any set */
 #define MPQ_TILE_MAX_COLUMNS (MPQ_TILE_VECTORS * MPQ_TILE_MAX_BYTES / (int64_t)sizeof(mpq_real))
 
+/* Neighbouring places that become columns of a panel. */
+struct mpq_tile_run {
+    int64_t place;
+    int column, count;
+};
+
 struct mpq_tile_set {
     const char *name;
     int lanes, max_rows;
@@ -29,6 +35,11 @@ struct mpq_tile_set {
     void (*gradient)(int rows, int vectors, const int64_t *offset, const mpq_real *s,
                      const int64_t *start, int64_t n_run, int64_t length, const mpq_real *t,
                      int64_t ldt, mpq_real *c, int64_t ldc);
+
+    /* panel[k * ld + column + j] = s[offset[k] + place + j] for the runs, which fill columns from 0
+     * on without a gap. Up to `lanes` elements behind each run are overwritten. */
+    void (*gather)(int64_t n_k, const mpq_real *s, const int64_t *offset,
+                   const struct mpq_tile_run *run, int n_run, mpq_real *panel, int64_t ld);
 
     /* y[j] = bias + sum_k w[k] * s[offset[k] + j] for j in 0 .. n rounded up to lanes. */
     void (*filter)(int64_t n, int64_t n_k, const mpq_real *w, const int64_t *offset,
