@@ -51,7 +51,7 @@ static void backward_piece(void *arg, int64_t begin, int64_t end, int thread)
     (void)thread;
     for (int64_t i = begin; i < end; i++) {
         mpq_real q = mpq_round_small(mpq_clamp(x[i] / scale, low - 1, high + 1));
-        dx[i] += q >= low && q <= high ? dy[i] : 0;
+        dx[i] += (q >= low) & (q <= high) ? dy[i] : 0; /* no branch: it vectorises */
     }
 }
 

@@ -11,6 +11,11 @@
 #include "quantcore/base/fileio.h"
 #include "quantcore/engine/exec.h"
 
+static void free_proto(void *proto)
+{
+    onnx__tensor_proto__free_unpacked(proto, NULL);
+}
+
 static enum mpq_status read_tensor(struct mpq_ctx *ctx, struct mpq_arena *arena, const char *path,
                                    struct mpq_tensor *out)
 {
@@ -20,6 +25,7 @@ static enum mpq_status read_tensor(struct mpq_ctx *ctx, struct mpq_arena *arena,
     Onnx__TensorProto *proto = onnx__tensor_proto__unpack(NULL, bytes, data);
     if (!proto)
         return mpq_fail(ctx, MPQ_E_FORMAT, "%s is no tensor", path);
+    MPQ_TRY(mpq_arena_defer(ctx, arena, free_proto, proto));
     return mpq_import_tensor(ctx, arena, path, proto, out);
 }
 

@@ -44,6 +44,7 @@ UNSUPPORTED = [re.compile(reason) for reason in (
     r"output_dtype|precision",
     r"scale is float16|input 1 is (float16|bfloat16)",
     r"training",
+    r"reduction .* is not supported",
     r"antialias is not supported",
     r"'tf_crop_and_resize' is not supported",
     r"is not constant",  # computed inside of an expanded function
@@ -72,8 +73,8 @@ def fix_constants(model, inputs):
         constant |= {node.input[i] for i in places if i < len(node.input)}
     left_values, left_inputs = [], []
     for value, data in zip(list(model.graph.input), inputs):
-        if value.name in constant and isinstance(data, np.ndarray):
-            model.graph.initializer.append(numpy_helper.from_array(data, value.name))
+        if value.name in constant and isinstance(data, (np.ndarray, np.generic)):
+            model.graph.initializer.append(numpy_helper.from_array(np.asarray(data), value.name))
         else:
             left_values.append(value)
             left_inputs.append(data)
