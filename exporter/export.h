@@ -14,13 +14,14 @@ struct mpq_export_plan {
     const struct mpq_graph *graph; /* simplified: what mpq_simplify() returned        */
     const struct mpq_layer_table *layers;
     const struct mpq_layer_code *code;     /* [n_layer]                               */
-    const struct mpq_act_plan *act;        /* values to quantize                      */
+    const struct mpq_act_plan *act;        /* values to quantize; NULL: none          */
     const struct mpq_act_quant *act_quant; /* [n_group]                               */
     enum mpq_storage storage;
 };
 
 /* The complete file. Names, inputs, outputs, metadata, doc strings and unknown fields of the source
- * survive; the producer is us. Same plan, same bytes. */
+ * survive; the producer is us. Same plan, same bytes. Channel scales are rounded to bfloat16 and
+ * biases to float16. LIMIT above 2 GiB. */
 enum mpq_status mpq_export(struct mpq_ctx *ctx, struct mpq_arena *arena,
                            const struct mpq_export_plan *plan, uint8_t **out_data,
                            size_t *out_bytes) MPQ_CHECKED;

@@ -1,5 +1,6 @@
 #include "exporter/param.h"
 
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -27,9 +28,11 @@ static enum mpq_status fit_bias(struct mpq_ctx *ctx, struct mpq_arena *arena,
     int8_t *q = NULL;
     for (int64_t c = 0; c < layer->n_channel; c++) {
         double bias = fabs((double)param->bias[c]), old_scale = (double)param->scale[c];
-        if (bias <= MAX_BIAS * (double)(param->x_scale * param->scale[c]))
+        float step = param->x_scale * param->scale[c];
+        if (step >= FLT_MIN && bias <= MAX_BIAS * (double)step)
             continue;
-        param->scale[c] = mpq_scale_round((float)(bias / (double)param->x_scale / (MAX_BIAS / 2)));
+        double least = fmax(2.0 * (double)FLT_MIN, bias / (MAX_BIAS / 2));
+        param->scale[c] = mpq_scale_round((float)(least / (double)param->x_scale));
         if (!q)
             q = mpq_arena_copy(ctx, arena, code->q, (size_t)layer->n_param);
         if (!q)

@@ -26,8 +26,9 @@ struct mpq_param {
 };
 
 /* Round scales and bias to what the file holds. A channel whose weights are next to nothing beside
- * its bias (batch norm leaves such channels) has a scale in whose units the bias exceeds an int32.
- * Its scale grows until the bias fits; the weights lose precision that is far below the bias's. */
+ * its bias (batch norm leaves such channels) has a scale in whose units the bias exceeds an int32,
+ * or that is no normal number once multiplied. Its scale grows until both are right; the weights
+ * lose precision that is far below the bias's. */
 enum mpq_status mpq_param_init(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                const struct mpq_layer *layer, const struct mpq_layer_code *code,
                                float x_scale, bool is_short, struct mpq_param *out) MPQ_CHECKED;

@@ -282,14 +282,21 @@ static void test_dead_channel(void **state)
         code_layer(&c, l, 4);
     const struct mpq_layer *layer = &c.layers.layer[0];
     ((float *)c.code[0].scale)[1] = mpq_scale_round(1e-12f);
+    ((float *)c.code[0].scale)[2] = mpq_scale_round(1e-39f);
+    ((float *)c.code[0].bias)[2] = 0;
     for (int storage = MPQ_STORAGE_PACKED; storage <= MPQ_STORAGE_INT8; storage++) {
         c.plan.storage = (enum mpq_storage)storage;
         struct mpq_graph *graph = round_trip(&c);
         const float *b = constant_input(&c, graph, layer->name, 2)->data;
         const float *w = constant_input(&c, graph, layer->name, 1)->data;
         CHECK_NEAR(b[1], c.code[0].bias[1], 1e-3, 0);
+        CHECK_NEAR(b[2], 0, 0, 0);
         for (int64_t i = layer->n_inner; i < 2 * layer->n_inner; i++)
             CHECK_NEAR(w[i], 0, 0, 1e-5);
+        /* Channel 2: the scale grew to a normal one, in which all weights are nearest to level 0.
+         */
+        for (int64_t i = 2 * layer->n_inner; i < 3 * layer->n_inner; i++)
+            CHECK_NEAR(w[i], 0, 0, 0);
         CHECK_NEAR(w[0], (float)c.code[0].q[0] * c.code[0].scale[0], 0, 0);
     }
 }
