@@ -11,9 +11,13 @@ static enum mpq_status range_infer(struct mpq_ctx *ctx, const struct mpq_node *n
     if (!mpq_dtype_is_integer(x[0]->dtype))
         MPQ_TRY(mpq_check_float(ctx, node, x, 0));
     MPQ_TRY(mpq_check_same_dtype(ctx, node, x));
-    for (int i = 0; i < 3; i++)
-        if (!x[i]->data || mpq_shape_count(&x[i]->shape) != 1)
-            return mpq_fail_node(ctx, node, MPQ_E_UNSUPPORTED, "input %d is no constant scalar", i);
+    for (int i = 0; i < 3; i++) {
+        if (!x[i]->data)
+            return mpq_fail_node(ctx, node, MPQ_E_UNSUPPORTED, "input %d is not constant", i);
+        if (mpq_shape_count(&x[i]->shape) != 1)
+            return mpq_fail_node(ctx, node, MPQ_E_SHAPE, "input %d is no scalar but %s", i,
+                                 MPQ_SHAPE_TEXT(&x[i]->shape));
+    }
     double start = mpq_tensor_double(x[0], 0), limit = mpq_tensor_double(x[1], 0);
     double count = ceil((limit - start) / mpq_tensor_double(x[2], 0));
     if (!(count < (double)MPQ_LIMIT_TENSOR_BYTES))
