@@ -1,6 +1,9 @@
 # Debian's packages that a build needs. Sourced by tests/run.sh and models/demo.sh; installs only what
 # is missing, so a machine that has everything needs neither network nor root.
 
+# Threads that wait yield: on a machine that is busy otherwise, spinning costs many times the work.
+export OMP_WAIT_POLICY=passive
+
 missing=
 
 # need PACKAGE COMMAND...: the command succeeds where the package is installed.
