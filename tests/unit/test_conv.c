@@ -265,7 +265,8 @@ static struct shape square(int64_t n, int64_t c, int64_t m, int64_t group, int64
     return s;
 }
 
-/* Shapes of real networks: bands of rows, many small images in one unit, every tail of a tile. */
+/* Shapes like those of real networks: bands of rows, many small images in one unit, every tail of a
+ * tile, gathered places, sums long enough to be cut. */
 static void test_network_shapes(void **state)
 {
     (void)state;
@@ -277,6 +278,8 @@ static void test_network_shapes(void **state)
         square(3, 144, 144, 144, 7, 3, 1), square(2, 32, 32, 32, 64, 3, 2),
         square(1, 32, 64, 32, 12, 3, 1),   square(2, 24, 24, 4, 14, 5, 1),
         square(17, 12, 12, 12, 4, 5, 1),   square(1, 8, 8, 8, 150, 3, 1),
+        square(1, 180, 9, 1, 6, 3, 1),     square(3, 200, 40, 1, 5, 3, 1),
+        square(2, 40, 200, 1, 5, 3, 2),
     };
     for (size_t i = 0; i < MPQ_COUNT(shape); i++)
         check_shape(&shape[i], false, i, 1, 3);

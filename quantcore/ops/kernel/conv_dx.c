@@ -8,17 +8,20 @@
 #define C_BLOCK 16 /* input channels packed together */
 
 struct dx_job {
-    int64_t c_blocks;
     const struct mpq_conv *conv;
     struct mpq_stage stage;
     const mpq_real *dy, *w;
     mpq_real *dx;
-    mpq_real *a;           /* [group][slot][c][m, taps of slot] the weights again            */
-    int64_t *offset;       /* [slot][m, taps of slot]                                        */
-    int64_t *panel_offset; /* [m, taps] */
-    mpq_real *panel;       /* [threads, panel_elements], not always used */
+    int64_t c_blocks;        /* of C_BLOCK in a group                                */
+    int64_t n_phase;         /* each a convolution of its own                        */
+    struct mpq_phase *phase; /* [n_phase]                                            */
+    int64_t *tap;            /* [phase][taps of phase] in the kernel                 */
+    int64_t *offset;         /* [phase][m, taps of phase]                            */
+    mpq_real *a;             /* [group][phase][c][m, taps of phase] the weights again */
+    int64_t *panel_offset;   /* [m, taps]                                            */
+    mpq_real *panel;         /* [threads, panel_elements], or nothing                */
     int64_t panel_elements;
-    mpq_real *buffer; /* [threads, stride]                                              */
+    mpq_real *buffer; /* [threads, stride] */
     int64_t stride;
 };
 
@@ -30,6 +33,9 @@ static size_t dx_setup(const struct mpq_conv *conv, void *workspace, struct dx_j
     job->c_blocks = (conv->c / conv->group + C_BLOCK - 1) / C_BLOCK;
     int64_t n_k = conv->m / conv->group * mpq_volume(conv->kernel);
     job->stride = ((int64_t)mpq_stage_elements(&job->stage) + 15) / 16 * 16;
+    job->n_phase = mpq_phase_count(&job->stage);
+    job->phase = mpq_scratch_take(workspace, &used, job->n_phase, sizeof *job->phase);
+    job->tap = mpq_scratch_take(workspace, &used, mpq_volume(conv->kernel), sizeof *job->tap);
     job->a = mpq_scratch_take(workspace, &used, n_k * conv->c, sizeof(mpq_real));
     job->offset = mpq_scratch_take(workspace, &used, n_k, sizeof *job->offset);
     job->panel_elements = mpq_sweep_panel(&job->stage, conv->c / conv->group, n_k);
@@ -47,14 +53,14 @@ static void pack(const struct dx_job *job, const struct mpq_phase *p, int64_t gr
 {
     int64_t m = job->stage.channels, c = job->conv->c / job->conv->group;
     int64_t taps = mpq_volume(job->conv->kernel), n_tap = mpq_volume(p->n_tap);
-    const mpq_real *w = job->w + group * m * c * taps;
-    mpq_real *a = job->a + group * m * c * taps + p->taps_before * m * c;
-    for (int64_t t = 0; t < n_tap; t++) {
-        int64_t from = mpq_phase_tap(&job->stage, p, t);
-        for (int64_t j = 0; j < m; j++)
-            for (int64_t i = begin; i < end; i++)
-                a[(i * m + j) * n_tap + t] = w[(j * c + i) * taps + from];
-    }
+    const int64_t *tap = job->tap + p->taps_before;
+    for (int64_t j = 0; j < m; j++)
+        for (int64_t i = begin; i < end; i++) {
+            const mpq_real *w = job->w + ((group * m + j) * c + i) * taps;
+            mpq_real *a = job->a + (group * taps + p->taps_before) * m * c + (i * m + j) * n_tap;
+            for (int64_t t = 0; t < n_tap; t++)
+                a[t] = w[tap[t]];
+        }
 }
 
 /* In blocks of channels, so that what is read and what is written stay in cache. */
@@ -66,10 +72,8 @@ static void pack_piece(void *arg, int64_t begin, int64_t end, int thread)
     for (int64_t i = begin; i < end; i++) {
         int64_t group = i / job->c_blocks, first = i % job->c_blocks * C_BLOCK;
         int64_t last = first + C_BLOCK < c ? first + C_BLOCK : c;
-        for (int64_t index = 0; index < mpq_phase_count(&job->stage); index++) {
-            struct mpq_phase p = mpq_phase_at(&job->stage, index);
-            pack(job, &p, group, first, last);
-        }
+        for (int64_t p = 0; p < job->n_phase; p++)
+            pack(job, &job->phase[p], group, first, last);
     }
 }
 
@@ -84,16 +88,15 @@ static void dx_piece(void *arg, int64_t begin, int64_t end, int thread)
         struct mpq_unit unit = mpq_stage_unit(&job->stage, i);
         mpq_stage_fill(&job->stage, &unit, i > begin ? &last : NULL, job->dy, buffer);
         last = unit;
-        for (int64_t index = 0; index < mpq_phase_count(&job->stage); index++) {
-            struct mpq_phase p = mpq_phase_at(&job->stage, index);
+        for (const struct mpq_phase *p = job->phase; p < job->phase + job->n_phase; p++) {
             struct mpq_sweep sweep = {.stage = &job->stage,
                                       .n_row = c,
-                                      .n_k = m * mpq_volume(p.n_tap),
+                                      .n_k = m * mpq_volume(p->n_tap),
                                       .n_channel = conv->c,
                                       .a = job->a + unit.group * m * c * taps +
-                                           p.taps_before * m * c,
-                                      .offset = job->offset + p.taps_before * m,
-                                      .phase = {p.phase[0], p.phase[1], p.phase[2]},
+                                           p->taps_before * m * c,
+                                      .offset = job->offset + p->taps_before * m,
+                                      .phase = {p->phase[0], p->phase[1], p->phase[2]},
                                       .add = true};
             if (job->panel_elements) {
                 sweep.panel = job->panel + thread * job->panel_elements;
@@ -117,9 +120,11 @@ void mpq_conv_dx(const struct mpq_conv *conv, const mpq_real *dy, const mpq_real
     }
     struct dx_job job = {.dy = dy, .w = w, .dx = dx};
     (void)dx_setup(conv, workspace, &job);
-    for (int64_t i = 0; i < mpq_phase_count(&job.stage); i++) {
-        struct mpq_phase p = mpq_phase_at(&job.stage, i);
-        mpq_phase_offsets(&job.stage, &p, job.offset + p.taps_before * job.stage.channels);
+    mpq_stage_phases(&job.stage, job.phase);
+    for (const struct mpq_phase *p = job.phase; p < job.phase + job.n_phase; p++) {
+        mpq_phase_offsets(&job.stage, p, job.offset + p->taps_before * job.stage.channels);
+        for (int64_t i = 0; i < mpq_volume(p->n_tap); i++)
+            job.tap[p->taps_before + i] = mpq_phase_tap(&job.stage, p, i);
     }
     mpq_sweep_panel_offsets(job.stage.channels * mpq_volume(conv->kernel), job.panel_offset);
     mpq_parallel_for(conv->group * job.c_blocks, 1, pack_piece, &job);

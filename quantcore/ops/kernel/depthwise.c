@@ -15,6 +15,7 @@ struct job {
     mpq_real *to; /* y, dx or dw */
     bool add;
     int64_t taps, n_phase, max_part;
+    struct mpq_phase *phase; /* [n_phase] */
     int64_t *offset; /* [taps], those of a phase together                                   */
     int64_t *tap;    /* [taps] which tap that is                                            */
     bool *used;      /* [threads]                                                           */
@@ -63,6 +64,7 @@ static size_t setup(const struct mpq_conv *conv, bool backward, void *workspace,
     job->n_phase = backward ? mpq_phase_count(&job->stage) : 1;
     job->max_part = job->stage.images * job->stage.pitch[0] * job->stage.pitch[1];
     job->own_bytes = worker_setup(job, NULL, &worker);
+    job->phase = mpq_scratch_take(workspace, &used, job->n_phase, sizeof *job->phase);
     job->offset = mpq_scratch_take(workspace, &used, job->taps, sizeof *job->offset);
     job->tap = mpq_scratch_take(workspace, &used, job->taps, sizeof *job->tap);
     job->used = mpq_scratch_take(workspace, &used, mpq_thread_count(), sizeof *job->used);
@@ -83,10 +85,7 @@ static void find_parts(const struct job *job, const struct mpq_unit *unit, struc
         worker->n_row == unit->n_row)
         return;
     for (int64_t i = 0; i < job->n_phase; i++) {
-        struct mpq_phase p = {.slot = {0}};
-        if (job->n_phase > 1)
-            p = mpq_phase_at(&job->stage, i);
-        worker->n_part[i] = mpq_stage_parts(&job->stage, unit, p.phase, job->conv->c, 0,
+        worker->n_part[i] = mpq_stage_parts(&job->stage, unit, job->phase[i].phase, job->conv->c, 0,
                                             unit->places, worker->part + i * job->max_part);
     }
     worker->n_image = unit->n_image;
@@ -111,12 +110,8 @@ static void filter_piece(void *arg, int64_t begin, int64_t end, int thread)
         find_parts(job, &unit, &worker);
         for (int64_t t = 0; t < job->taps; t++)
             worker.w[t] = job->w[unit.group * job->taps + job->tap[t]];
-        for (int64_t p = 0, t = 0, n_tap; p < job->n_phase; p++, t += n_tap) {
-            n_tap = job->taps;
-            if (job->n_phase > 1) {
-                struct mpq_phase phase = mpq_phase_at(&job->stage, p);
-                n_tap = mpq_volume(phase.n_tap);
-            }
+        for (int64_t p = 0; p < job->n_phase; p++) {
+            int64_t t = job->phase[p].taps_before, n_tap = mpq_volume(job->phase[p].n_tap);
             set->filter(unit.places, n_tap, worker.w + t, job->offset + t, worker.staged,
                         job->bias ? job->bias[unit.group] : 0, worker.places);
             mpq_stage_store(&job->stage, worker.part + p * job->max_part, worker.n_part[p], 1,
@@ -125,12 +120,21 @@ static void filter_piece(void *arg, int64_t begin, int64_t end, int thread)
     }
 }
 
+/* All taps in one go, to outputs that lie side by side. */
+static void whole_filter(struct job *job)
+{
+    struct mpq_phase *p = job->phase;
+    *p = (struct mpq_phase){.taps_before = 0};
+    memcpy(p->n_tap, job->conv->kernel, sizeof p->n_tap);
+    mpq_stage_offsets(&job->stage, job->offset);
+}
+
 void mpq_depthwise_forward(const struct mpq_conv *conv, const mpq_real *x, const mpq_real *w,
                            const mpq_real *bias, bool add, mpq_real *y, void *workspace)
 {
     struct job job = {.x = x, .w = w, .bias = bias, .to = y, .add = add};
     (void)setup(conv, false, workspace, &job);
-    mpq_stage_offsets(&job.stage, job.offset);
+    whole_filter(&job);
     for (int64_t i = 0; i < job.taps; i++)
         job.tap[i] = i;
     mpq_parallel_for(mpq_stage_units(&job.stage), 1, filter_piece, &job);
@@ -141,11 +145,11 @@ void mpq_depthwise_dx(const struct mpq_conv *conv, const mpq_real *dy, const mpq
 {
     struct job job = {.x = dy, .w = w, .to = dx, .add = true};
     (void)setup(conv, true, workspace, &job);
-    for (int64_t i = 0; i < job.n_phase; i++) {
-        struct mpq_phase p = mpq_phase_at(&job.stage, i);
-        mpq_phase_offsets(&job.stage, &p, job.offset + p.taps_before);
-        for (int64_t t = 0; t < mpq_volume(p.n_tap); t++)
-            job.tap[p.taps_before + t] = mpq_phase_tap(&job.stage, &p, t);
+    mpq_stage_phases(&job.stage, job.phase);
+    for (const struct mpq_phase *p = job.phase; p < job.phase + job.n_phase; p++) {
+        mpq_phase_offsets(&job.stage, p, job.offset + p->taps_before);
+        for (int64_t t = 0; t < mpq_volume(p->n_tap); t++)
+            job.tap[p->taps_before + t] = mpq_phase_tap(&job.stage, p, t);
     }
     mpq_parallel_for(mpq_stage_units(&job.stage), 1, filter_piece, &job);
 }
@@ -185,7 +189,7 @@ void mpq_depthwise_dw(const struct mpq_conv *conv, const mpq_real *x, const mpq_
 {
     struct job job = {.x = x, .dy = dy};
     (void)setup(conv, false, workspace, &job);
-    mpq_stage_offsets(&job.stage, job.offset);
+    whole_filter(&job);
     memset(job.used, 0, (size_t)mpq_thread_count() * sizeof *job.used);
     mpq_parallel_for(mpq_stage_units(&job.stage), 1, dw_piece, &job);
     for (int t = 0; t < mpq_thread_count(); t++) {

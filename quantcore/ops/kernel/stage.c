@@ -5,9 +5,10 @@
 #include "quantcore/base/simd.h"
 #include "quantcore/base/thread.h"
 
-/* Elements of a staged copy that stay in the second level cache, and places enough to fill tiles.
- */
+/* Elements of a staged copy that stay in the second level cache beside the rest; twice and more are
+ * worth it where images are so small that each alone would leave tiles unfilled. */
 #define STAGE_AIM  (192 * 1024 / (int64_t)sizeof(mpq_real))
+#define IMAGES_AIM (512 * 1024 / (int64_t)sizeof(mpq_real))
 #define PLACES_AIM 512
 
 static int64_t min64(int64_t a, int64_t b)
@@ -101,13 +102,14 @@ static void cut(struct mpq_stage *s)
     s->images = 1;
     s->band = s->total[0];
     set_layout(s);
-    int64_t room = max64(1, STAGE_AIM / max64(1, s->channels * s->channel));
+    int64_t room = max64(1, IMAGES_AIM / (s->channels * s->channel));
     s->images = min64(min64(room, ceil_div(PLACES_AIM, s->image)), s->n);
     s->images = max64(1, min64(s->images, s->n * s->group / threads));
     s->images = ceil_div(s->n, ceil_div(s->n, s->images));
     int64_t row = s->channels * (s->channel / s->extent[0]);
     int64_t rows = max64(4, STAGE_AIM / max64(1, row) - s->max_shift[0]);
-    s->band = min64(s->band, rows);
+    if (s->images == 1)
+        s->band = min64(s->band, rows);
     if (s->n * s->group < threads)
         s->band = min64(s->band, ceil_div(s->total[0], ceil_div(threads, s->n * s->group)));
     s->band = ceil_div(s->total[0], ceil_div(s->total[0], s->band));
@@ -306,22 +308,20 @@ int64_t mpq_phase_count(const struct mpq_stage *stage)
     return mpq_volume(n_slot);
 }
 
-struct mpq_phase mpq_phase_at(const struct mpq_stage *s, int64_t index)
+void mpq_stage_phases(const struct mpq_stage *s, struct mpq_phase *out)
 {
-    struct mpq_phase p = {.taps_before = 0};
-    int64_t n_slot[3];
+    int64_t n_slot[3], taps_before = 0;
     count_slots(s, n_slot);
-    for (int64_t n = 0;; n++) {
+    for (int64_t n = 0; n < mpq_volume(n_slot); n++) {
+        struct mpq_phase p = {.taps_before = taps_before};
         split(n, n_slot, p.slot);
-        for (int i = 0; i < 3; i++)
+        for (int i = 0; i < 3; i++) {
             p.n_tap[i] = (s->kernel[i] - p.slot[i] - 1) / s->period[i] + 1;
-        if (n == index)
-            break;
-        p.taps_before += mpq_volume(p.n_tap);
+            p.phase[i] = p.slot[i] * s->dilation[i] % s->stride[i];
+        }
+        taps_before += mpq_volume(p.n_tap);
+        out[n] = p;
     }
-    for (int i = 0; i < 3; i++)
-        p.phase[i] = p.slot[i] * s->dilation[i] % s->stride[i];
-    return p;
 }
 
 int64_t mpq_phase_tap(const struct mpq_stage *s, const struct mpq_phase *phase, int64_t i)

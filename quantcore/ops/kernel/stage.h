@@ -73,7 +73,7 @@ struct mpq_phase {
     int64_t taps_before; /* of the phases before */
 };
 int64_t mpq_phase_count(const struct mpq_stage *stage);
-struct mpq_phase mpq_phase_at(const struct mpq_stage *stage, int64_t index);
+void mpq_stage_phases(const struct mpq_stage *stage, struct mpq_phase *out); /* all of them */
 /* The index in the kernel of tap i of a phase, 0 <= i < volume of n_tap. */
 int64_t mpq_phase_tap(const struct mpq_stage *stage, const struct mpq_phase *phase, int64_t i);
 /* The offset of every channel and tap of a phase in the stage that reads dy: [channels, taps]. */
