@@ -194,10 +194,12 @@ static mpq_bits_mask candidate_mask(const struct mpq_options *options)
 enum mpq_status mpq_pipeline_prepare(struct mpq_ctx *ctx, struct mpq_pipeline *p)
 {
     uint32_t n_layer = p->layers.n_layer;
+    p->sensitivity =
+        mpq_arena_alloc(ctx, p->arena, (size_t)n_layer * MPQ_N_BITS, sizeof *p->sensitivity);
     mpq_node_id *node_of = mpq_arena_alloc(ctx, p->arena, p->run_graph->n_node, sizeof *node_of);
     p->layer_node = mpq_arena_alloc(ctx, p->arena, n_layer, sizeof *p->layer_node);
     bool *keep = mpq_arena_alloc(ctx, p->arena, p->run_graph->n_value, sizeof *keep);
-    if (!node_of || !p->layer_node || !keep)
+    if (!p->sensitivity || !node_of || !p->layer_node || !keep)
         return MPQ_E_NOMEM;
     MPQ_TRY(mpq_insert_fake_quant(ctx, p->arena, p->run_graph, &p->act, p->act_quant,
                                   &p->fake_graph, node_of));
@@ -303,10 +305,13 @@ static enum mpq_status tune(struct mpq_ctx *ctx, struct mpq_pipeline *p, uint32_
         .weight_rate = 2e-3,
         .scale_rate = 1e-3,
         .bias_rate = 1e-3,
-        .align_weight = 0.02,
+        .align_weight = 0.1,
+        .sensitivity = p->sensitivity,
         .stats = p->observer.stats,
     };
     enum mpq_status status = family_loss(ctx, p, &before);
+    if (status == MPQ_OK)
+        status = mpq_sensitivity(ctx, &p->evaluator, p->sensitivity);
     if (status == MPQ_OK)
         status = mpq_supernet_copy(ctx, scratch, &p->net, &start);
     if (status == MPQ_OK)

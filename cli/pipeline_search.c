@@ -84,9 +84,8 @@ static uint32_t max_scores(const struct mpq_pipeline *p)
 enum mpq_status mpq_pipeline_search(struct mpq_ctx *ctx, struct mpq_pipeline *p)
 {
     size_t n_entry = (size_t)p->layers.n_layer * MPQ_N_BITS;
-    p->sensitivity = mpq_arena_alloc(ctx, p->arena, n_entry, sizeof *p->sensitivity);
     p->layer_bytes = mpq_arena_alloc(ctx, p->arena, n_entry, sizeof *p->layer_bytes);
-    if (!p->sensitivity || !p->layer_bytes)
+    if (!p->layer_bytes)
         return MPQ_E_NOMEM;
     p->budget_bytes = mpq_size_bytes(&p->options->size, p->float_bytes);
     struct mpq_search_problem problem = {

@@ -55,8 +55,7 @@ static double run(struct mpq_evaluator *e, uint32_t batch, mpq_node_id first)
     for (uint32_t i = 0; i < n; i++)
         row[i] = batch * e->network->batch + i;
     mpq_exec_forward(e->network->exec, first, e->network->graph->n_node);
-    return mpq_network_loss(e->network, e->targets, row, n, false) * n /
-           (double)e->targets->n_sample;
+    return mpq_network_loss(e->network, e->targets, row, n, 0) * n / (double)e->targets->n_sample;
 }
 
 enum mpq_status mpq_evaluate(struct mpq_ctx *ctx, struct mpq_evaluator *e, const uint8_t *bits,

@@ -97,22 +97,24 @@ enum mpq_status mpq_targets_create(struct mpq_ctx *ctx, struct mpq_arena *arena,
 }
 
 double mpq_network_loss(struct mpq_network *network, const struct mpq_targets *targets,
-                        const uint32_t *row, uint32_t n, bool seed_gradients)
+                        const uint32_t *row, uint32_t n, double gradient_scale)
 {
     double sum = 0;
     for (uint32_t h = 0; h < network->loss.n_head; h++) {
         const struct mpq_loss_head *head = &network->loss.head[h];
         const mpq_real *y = mpq_exec_tensor(network->exec, head->value)->data;
-        mpq_real *dy = seed_gradients ? mpq_exec_grad(network->exec, head->value) : NULL;
-        /* Rows of the batch are scattered over the targets; each sample is a batch of one whose
-         * share is 1/n. */
+        mpq_real *dy = gradient_scale > 0 ? mpq_exec_grad(network->exec, head->value) : NULL;
+        /* Rows of the batch are scattered over the targets, so each sample is a batch of its own
+         * whose weight is its share. */
+        double weight = (dy ? gradient_scale : 1) / n;
+        struct mpq_loss_head share = *head;
+        share.kl_weight *= weight;
+        share.mse_weight *= weight;
         for (uint32_t i = 0; i < n; i++) {
             int64_t at = i * head->n_sample;
-            struct mpq_loss_head share = *head;
-            share.kl_weight /= n;
-            share.mse_weight /= n;
             sum += mpq_loss_head_value(&share, y + at, targets->target[h] + row[i] * head->n_sample,
-                                       1, targets->variance[h], dy ? dy + at : NULL);
+                                       1, targets->variance[h], dy ? dy + at : NULL) /
+                   (weight * n);
         }
     }
     return sum;

@@ -46,9 +46,10 @@ enum mpq_status mpq_targets_create(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                    const uint32_t *sample, uint32_t n_sample,
                                    struct mpq_targets *out) MPQ_CHECKED;
 
-/* Loss of the batch that `network` has just run: its row i answers for targets row[i], i < n. With
- * seeds, gradients are added to the exec's (mpq_exec_zero_grad first). */
+/* Loss of the batch that `network` has just run: its row i answers for targets row[i], i < n. Its
+ * gradient times `gradient_scale` is added to the exec's gradients (mpq_exec_zero_grad first); 0:
+ * not wanted. */
 double mpq_network_loss(struct mpq_network *network, const struct mpq_targets *targets,
-                        const uint32_t *row, uint32_t n, bool seed_gradients);
+                        const uint32_t *row, uint32_t n, double gradient_scale);
 
 #endif

@@ -1,5 +1,6 @@
 #include "quantcore/supernet/supernet.h"
 
+#include <math.h>
 #include <string.h>
 
 int mpq_bits_lowest(mpq_bits_mask mask)
@@ -25,7 +26,9 @@ static enum mpq_status create_layer(struct mpq_ctx *ctx, struct mpq_arena *arena
     out->w = mpq_arena_copy(ctx, arena, graph->value[layer->weight].constant->data,
                             n_param * sizeof *out->w);
     out->wq = mpq_arena_alloc(ctx, arena, n_param, sizeof *out->wq);
-    if (!out->w || !out->wq)
+    out->scale_used = mpq_arena_alloc(ctx, arena, 1, channel_bytes(layer));
+    out->bias_used = mpq_arena_alloc(ctx, arena, 1, channel_bytes(layer));
+    if (!out->w || !out->wq || !out->scale_used || !out->bias_used)
         return MPQ_E_NOMEM;
     for (int b = MPQ_MIN_BITS; b <= MPQ_MAX_BITS; b++) {
         struct mpq_supernet_width *width = &out->width[b];
@@ -151,10 +154,18 @@ void mpq_supernet_apply_layer(const struct mpq_supernet *net, struct mpq_exec *e
     const struct mpq_supernet_layer *layer = &net->layer[l];
     const struct mpq_supernet_width *width = &layer->width[bits];
     MPQ_ASSERT(layer->candidates >> bits & 1);
-    mpq_levels_fake_quant(&width->levels, shape, layer->w, width->scale, layer->wq);
+    for (int64_t c = 0; c < shape->n_channel; c++) {
+        layer->scale_used[c] = mpq_scale_round((float)width->scale[c]);
+        if (!width->bias)
+            continue;
+        /* A bias beyond float16 makes the exporter store all of them in float32. */
+        float half = mpq_half_to_float(mpq_float_to_half((float)width->bias[c]));
+        layer->bias_used[c] = isfinite(half) ? half : width->bias[c];
+    }
+    mpq_levels_fake_quant(&width->levels, shape, layer->w, layer->scale_used, layer->wq);
     mpq_exec_feed(exec, shape->weight, layer->wq);
     if (width->bias)
-        mpq_exec_feed(exec, shape->bias, width->bias);
+        mpq_exec_feed(exec, shape->bias, layer->bias_used);
 }
 
 void mpq_supernet_apply(const struct mpq_supernet *net, struct mpq_exec *exec, const uint8_t *bits)
@@ -163,8 +174,7 @@ void mpq_supernet_apply(const struct mpq_supernet *net, struct mpq_exec *exec, c
         mpq_supernet_apply_layer(net, exec, l, bits[l]);
 }
 
-static const float *to_float(struct mpq_ctx *ctx, struct mpq_arena *arena, const mpq_real *x,
-                             int64_t n)
+static float *to_float(struct mpq_ctx *ctx, struct mpq_arena *arena, const mpq_real *x, int64_t n)
 {
     float *copy = mpq_arena_alloc(ctx, arena, (size_t)n, sizeof *copy);
     for (int64_t i = 0; copy && i < n; i++)
@@ -181,12 +191,15 @@ enum mpq_status mpq_supernet_codes(struct mpq_ctx *ctx, struct mpq_arena *arena,
         const struct mpq_supernet_width *width = &net->layer[l].width[bits[l]];
         int8_t *q = mpq_arena_alloc(ctx, arena, (size_t)shape->n_param, 1);
         int8_t *level = mpq_arena_copy(ctx, arena, width->levels.level, width->levels.n);
-        const float *scale = to_float(ctx, arena, width->scale, shape->n_channel);
+        float *scale = to_float(ctx, arena, width->scale, shape->n_channel);
         const float *bias =
             width->bias ? to_float(ctx, arena, width->bias, shape->n_channel) : NULL;
         if (!q || !level || !scale || (width->bias && !bias))
             return MPQ_E_NOMEM;
-        mpq_levels_encode(&width->levels, shape, net->layer[l].w, width->scale, q);
+        mpq_real *rounded = net->layer[l].scale_used;
+        for (int64_t c = 0; c < shape->n_channel; c++)
+            rounded[c] = scale[c] = mpq_scale_round(scale[c]);
+        mpq_levels_encode(&width->levels, shape, net->layer[l].w, rounded, q);
         out_code[l] = (struct mpq_layer_code){.bits = bits[l],
                                               .n_level = width->levels.n,
                                               .level = level,

@@ -21,7 +21,9 @@ struct mpq_supernet_layer {
     mpq_bits_mask candidates; /* widths this layer can take                          */
     mpq_bits_mask active;     /* those not frozen: what random paths draw from       */
     mpq_real *w;              /* [n_param] latent weight, shared by all widths       */
-    mpq_real *wq;             /* [n_param] weight of the path applied last           */
+    /* What the path applied last computes with: the quantized weight [n_param], and scale and bias
+     * [n_channel] as the file stores them, in 16 bits each (quant/layer.h). */
+    mpq_real *wq, *scale_used, *bias_used;
     struct mpq_supernet_width width[MPQ_N_BITS];
 };
 

@@ -7,6 +7,12 @@
 #include "quantcore/engine/optim.h"
 #include "quantcore/supernet/freeze.h"
 
+/* A path's gradient is divided by its loss: what is minimized is the mean logarithm. Otherwise the
+ * paths with the narrowest widths, whose losses are a thousand times those of the widest, would
+ * decide alone where the shared weights go. The floor keeps paths that are good enough from chasing
+ * noise. */
+static const double loss_floor = 0.01;
+
 /* Gradients and moments of one layer's parameters. */
 struct layer_state {
     mpq_real *dw;
@@ -23,6 +29,7 @@ struct layer_state {
 struct tuner {
     struct mpq_supernet *net;
     struct mpq_network network;
+    struct mpq_sampler sampler;
     const struct mpq_samples *samples;
     const struct mpq_targets *targets;
     const struct mpq_tune_options *options;
@@ -97,7 +104,7 @@ static enum mpq_status create(struct mpq_ctx *ctx, struct mpq_arena *arena, stru
                                &t->network));
     for (uint32_t l = 0; l < layers->n_layer; l++)
         MPQ_TRY(create_layer_state(ctx, arena, t, l));
-    return MPQ_OK;
+    return mpq_sampler_create(ctx, arena, t->net, t->options->sensitivity, &t->sampler);
 }
 
 /* ---- one step
@@ -114,23 +121,6 @@ static enum mpq_status read_batch(struct mpq_ctx *ctx, struct tuner *t, uint64_t
         t->sample[i] = t->targets->sample[t->row[i]];
     }
     return mpq_network_read(ctx, &t->network, t->samples, t->sample, batch);
-}
-
-void mpq_tune_draw(const struct mpq_supernet *net, uint64_t seed, uint64_t step, uint32_t path,
-                   uint8_t *bits)
-{
-    uint32_t n_layer = net->layers->n_layer, base = path * (n_layer + 1);
-    double pivot = mpq_rng_uniform(seed, MPQ_STREAM_BITS, step, base);
-    for (uint32_t l = 0; l < n_layer; l++) {
-        mpq_bits_mask active = net->layer[l].active;
-        int n = __builtin_popcount(active);
-        int jump = (int)mpq_rng_below(seed, MPQ_STREAM_BITS, step, base + 1 + l, 3) - 1;
-        int place = (int)(pivot * n) + jump;
-        place = place < 0 ? 0 : place >= n ? n - 1 : place;
-        for (; place; place--)
-            active &= (mpq_bits_mask)(active - 1);
-        bits[l] = (uint8_t)mpq_bits_lowest(active);
-    }
 }
 
 static void draw_widest(const struct mpq_supernet *net, uint8_t *bits)
@@ -176,8 +166,8 @@ static void collect_gradients(struct tuner *t)
         if (!dwq)
             continue;
         state->used = true;
-        mpq_levels_backward(&width->levels, shape, t->net->layer[l].w, width->scale, dwq,
-                            t->layer[l].dw, state->dscale);
+        mpq_levels_backward(&width->levels, shape, t->net->layer[l].w, t->net->layer[l].scale_used,
+                            dwq, t->layer[l].dw, state->dscale);
         const mpq_real *dbias = width->bias ? mpq_exec_grad(t->network.exec, shape->bias) : NULL;
         for (int64_t c = 0; dbias && c < shape->n_channel; c++)
             state->dbias[c] += dbias[c];
@@ -190,7 +180,8 @@ static double run_path(struct tuner *t, uint32_t path)
     mpq_supernet_apply(t->net, network->exec, t->bits);
     mpq_exec_forward(network->exec, 0, network->graph->n_node);
     mpq_exec_zero_grad(network->exec);
-    double loss = mpq_network_loss(network, t->targets, t->row, network->batch, true);
+    double loss = mpq_network_loss(network, t->targets, t->row, network->batch, 0);
+    mpq_network_loss(network, t->targets, t->row, network->batch, 1 / (loss + loss_floor));
     if (t->options->align && path == 0)
         remember_widest(t);
     else if (t->options->align)
@@ -259,7 +250,7 @@ static enum mpq_status tune(struct mpq_ctx *ctx, struct tuner *t, struct mpq_tun
         run_path(t, 0);
         double loss = 0;
         for (uint32_t path = 1; path <= options->n_random; path++) {
-            mpq_tune_draw(t->net, ctx->seed, step, path, t->bits);
+            mpq_sampler_draw(&t->sampler, ctx->seed, step, path, t->bits);
             loss += run_path(t, path) / options->n_random;
         }
         double share = mpq_cosine_rate(1, step, options->n_step);

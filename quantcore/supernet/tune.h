@@ -3,7 +3,7 @@
 #define MPQ_SUPERNET_TUNE_H
 
 #include "quantcore/supernet/network.h"
-#include "quantcore/supernet/supernet.h"
+#include "quantcore/supernet/sample.h"
 
 struct mpq_tune_options {
     uint32_t n_step;
@@ -14,7 +14,8 @@ struct mpq_tune_options {
         weight_rate;   /* of the latent weights, in units of each layer's root mean square a step */
     double scale_rate; /* of the channel scales, relative                                         */
     double bias_rate;  /* of the biases, in units of each layer's output root mean square         */
-    double align_weight; /* of the mitigation against the distillation loss        */
+    double align_weight;       /* of the mitigation against the distillation loss        */
+    const double *sensitivity; /* guides the random paths, see supernet/sample.h     */
     const struct mpq_layer_stats *stats; /* [n_layer] of the float model */
 };
 
@@ -38,12 +39,5 @@ enum mpq_status mpq_tune(struct mpq_ctx *ctx, struct mpq_supernet *net,
                          const struct mpq_samples *samples, const struct mpq_targets *targets,
                          const struct mpq_tune_options *options,
                          struct mpq_tune_result *out) MPQ_CHECKED;
-
-/* Widths of random path `path` of a step: a pivot, uniform over the range of widths, and for each
- * layer an active width at the pivot or one candidate beside it. Independent draws for every layer
- * would nearly always average to the middle and never show the network at the budgets it is asked
- * for. bits [n_layer]. */
-void mpq_tune_draw(const struct mpq_supernet *net, uint64_t seed, uint64_t step, uint32_t path,
-                   uint8_t *bits);
 
 #endif

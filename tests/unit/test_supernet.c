@@ -131,10 +131,18 @@ static void paths_are_active_varied_and_repeatable(void **state)
     struct fixture *f = *state;
     uint8_t bits[N_LAYER], again[N_LAYER];
     unsigned seen[MPQ_N_BITS] = {0};
+    double sensitivity[N_LAYER * MPQ_N_BITS];
+    struct mpq_sampler sampler;
+    for (int i = 0; i < N_LAYER * MPQ_N_BITS; i++)
+        sensitivity[i] = (1 + i / MPQ_N_BITS) * pow(0.25, i % MPQ_N_BITS);
+    CHECK_OK(&f->ctx, mpq_sampler_create(&f->ctx, f->arena, &f->net, sensitivity, &sampler));
+    assert_int_equal(sampler.n_move, N_LAYER * 4);
+    for (uint32_t i = 1; i < sampler.n_move; i++)
+        assert_true(sampler.move[i - 1].price <= sampler.move[i].price);
     f->net.layer[2].active = 1 << 3 | 1 << 6;
     for (uint64_t step = 0; step < 300; step++) {
-        mpq_tune_draw(&f->net, 11, step, 1, bits);
-        mpq_tune_draw(&f->net, 11, step, 1, again);
+        mpq_sampler_draw(&sampler, 11, step, 1, bits);
+        mpq_sampler_draw(&sampler, 11, step, 1, again);
         assert_memory_equal(bits, again, sizeof bits);
         for (uint32_t l = 0; l < N_LAYER; l++) {
             assert_true(f->net.layer[l].active >> bits[l] & 1);
