@@ -145,7 +145,7 @@ static enum mpq_status load_tensor(struct loader *loader, Onnx__TensorProto *ten
         return MPQ_OK;
     if (!loader->directory)
         return fail(loader, tensor, MPQ_E_UNSUPPORTED, "there is no folder to look in", NULL);
-    struct place place;
+    struct place place = {0};
     MPQ_TRY(read_place(loader, tensor, &place));
     if (!loader->location || strcmp(loader->location, place.location) != 0) {
         close_location(loader);

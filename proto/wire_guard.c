@@ -57,7 +57,7 @@ static enum mpq_status skip(struct scan *scan, uint64_t bytes)
 static enum mpq_status read_field(struct scan *scan, const ProtobufCMessageDescriptor *message,
                                   struct field *out)
 {
-    uint64_t tag, length = 0;
+    uint64_t tag = 0, length = 0;
     MPQ_TRY(read_varint(scan, 5, &tag));
     *out = (struct field){.number = (uint32_t)(tag >> 3), .type = tag & 7};
     if (out->number == 0 || tag > UINT32_MAX)
