@@ -243,5 +243,7 @@ enum mpq_status mpq_fail_node(struct mpq_ctx *ctx, const struct mpq_node *node,
     va_start(args, format);
     vsnprintf(sentence, sizeof sentence, format, args);
     va_end(args);
+    if (!*node->name && node->source != MPQ_NO_NODE)
+        return mpq_fail(ctx, status, "node %u (%s): %s", node->source, node->op_type, sentence);
     return mpq_fail(ctx, status, "node '%s' (%s): %s", node->name, node->op_type, sentence);
 }

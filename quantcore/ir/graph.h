@@ -98,7 +98,8 @@ mpq_node_id mpq_uses_single(const struct mpq_uses *uses, mpq_value_id v);
 /* Whether the node is that operator of ai.onnx. */
 bool mpq_node_is(const struct mpq_node *node, const char *op_type);
 
-/* Store "node 'name' (Op): sentence", see mpq_fail(). A nameless node is called by its output. */
+/* Store "node 'name' (Op): sentence", see mpq_fail(). A nameless node is called by its place in the
+ * file, from 0: "node 17 (Op): sentence". */
 enum mpq_status mpq_fail_node(struct mpq_ctx *ctx, const struct mpq_node *node,
                               enum mpq_status status, const char *format, ...) MPQ_PRINTF(4, 5);
 

@@ -152,6 +152,19 @@ static void values_come_before_their_readers(void **state)
                 "node 'early' (Relu): reads 'b'");
 }
 
+static void a_nameless_node_is_called_by_its_place(void **state)
+{
+    (void)state;
+    struct net net = make_net();
+    struct mpq_node again = node_of("", "Relu", 1, &net.x, &net.r);
+    again.source = 17;
+    CHECK_FAILS(&ctx, mpq_graph_add_node(&ctx, net.graph, &again, NULL), MPQ_E_FORMAT,
+                "node 17 (Relu): computes 'r'");
+    again.source = MPQ_NO_NODE;
+    CHECK_FAILS(&ctx, mpq_graph_add_node(&ctx, net.graph, &again, NULL), MPQ_E_FORMAT,
+                "node '' (Relu): computes 'r'");
+}
+
 static void outputs_are_computed(void **state)
 {
     (void)state;
@@ -341,6 +354,7 @@ int main(void)
         TEST(many_values_and_nodes_fit),
         TEST(a_value_has_one_producer),
         TEST(values_come_before_their_readers),
+        TEST(a_nameless_node_is_called_by_its_place),
         TEST(outputs_are_computed),
         TEST(a_clone_is_its_own),
         TEST(a_clone_without_nodes_keeps_value_ids),
