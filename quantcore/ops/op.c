@@ -32,11 +32,16 @@ const struct mpq_op *mpq_op_find(const char *domain, const char *op_type)
     return NULL;
 }
 
-static enum mpq_status check_count(struct mpq_ctx *ctx, const struct mpq_node *node, uint32_t n,
-                                   int low, int high, const char *what)
+/* Of the n values between low and high (-1: no limit), the first `low` must be present. */
+static enum mpq_status check_values(struct mpq_ctx *ctx, const struct mpq_node *node,
+                                    const mpq_value_id *value, uint32_t n, int low, int high,
+                                    const char *what)
 {
     if (n < (uint32_t)low || (high >= 0 && n > (uint32_t)high))
-        return mpq_fail_node(ctx, node, MPQ_E_FORMAT, "has %u %s", n, what);
+        return mpq_fail_node(ctx, node, MPQ_E_FORMAT, "has %u %ss", n, what);
+    for (int i = 0; i < low; i++)
+        if (value[i] == MPQ_NO_VALUE)
+            return mpq_fail_node(ctx, node, MPQ_E_FORMAT, "%s %d is missing", what, i);
     return MPQ_OK;
 }
 
@@ -45,11 +50,9 @@ enum mpq_status mpq_op_resolve(struct mpq_ctx *ctx, struct mpq_arena *arena, str
     const struct mpq_op *op = node->op = mpq_op_find(node->domain, node->op_type);
     if (!op)
         return MPQ_OK;
-    MPQ_TRY(check_count(ctx, node, node->n_in, op->n_in_min, op->n_in_max, "inputs"));
-    MPQ_TRY(check_count(ctx, node, node->n_out, op->n_out_min, op->n_out_max, "outputs"));
-    for (int i = 0; i < op->n_in_min; i++)
-        if (node->in[i] == MPQ_NO_VALUE)
-            return mpq_fail_node(ctx, node, MPQ_E_FORMAT, "input %d is missing", i);
+    MPQ_TRY(check_values(ctx, node, node->in, node->n_in, op->n_in_min, op->n_in_max, "input"));
+    MPQ_TRY(
+        check_values(ctx, node, node->out, node->n_out, op->n_out_min, op->n_out_max, "output"));
     return op->parse ? op->parse(ctx, arena, node) : MPQ_OK;
 }
 

@@ -57,7 +57,8 @@ const struct mpq_op *mpq_op_find(const char *domain, const char *op_type);
 size_t mpq_op_count(void);
 const struct mpq_op *mpq_op_at(size_t i);
 
-/* Look up node->op, check the number of inputs and outputs, run parse. A node without a row gets
+/* Look up node->op, check that there are as many inputs and outputs as it takes and that the first
+ * n_in_min and n_out_min are present, run parse. A node without a row gets
  * op NULL and OK: whoever must execute it complains. */
 enum mpq_status mpq_op_resolve(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                struct mpq_node *node) MPQ_CHECKED;

@@ -1,5 +1,5 @@
 /* What ONNX's own cases and the gradient checks do not reach: FakeQuant, ties of QuantizeLinear,
- * the loops of broadcasting and the approximations of kernel/real_math.h. */
+ * the number of inputs, the loops of broadcasting and the approximations of kernel/real_math.h. */
 #include "tests/check.h"
 
 #include <string.h>
@@ -121,6 +121,31 @@ static void test_quantize_linear(void **state)
     check_quantize(MPQ_UINT2, 1, 0, 3);
 }
 
+/* Which inputs and outputs a node must have. */
+static void test_resolve(void **state)
+{
+    (void)state;
+    struct mpq_ctx ctx;
+    mpq_ctx_init(&ctx);
+    struct mpq_arena *arena = mpq_arena_create(&ctx);
+    mpq_value_id in[] = {0, 1, MPQ_NO_VALUE}, out[] = {2, MPQ_NO_VALUE};
+    struct mpq_node node = {
+        .name = "n", .op_type = "Gemm", .domain = "", .n_in = 3, .n_out = 1, .in = in, .out = out};
+    CHECK_OK(&ctx, mpq_op_resolve(&ctx, arena, &node));
+    node.n_in = 1;
+    CHECK_FAILS(&ctx, mpq_op_resolve(&ctx, arena, &node), MPQ_E_FORMAT, "has 1 inputs");
+    node.n_in = 3;
+    node.n_out = 2;
+    CHECK_FAILS(&ctx, mpq_op_resolve(&ctx, arena, &node), MPQ_E_FORMAT, "has 2 outputs");
+    node.n_out = 1;
+    in[1] = MPQ_NO_VALUE;
+    CHECK_FAILS(&ctx, mpq_op_resolve(&ctx, arena, &node), MPQ_E_FORMAT, "input 1 is missing");
+    in[1] = 1;
+    out[0] = MPQ_NO_VALUE;
+    CHECK_FAILS(&ctx, mpq_op_resolve(&ctx, arena, &node), MPQ_E_FORMAT, "output 0 is missing");
+    mpq_arena_free(arena);
+}
+
 /* Offsets of a merged loop, from any start, against division of the flat index. */
 static void test_loop(void **state)
 {
@@ -174,9 +199,8 @@ static void test_approximations(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_fake_quant),
-        cmocka_unit_test(test_quantize_linear),
-        cmocka_unit_test(test_loop),
+        cmocka_unit_test(test_fake_quant),     cmocka_unit_test(test_quantize_linear),
+        cmocka_unit_test(test_resolve),        cmocka_unit_test(test_loop),
         cmocka_unit_test(test_approximations),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
