@@ -1,4 +1,4 @@
-/* A command of the tool: one file cmd_<name>.c, one row of the table in main.c. */
+/* A command of the tool: one file cmd_<name>.c, one row of the table in command.c. */
 #ifndef MPQ_CLI_COMMAND_H
 #define MPQ_CLI_COMMAND_H
 
