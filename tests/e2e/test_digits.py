@@ -20,6 +20,7 @@ except ImportError as error:
     sys.exit(77)
 
 PROGRAM, MODELS, SCRATCH = (pathlib.Path(argument).resolve() for argument in sys.argv[1:4])
+CHECK_EXPORT = pathlib.Path(__file__).with_name("check_export.py")
 EVAL = np.load(MODELS / "digits_eval.npz")
 
 
@@ -180,6 +181,21 @@ class Mlp30(Conversion, unittest.TestCase):
     model, percent, max_lost = "digits_mlp.onnx", 30, 6
     options = ("--steps", "100")
     integer_ops = {"QGemm": 3}
+
+
+class Storage(unittest.TestCase):
+    def test_packed_and_int8_files_are_the_same_network(self):
+        folder = SCRATCH / "Storage"
+        folder.mkdir()
+        for bits in (2, 3, 4, 5, 6, 8):
+            files = [folder / f"{bits}.{storage}.onnx" for storage in ("packed", "int8")]
+            for file, storage in zip(files, ("packed", "int8"), strict=True):
+                run("convert", MODELS / "digits_cnn.onnx", "--data", MODELS / "digits_calib.npz",
+                    "--preprocess", "unit", "--bits", bits, "--size", "100%", "--effort", "none",
+                    "--storage", storage, "--output", file, "--threads", 1)
+            with self.subTest(bits=bits):
+                subprocess.run([sys.executable, "-B", CHECK_EXPORT, *files, "--qlinearconv", "10",
+                                "--reference"], check=True, stdout=subprocess.DEVNULL)
 
 
 if __name__ == "__main__":
