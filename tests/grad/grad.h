@@ -7,7 +7,7 @@
 #include "quantcore/ops/op.h"
 
 #define GRAD_MAX_ATTR  8
-#define GRAD_MAX_INPUT 6
+#define GRAD_MAX_INPUT 8
 
 /* A FLOAT input with values in (low, high), all different and not within 1e-2 of a kink; or, where
  * `ints` is set, a constant INT64 or BOOL input. */
@@ -63,13 +63,19 @@ struct grad_table {
 #define FLOAT(key, value) {.name = key, .kind = MPQ_ATTR_FLOAT, .f = value}
 #define STRING(key, value) \
     {.name = key, .kind = MPQ_ATTR_STRING, .n = sizeof(value) - 1, .s = value}
+#define FLOATS(key, ...) \
+    {.name = key, .kind = MPQ_ATTR_FLOATS, .n = MPQ_COUNT(((float[]){__VA_ARGS__})), \
+     .floats = (float[]){__VA_ARGS__}}
+#define STRINGS(key, ...) \
+    {.name = key, .kind = MPQ_ATTR_STRINGS, .n = MPQ_COUNT(((const char *[]){__VA_ARGS__})), \
+     .strings = (const char *[]){__VA_ARGS__}}
 #define INTS(key, ...) \
     {.name = key, .kind = MPQ_ATTR_INTS, .n = MPQ_COUNT(((int64_t[]){__VA_ARGS__})), \
      .ints = (int64_t[]){__VA_ARGS__}}
 /* clang-format on */
 
 extern const struct grad_table grad_cases_conv, grad_cases_elementwise, grad_cases_shape,
-    grad_cases_reduce;
+    grad_cases_reduce, grad_cases_recurrent;
 
 /* "" where the gradients of all inputs agree, else a sentence. `row` is the operator's row, or a
  * broken copy of it. `worst` gets the largest error found, relative to its bound. */

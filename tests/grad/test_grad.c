@@ -9,6 +9,7 @@ static const struct grad_table *const tables[] = {
     &grad_cases_elementwise,
     &grad_cases_shape,
     &grad_cases_reduce,
+    &grad_cases_recurrent,
 };
 
 /* Their backward is not the derivative of their forward; they have tests of their own. */
