@@ -1,5 +1,6 @@
 #include "cli/pipeline.h"
 
+#include <inttypes.h>
 #include <math.h>
 #include <string.h>
 
@@ -267,22 +268,26 @@ static uint32_t tune_steps(const struct mpq_pipeline *p, uint32_t batch)
                                                  : (uint32_t)steps;
 }
 
-/* Loss over the decide part of every uniform allocation, added up: one number for the whole family.
- */
-static enum mpq_status family_loss(struct mpq_ctx *ctx, struct mpq_pipeline *p, double *out)
+/* How good the whole family is on the decide part: the mean logarithm of the loss, as tuning weighs
+ * it, at seven points along the way from all widest to all narrowest. Fills p->sensitivity. */
+static enum mpq_status family_loss(struct mpq_ctx *ctx, struct mpq_pipeline *p, const char *when,
+                                   double *out)
 {
+    enum { POINTS = 7 };
     double sum = 0;
+    struct mpq_sampler sampler;
     uint8_t *bits = mpq_arena_alloc(ctx, p->arena, p->layers.n_layer, sizeof *bits);
     if (!bits)
         return MPQ_E_NOMEM;
-    for (int b = MPQ_MIN_BITS; b <= MPQ_MAX_BITS; b++) {
+    MPQ_TRY(mpq_sensitivity(ctx, &p->evaluator, p->sensitivity));
+    MPQ_TRY(mpq_sampler_create(ctx, p->arena, &p->net, p->sensitivity, &sampler));
+    for (uint32_t i = 1; i <= POINTS; i++) {
         double loss;
-        if (!p->options->bits[b])
-            continue;
-        memset(bits, b, p->layers.n_layer);
+        mpq_sampler_walk(&sampler, sampler.n_move * i / (POINTS + 1), bits);
         MPQ_TRY(mpq_evaluate(ctx, &p->evaluator, bits, &loss));
-        mpq_log(ctx, MPQ_LOG_INFO, "uniform %d bits: loss %.5f", b, loss);
-        sum += log(loss + 1e-6);
+        mpq_log(ctx, MPQ_LOG_INFO, "%s, %" PRIu32 "/%d narrowed: loss %.5f", when, i, POINTS + 1,
+                loss);
+        sum += log(loss + MPQ_TUNE_LOSS_FLOOR) / POINTS;
     }
     *out = sum;
     return MPQ_OK;
@@ -309,9 +314,7 @@ static enum mpq_status tune(struct mpq_ctx *ctx, struct mpq_pipeline *p, uint32_
         .sensitivity = p->sensitivity,
         .stats = p->observer.stats,
     };
-    enum mpq_status status = family_loss(ctx, p, &before);
-    if (status == MPQ_OK)
-        status = mpq_sensitivity(ctx, &p->evaluator, p->sensitivity);
+    enum mpq_status status = family_loss(ctx, p, "before tuning", &before);
     if (status == MPQ_OK)
         status = mpq_supernet_copy(ctx, scratch, &p->net, &start);
     if (status == MPQ_OK)
@@ -321,7 +324,10 @@ static enum mpq_status tune(struct mpq_ctx *ctx, struct mpq_pipeline *p, uint32_
         status =
             mpq_tune(ctx, &p->net, p->fake_graph, batch, &samples, &targets, &options, &p->tuned);
     if (status == MPQ_OK)
-        status = family_loss(ctx, p, &after);
+        mpq_log(ctx, MPQ_LOG_INFO, "tuning took the loss of random paths from %.5f to %.5f",
+                p->tuned.first_loss, p->tuned.last_loss);
+    if (status == MPQ_OK)
+        status = family_loss(ctx, p, "after tuning", &after);
     if (status == MPQ_OK && !(after < before)) {
         mpq_log(ctx, MPQ_LOG_WARNING,
                 "tuning did not help on inputs held back from it and is left out");

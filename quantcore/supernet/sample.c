@@ -61,6 +61,16 @@ enum mpq_status mpq_sampler_create(struct mpq_ctx *ctx, struct mpq_arena *arena,
     return MPQ_OK;
 }
 
+void mpq_sampler_walk(const struct mpq_sampler *sampler, uint32_t n_move, uint8_t *bits)
+{
+    const struct mpq_supernet *net = sampler->net;
+    MPQ_ASSERT(n_move <= sampler->n_move);
+    for (uint32_t l = 0; l < net->layers->n_layer; l++)
+        bits[l] = (uint8_t)mpq_bits_highest(net->layer[l].candidates);
+    for (uint32_t i = 0; i < n_move; i++)
+        bits[sampler->move[i].layer] = sampler->move[i].bits;
+}
+
 /* One width wider or narrower than b among those in the mask, b itself at the end. */
 static int beside(mpq_bits_mask mask, int b, bool wider)
 {
@@ -74,11 +84,8 @@ void mpq_sampler_draw(const struct mpq_sampler *sampler, uint64_t seed, uint64_t
 {
     const struct mpq_supernet *net = sampler->net;
     uint32_t n_layer = net->layers->n_layer, base = path * (n_layer + 1);
-    for (uint32_t l = 0; l < n_layer; l++)
-        bits[l] = (uint8_t)mpq_bits_highest(net->layer[l].candidates);
-    uint32_t n = mpq_rng_below(seed, MPQ_STREAM_BITS, step, base, sampler->n_move + 1);
-    for (uint32_t i = 0; i < n; i++)
-        bits[sampler->move[i].layer] = sampler->move[i].bits;
+    mpq_sampler_walk(sampler, mpq_rng_below(seed, MPQ_STREAM_BITS, step, base, sampler->n_move + 1),
+                     bits);
     for (uint32_t l = 0; l < n_layer; l++) {
         mpq_bits_mask active = net->layer[l].active;
         uint32_t die = mpq_rng_below(seed, MPQ_STREAM_BITS, step, base + 1 + l, 8);

@@ -26,6 +26,9 @@ enum mpq_status mpq_sampler_create(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                    const struct mpq_supernet *net, const double *sensitivity,
                                    struct mpq_sampler *out) MPQ_CHECKED;
 
+/* The first n_move of the moves taken from all widest, bits [n_layer]. */
+void mpq_sampler_walk(const struct mpq_sampler *sampler, uint32_t n_move, uint8_t *bits);
+
 /* Widths of random path `path` of a step, bits [n_layer]: a function of seed, step and path. A
  * frozen width is replaced by the next wider active one. */
 void mpq_sampler_draw(const struct mpq_sampler *sampler, uint64_t seed, uint64_t step,

@@ -7,12 +7,6 @@
 #include "quantcore/engine/optim.h"
 #include "quantcore/supernet/freeze.h"
 
-/* A path's gradient is divided by its loss: what is minimized is the mean logarithm. Otherwise the
- * paths with the narrowest widths, whose losses are a thousand times those of the widest, would
- * decide alone where the shared weights go. The floor keeps paths that are good enough from chasing
- * noise. */
-static const double loss_floor = 0.01;
-
 /* Gradients and moments of one layer's parameters. */
 struct layer_state {
     mpq_real *dw;
@@ -181,7 +175,7 @@ static double run_path(struct tuner *t, uint32_t path)
     mpq_exec_forward(network->exec, 0, network->graph->n_node);
     mpq_exec_zero_grad(network->exec);
     double loss = mpq_network_loss(network, t->targets, t->row, network->batch, 0);
-    mpq_network_loss(network, t->targets, t->row, network->batch, 1 / (loss + loss_floor));
+    mpq_network_loss(network, t->targets, t->row, network->batch, 1 / (loss + MPQ_TUNE_LOSS_FLOOR));
     if (t->options->align && path == 0)
         remember_widest(t);
     else if (t->options->align)

@@ -5,6 +5,12 @@
 #include "quantcore/supernet/network.h"
 #include "quantcore/supernet/sample.h"
 
+/* A path's gradient is divided by its loss plus this: what is minimized is the mean logarithm of
+ * the losses. Otherwise the paths with the narrowest widths, whose losses are a thousand times
+ * those of the widest, would decide alone where the shared weights go. The floor, about where top-1
+ * stops to notice, keeps paths that are good enough from chasing noise. */
+#define MPQ_TUNE_LOSS_FLOOR 0.01
+
 struct mpq_tune_options {
     uint32_t n_step;
     uint32_t n_random; /* random paths a step, besides the widest                                 */
