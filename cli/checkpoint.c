@@ -5,8 +5,7 @@
 
 #include "calibration/npz.h"
 
-/* ---- what belongs to what
- * -------------------------------------------------------------------------- */
+/* ---- what belongs to what -------------------------------------------------------------------- */
 
 static uint64_t mix(uint64_t hash, const void *data, size_t bytes)
 {
@@ -28,8 +27,7 @@ static uint64_t fingerprint(const struct mpq_graph *graph, const struct mpq_laye
     return hash;
 }
 
-/* ---- writing
- * -------------------------------------------------------------------------------------- */
+/* ---- writing --------------------------------------------------------------------------------- */
 
 struct list {
     struct mpq_ctx *ctx;
@@ -111,8 +109,7 @@ enum mpq_status mpq_checkpoint_save(struct mpq_ctx *ctx, struct mpq_arena *arena
     return mpq_npz_write(ctx, arena, path, overwrite, list.name, list.tensor, list.n);
 }
 
-/* ---- reading
- * -------------------------------------------------------------------------------------- */
+/* ---- reading --------------------------------------------------------------------------------- */
 
 struct reader {
     struct mpq_ctx *ctx;

@@ -1,11 +1,17 @@
 /* The tuned state as a file, so that another budget costs a search and no tuning: an .npz of plain
  * arrays, for numpy to look at.
  *
- *   model        uint64 [1]      fingerprint of the layers' names and float weights
- *   candidates   uint16 [L]      bit b: width b was tuned        active   uint16 [L]  and is not
- * frozen act_scale    float [G], act_zero_point int32 [G], act_bits int32 [G] layerI.weight the
- * latent weight of layer I layerI.B.scale, .bias, .level of its width B; no bias where the layer
- * has none */
+ *   model            uint64 [1]   fingerprint of the layers' names and float weights
+ *   candidates       uint16 [L]   bit b: width b was tuned
+ *   active           uint16 [L]   bit b: width b is not frozen
+ *   act_scale        float  [G]
+ *   act_zero_point   int32  [G]
+ *   act_bits         int32  [G]
+ *   layerI.weight    float        latent weight of layer I
+ *   layerI.B.scale   float        of its width B
+ *   layerI.B.bias    float        absent where the layer has none
+ *   layerI.B.level   int8
+ */
 #ifndef MPQ_CLI_CHECKPOINT_H
 #define MPQ_CLI_CHECKPOINT_H
 

@@ -108,8 +108,7 @@ static enum mpq_status place_activations(struct mpq_ctx *ctx, struct mpq_arena *
     return MPQ_OK;
 }
 
-/* ---- which gradients flow ---------------------------------------------------------------------
- */
+/* ---- which gradients flow -------------------------------------------------------------------- */
 
 /* flows[v]: v depends on something wanted, so its gradient is worth having. A wanted value need not
  * be computed: weights are constants of the graph that the caller feeds. */
@@ -213,8 +212,7 @@ static enum mpq_status place_gradients(struct mpq_ctx *ctx, struct mpq_arena *ar
     return MPQ_OK;
 }
 
-/* ---- tying up ---------------------------------------------------------------------------------
- */
+/* ---- tying up -------------------------------------------------------------------------------- */
 
 static enum mpq_status bind_step(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                  struct mpq_exec *exec, mpq_node_id n)

@@ -12,8 +12,7 @@ static int grid(int bits)
     return bits <= 4 ? 63 : 127;
 }
 
-/* ---- levels and their table --------------------------------------------------------------------
- */
+/* ---- levels and their table ------------------------------------------------------------------ */
 
 void mpq_levels_set(int bits, const int8_t *level, uint32_t n, struct mpq_levels *out)
 {
@@ -39,8 +38,7 @@ void mpq_levels_uniform(int bits, struct mpq_levels *out)
     mpq_levels_set(bits, level, n, out);
 }
 
-/* ---- elementwise --------------------------------------------------------------------------------
- */
+/* ---- elementwise ----------------------------------------------------------------------------- */
 
 /* Walk the rows of equal scale: body sees c, begin and n of each run of consecutive elements. */
 #define FOR_EACH_RUN(layer, c, begin)                                                              \
@@ -92,8 +90,7 @@ void mpq_levels_backward(const struct mpq_levels *levels, const struct mpq_layer
     }
 }
 
-/* ---- fitting
- * ------------------------------------------------------------------------------------- */
+/* ---- fitting --------------------------------------------------------------------------------- */
 
 struct fit {
     const struct mpq_layer *layer;

@@ -14,9 +14,9 @@ struct mpq_levels {
     int bits;
     uint32_t n;        /* 2^bits, at most 255 for 8 bits           */
     int8_t level[256]; /* ascending, distinct, -127..127           */
-    int8_t
-        nearest[512]; /* nearest[floor(2z) + 256]: level nearest to z in [-128, 128). Exact, because
-                         midpoints of integers are multiples of one half; at one, the upper level */
+    /* nearest[floor(2z) + 256]: level nearest to z in [-128, 128). Exact, because midpoints of
+     * integers are multiples of one half; at one, the upper level. */
+    int8_t nearest[512];
 };
 
 /* Equally spaced levels: -127..127 for 8 bits, else centred on zero and scaled to the grid. */
@@ -30,8 +30,9 @@ void mpq_levels_set(int bits, const int8_t *level, uint32_t n, struct mpq_levels
  * histogram of w/scale with least-squares scales of each channel. Where the best uniform grid is
  * better it is kept.
  *
- *   importance  [n_outer * n_inner] h of each weight of a channel, >= 0, the mean square of the
- * input it multiplies; NULL: all 1 out_scale   [n_channel] > 0
+ *   importance  [n_outer * n_inner] h of each weight of a channel, >= 0: the mean square of the
+ *               input it multiplies; NULL: all 1
+ *   out_scale   [n_channel] > 0
  *
  * NOMEM only; scratch memory comes from an arena of its own. */
 enum mpq_status mpq_levels_fit(struct mpq_ctx *ctx, const struct mpq_layer *layer,
@@ -48,10 +49,13 @@ void mpq_levels_fake_quant(const struct mpq_levels *levels, const struct mpq_lay
                            const mpq_real *w, const mpq_real *scale, mpq_real *wq);
 
 /* Straight-through gradients of fake quantization with learned steps (Esser et al., "Learned Step
- * Size Quantization", ICLR 2020, eq. 3, for any levels): with z = w/scale, L its level, dw     +=
- * dwq                 where z lies between the outermost levels, else 0 dscale += sum dwq * (L - z)
- * inside, dwq * L outside dwq, w, dw [n_param]; scale, dscale [n_channel]. dw may not alias dwq.
- * LSQ's factor 1/sqrt(n p) is left to the optimizer, whose step is invariant to it. */
+ * Size Quantization", ICLR 2020, eq. 3, for any levels): with z = w/scale and L its level,
+ *
+ *   dw     += dwq                 where z lies between the outermost levels, else nothing
+ *   dscale += sum dwq * (L - z)   where it does, else dwq * L
+ *
+ * dwq, w, dw [n_param]; scale, dscale [n_channel]. dw may not alias dwq. LSQ's factor 1/sqrt(n p)
+ * is left to the optimizer, whose step is invariant to it. */
 void mpq_levels_backward(const struct mpq_levels *levels, const struct mpq_layer *layer,
                          const mpq_real *w, const mpq_real *scale, const mpq_real *dwq,
                          mpq_real *dw, mpq_real *dscale);
