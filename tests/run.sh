@@ -1,8 +1,8 @@
 #!/bin/sh
 # Builds and runs every test: first with AddressSanitizer and UndefinedBehaviorSanitizer (build-dev/),
 # without the tests labelled "release", which take too long there, then all of them in release
-# (build/). On Debian it installs what is missing first. The Python tests need packages from PyPI;
-# where it cannot be reached they say so and are skipped.
+# (build/). Warnings are errors in both. On Debian it installs what is missing first. The Python tests
+# need packages from PyPI; where it cannot be reached they say so and are skipped.
 set -eu
 CDPATH='' cd -- "$(dirname -- "$0")/.."
 . tests/debian.sh
@@ -29,7 +29,7 @@ check()
 {
     preset=$1
     shift
-    cmake --preset "$preset" -DMPQ_TESTS=ON
+    cmake --preset "$preset" -DMPQ_TESTS=ON -DMPQ_WERROR=ON
     cmake --build --preset "$preset" --parallel "$jobs"
     ctest --preset "$preset" --parallel "$jobs" "$@" || failed="$failed $preset"
 }
