@@ -31,6 +31,14 @@ enum mpq_status mpq_array_match(struct mpq_ctx *ctx, const char *where,
     return MPQ_OK;
 }
 
+void mpq_array_guess(const struct mpq_shape *array, struct mpq_shape *input)
+{
+    int extra = array->rank - input->rank;
+    for (int d = 1; (extra == 0 || extra == 1) && d < input->rank; d++)
+        if (input->dim[d] < 0)
+            input->dim[d] = array->dim[d + extra];
+}
+
 /* Values that the input's type cannot hold: beyond its range, or with a fraction. */
 static bool fits_type(double value, enum mpq_dtype dtype)
 {

@@ -11,6 +11,9 @@ enum mpq_status mpq_array_match(struct mpq_ctx *ctx, const char *where,
                                 const struct mpq_tensor *array, const char *input_name,
                                 const struct mpq_tensor *input, uint32_t *out_n_sample) MPQ_CHECKED;
 
+/* Unknown dimensions of an input, but for the first, as an array of that shape has them. */
+void mpq_array_guess(const struct mpq_shape *array, struct mpq_shape *input);
+
 /* NUMERIC, with sample, element and value, where a value is not finite as a float or does not exist
  * in an integer input's type. On all threads. */
 enum mpq_status mpq_array_check(struct mpq_ctx *ctx, const char *where,

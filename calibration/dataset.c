@@ -32,21 +32,29 @@ static enum mpq_status create(struct mpq_ctx *ctx, struct mpq_arena *arena,
         return MPQ_E_NOMEM;
     for (uint32_t i = 0; i < graph->n_input; i++) {
         const struct mpq_value *value = &graph->value[graph->input[i]];
-        int64_t count;
         dataset->input_name[i] = value->name;
         dataset->input[i] = (struct mpq_tensor){value->dtype, shape[i], NULL};
-        bool is_number = value->dtype == MPQ_FLOAT || value->dtype == MPQ_FLOAT16 ||
-                         value->dtype == MPQ_BFLOAT16 || value->dtype == MPQ_DOUBLE ||
-                         value->dtype == MPQ_BOOL || mpq_dtype_is_integer(value->dtype);
-        if (!is_number)
-            return mpq_fail(ctx, MPQ_E_UNSUPPORTED, "input '%s' has elements of type %s",
-                            value->name, mpq_dtype_name(value->dtype));
-        MPQ_TRY(mpq_shape_count_checked(ctx, &shape[i], mpq_dtype_bytes(value->dtype), &count));
-        if (count == 0)
-            return mpq_fail(ctx, MPQ_E_SHAPE, "input '%s' has no elements, shape %s", value->name,
-                            MPQ_SHAPE_TEXT(&shape[i]));
     }
     *out = dataset;
+    return MPQ_OK;
+}
+
+static enum mpq_status check_inputs(struct mpq_ctx *ctx, const struct mpq_dataset *dataset)
+{
+    for (uint32_t i = 0; i < dataset->n_input; i++) {
+        const struct mpq_tensor *input = &dataset->input[i];
+        enum mpq_dtype dtype = input->dtype;
+        int64_t count;
+        bool is_number = dtype == MPQ_FLOAT || dtype == MPQ_FLOAT16 || dtype == MPQ_BFLOAT16 ||
+                         dtype == MPQ_DOUBLE || dtype == MPQ_BOOL || mpq_dtype_is_integer(dtype);
+        if (!is_number)
+            return mpq_fail(ctx, MPQ_E_UNSUPPORTED, "input '%s' has elements of type %s",
+                            dataset->input_name[i], mpq_dtype_name(dtype));
+        MPQ_TRY(mpq_shape_count_checked(ctx, &input->shape, mpq_dtype_bytes(dtype), &count));
+        if (count == 0)
+            return mpq_fail(ctx, MPQ_E_SHAPE, "input '%s' has no elements, shape %s",
+                            dataset->input_name[i], MPQ_SHAPE_TEXT(&input->shape));
+    }
     return MPQ_OK;
 }
 
@@ -91,6 +99,33 @@ static enum mpq_status fail_unknown(struct mpq_ctx *ctx, const char *path)
     return mpq_fail(ctx, MPQ_E_FORMAT, "%s: is not data that can be read; expected %s", path, list);
 }
 
+static enum mpq_status choose_source(struct mpq_ctx *ctx, const char *path,
+                                     struct mpq_source_request *request,
+                                     struct mpq_dataset *dataset)
+{
+    request->path = dataset->path = mpq_arena_strdup(ctx, dataset->arena, path);
+    if (!dataset->path)
+        return MPQ_E_NOMEM;
+    MPQ_TRY(look_at(ctx, path, request));
+    dataset->source = find_source(request);
+    return dataset->source ? MPQ_OK : fail_unknown(ctx, path);
+}
+
+enum mpq_status mpq_dataset_guess(struct mpq_ctx *ctx, struct mpq_arena *arena, const char *path,
+                                  const struct mpq_graph *graph,
+                                  const struct mpq_preprocess *preprocess, struct mpq_shape *shape)
+{
+    struct mpq_dataset *dataset;
+    struct mpq_source_request request = {.preprocess = preprocess};
+    MPQ_TRY(create(ctx, arena, graph, shape, &dataset));
+    MPQ_TRY(choose_source(ctx, path, &request, dataset));
+    if (dataset->source->guess)
+        MPQ_TRY(dataset->source->guess(ctx, &request, dataset));
+    for (uint32_t i = 0; i < dataset->n_input; i++)
+        shape[i] = dataset->input[i].shape;
+    return MPQ_OK;
+}
+
 enum mpq_status mpq_dataset_open(struct mpq_ctx *ctx, struct mpq_arena *arena, const char *path,
                                  const char *labels_path, const struct mpq_graph *graph,
                                  const struct mpq_shape *shape, int64_t n_class,
@@ -99,13 +134,8 @@ enum mpq_status mpq_dataset_open(struct mpq_ctx *ctx, struct mpq_arena *arena, c
     struct mpq_dataset *dataset;
     struct mpq_source_request request = {.preprocess = preprocess, .want_labels = !labels_path};
     MPQ_TRY(create(ctx, arena, graph, shape, &dataset));
-    request.path = dataset->path = mpq_arena_strdup(ctx, arena, path);
-    if (!dataset->path)
-        return MPQ_E_NOMEM;
-    MPQ_TRY(look_at(ctx, path, &request));
-    dataset->source = find_source(&request);
-    if (!dataset->source)
-        return fail_unknown(ctx, path);
+    MPQ_TRY(check_inputs(ctx, dataset));
+    MPQ_TRY(choose_source(ctx, path, &request, dataset));
     MPQ_TRY(dataset->source->open(ctx, &request, dataset));
     if (labels_path) {
         dataset->label_path = labels_path;
@@ -125,6 +155,7 @@ enum mpq_status mpq_dataset_synthetic(struct mpq_ctx *ctx, struct mpq_arena *are
 {
     struct mpq_dataset *dataset;
     MPQ_TRY(create(ctx, arena, graph, shape, &dataset));
+    MPQ_TRY(check_inputs(ctx, dataset));
     dataset->source = &mpq_source_synthetic;
     dataset->n_sample = n_sample;
     MPQ_TRY(dataset->source->open(ctx, NULL, dataset));

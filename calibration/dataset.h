@@ -25,6 +25,13 @@ enum mpq_status mpq_dataset_open(struct mpq_ctx *ctx, struct mpq_arena *arena, c
                                  const struct mpq_preprocess *preprocess,
                                  struct mpq_dataset **out) MPQ_CHECKED;
 
+/* What the samples at `path` tell about dimensions of `shape` [n_input] that are unknown (-1), the
+ * first excepted; the others stay. Arrays tell their own, pictures theirs or the crop's. */
+enum mpq_status mpq_dataset_guess(struct mpq_ctx *ctx, struct mpq_arena *arena, const char *path,
+                                  const struct mpq_graph *graph,
+                                  const struct mpq_preprocess *preprocess,
+                                  struct mpq_shape *shape) MPQ_CHECKED;
+
 /* Samples drawn from N(0,1) (floats) or uniformly from 0..7 (integers); those of inputs that take
  * pictures are smooth over height and width and have the spectrum of pictures. For users without
  * data. A function of ctx->seed and the sample's number. */

@@ -44,6 +44,15 @@ static bool is_channel_count(int64_t n)
     return n == 1 || n == 3 || n == 4;
 }
 
+void mpq_picture_guess(int64_t height, int64_t width, struct mpq_shape *shape)
+{
+    if (shape->rank != 4 || is_channel_count(shape->dim[1]) == is_channel_count(shape->dim[3]))
+        return;
+    int64_t *size = shape->dim + (is_channel_count(shape->dim[1]) ? 2 : 1);
+    size[0] = size[0] < 0 ? height : size[0];
+    size[1] = size[1] < 0 ? width : size[1];
+}
+
 bool mpq_picture_layout_find(const struct mpq_shape *shape, struct mpq_picture_layout *out)
 {
     const int64_t *dim = shape->dim;

@@ -44,6 +44,9 @@ struct mpq_picture_layout {
 };
 bool mpq_picture_layout_find(const struct mpq_shape *shape, struct mpq_picture_layout *out);
 
+/* Unknown height and width of an input whose number of channels tells where they are. */
+void mpq_picture_guess(int64_t height, int64_t width, struct mpq_shape *shape);
+
 /* USAGE where the crop does not fit into the resized picture. */
 enum mpq_status mpq_preprocess_check(struct mpq_ctx *ctx, const struct mpq_preprocess *preprocess,
                                      const struct mpq_picture_layout *layout) MPQ_CHECKED;

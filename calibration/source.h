@@ -33,6 +33,10 @@ struct mpq_source {
     enum mpq_status (*open)(struct mpq_ctx *ctx, const struct mpq_source_request *request,
                             struct mpq_dataset *dataset);
 
+    /* Fill unknown dimensions of dataset->input but the first. NULL: it does not tell. */
+    enum mpq_status (*guess)(struct mpq_ctx *ctx, const struct mpq_source_request *request,
+                             struct mpq_dataset *dataset);
+
     /* Make samples index[0..n) ready to be read. NULL: they always are. */
     enum mpq_status (*prepare)(struct mpq_ctx *ctx, struct mpq_dataset *dataset,
                                const uint32_t *index, uint32_t n);

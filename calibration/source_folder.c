@@ -32,6 +32,16 @@ static bool folder_accepts(const struct mpq_source_request *request)
     return request->is_folder;
 }
 
+static enum mpq_status folder_guess(struct mpq_ctx *ctx, const struct mpq_source_request *request,
+                                    struct mpq_dataset *dataset)
+{
+    int crop = request->preprocess->crop;
+    (void)ctx;
+    for (uint32_t i = 0; crop && i < dataset->n_input; i++)
+        mpq_picture_guess(crop, crop, &dataset->input[i].shape);
+    return MPQ_OK;
+}
+
 static bool is_picture_name(const char *name)
 {
     const char *dot = strrchr(name, '.');
@@ -209,6 +219,7 @@ const struct mpq_source mpq_source_folder = {
     .what = "a folder of pictures",
     .accepts = folder_accepts,
     .open = folder_open,
+    .guess = folder_guess,
     .prepare = folder_prepare,
     .read = folder_read,
 };

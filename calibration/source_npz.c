@@ -158,6 +158,26 @@ static enum mpq_status npz_open(struct mpq_ctx *ctx, const struct mpq_source_req
     return MPQ_OK;
 }
 
+static enum mpq_status npz_guess(struct mpq_ctx *ctx, const struct mpq_source_request *request,
+                                 struct mpq_dataset *dataset)
+{
+    struct mpq_npz *npz;
+    MPQ_TRY(mpq_npz_open(ctx, dataset->arena, request->path, &npz));
+    for (uint32_t i = 0; i < dataset->n_input; i++) {
+        struct mpq_npy_header header;
+        bool by_name = mpq_npz_has(npz, dataset->input_name[i]);
+        if (!by_name && !mpq_npz_has(npz, PICTURES))
+            continue;
+        const char *name = by_name ? dataset->input_name[i] : PICTURES;
+        MPQ_TRY(mpq_npz_header(ctx, npz, name, &header));
+        if (by_name)
+            mpq_array_guess(&header.shape, &dataset->input[i].shape);
+        else if (header.shape.rank >= 3)
+            mpq_picture_guess(header.shape.dim[1], header.shape.dim[2], &dataset->input[i].shape);
+    }
+    return MPQ_OK;
+}
+
 static enum mpq_status read_picture(struct mpq_ctx *ctx, struct mpq_arena *scratch,
                                     const struct state *state, uint32_t sample,
                                     struct mpq_tensor *y)
@@ -190,5 +210,6 @@ const struct mpq_source mpq_source_npz = {
     .what = "an .npz file",
     .accepts = npz_accepts,
     .open = npz_open,
+    .guess = npz_guess,
     .read = npz_read,
 };

@@ -7,6 +7,7 @@
 #include "calibration/metric.h"
 #include "calibration/npz.h"
 #include "cli/command.h"
+#include "cli/input_shape.h"
 #include "cli/progress.h"
 #include "cli/runner.h"
 #include "cli/summary.h"
@@ -43,12 +44,14 @@ struct evaluation {
     uint32_t n_collected;
 };
 
-static enum mpq_status open_model(struct mpq_ctx *ctx, struct mpq_arena *arena, const char *path,
+static enum mpq_status open_model(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                  const struct mpq_options *options, const char *path,
                                   struct eval_model *out)
 {
     struct mpq_graph *read, *simple;
     out->path = path;
     MPQ_TRY(mpq_import_file(ctx, arena, path, &read, &out->file_bytes));
+    MPQ_TRY(mpq_input_shape_assume(ctx, arena, options, options->data, read));
     MPQ_TRY(mpq_simplify(ctx, arena, read, &simple));
     out->graph = simple;
     return mpq_bind_batch(ctx, arena, simple, 1, &out->binding);
@@ -305,9 +308,9 @@ enum mpq_status mpq_cmd_eval(struct mpq_ctx *ctx, struct mpq_arena *arena,
     if (options->outputs && !options->overwrite && mpq_file_exists(options->outputs))
         return mpq_fail(ctx, MPQ_E_IO, "%s: exists already (--overwrite replaces it)",
                         options->outputs);
-    MPQ_TRY(open_model(ctx, arena, options->model, &eval.model));
+    MPQ_TRY(open_model(ctx, arena, options, options->model, &eval.model));
     if (options->reference) {
-        MPQ_TRY(open_model(ctx, arena, options->reference, &eval.reference));
+        MPQ_TRY(open_model(ctx, arena, options, options->reference, &eval.reference));
         MPQ_TRY(check_same_form(ctx, &eval.model, &eval.reference));
     }
     find_scores(&eval);

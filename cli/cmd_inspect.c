@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "cli/command.h"
+#include "cli/input_shape.h"
 #include "importer/import.h"
 #include "quantcore/pass/pass.h"
 
@@ -239,6 +240,7 @@ enum mpq_status mpq_cmd_inspect(struct mpq_ctx *ctx, struct mpq_arena *arena,
     struct model_facts facts = {.path = options->model};
     struct mpq_graph *graph;
     MPQ_TRY(mpq_import_file(ctx, arena, options->model, &graph, &facts.file_bytes));
+    MPQ_TRY(mpq_input_shape_assume(ctx, arena, options, NULL, graph));
     facts.read = facts.graph = graph;
     MPQ_TRY(bind_or_explain(ctx, arena, &facts));
     MPQ_TRY(print_facts(ctx, arena, &facts));

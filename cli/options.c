@@ -185,6 +185,7 @@ static bool parse_size(const struct option_row *row, const char *text, void *fie
 #define TYPED(member) offsetof(struct mpq_options, typed.member)
 
 #define A_FILE      parse_text, "a file name"
+#define A_TEXT      parse_text, "NAME=SIZES"
 #define A_SWITCH    parse_switch, "a switch"
 #define A_CHOICE    parse_choice, NULL
 #define PER_CHANNEL "one number, or one a channel, as a,b,c"
@@ -215,6 +216,10 @@ static const struct option_row table[] = {
      "Run this model on the same samples and compare with it."},
     {"outputs", 0, EVAL, "FILE", A_FILE, FIELD(outputs), NULL, "none",
      "Write all outputs to this .npz, arrays named like the model's outputs."},
+
+    {"input-shape", 0, ANY, "NAME=SIZES", A_TEXT, FIELD(input_shape), NULL, "those of the data",
+     "Sizes of one sample for an input that leaves some open, as NAME=1x3x224x224; several joined "
+     "by commas. The file written leaves them open, too."},
 
     {"size", 0, CONVERT, "SIZE", parse_size, "a size: N% of the float file up to 100%, or N[k|M]B",
      FIELD(size), "20%", NULL,

@@ -36,6 +36,8 @@ struct mpq_options {
     const char *data, *eval, *labels, *checkpoint;
     const char *reference, *outputs; /* of eval */
 
+    const char *input_shape; /* of all commands */
+
     struct mpq_size size;
     bool bits[MPQ_N_BITS]; /* candidate widths, at least one within 2..8 */
     int effort;            /* enum mpq_effort                            */

@@ -149,6 +149,7 @@ enum mpq_status mpq_pipeline_verify(struct mpq_ctx *ctx, struct mpq_pipeline *p,
     }
     if (s.labelled) {
         double n = (double)s.accuracy.n_sample;
+    graph->assumed = p->graph->assumed; /* inputs keep their order */
         struct mpq_paired paired = mpq_paired_difference(s.accuracy.n_sample, s.n_lost, s.n_won);
         report->metric = "top1";
         report->metric_float = (double)s.reference_accuracy.n_top1 / n;

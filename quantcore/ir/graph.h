@@ -45,6 +45,8 @@ struct mpq_graph {
     struct mpq_value *value;
     struct mpq_node *node;
     mpq_value_id *input, *output; /* graph inputs that are fed (initializers are not), outputs */
+    const struct mpq_shape *assumed; /* [n_input] sizes at which dimensions that are declared unknown
+                                        are bound, -1 where there is none; or NULL          */
     uint32_t n_value, n_node, n_input, n_output;
     uint32_t value_capacity, node_capacity;
     struct mpq_strmap by_name; /* value name -> id */

@@ -116,12 +116,15 @@ enum mpq_status mpq_bind_shapes(struct mpq_ctx *ctx, const struct mpq_graph *gra
             const char *param = value->dim_param ? value->dim_param[d] : NULL;
             if (value->shape.dim[d] >= 0)
                 continue;
-            if (d > 0 && !(name && param && strcmp(name, param) == 0))
+            bool is_batch = d == 0 || (name && param && strcmp(name, param) == 0);
+            out_shape[i].dim[d] = is_batch         ? batch
+                                  : graph->assumed ? graph->assumed[i].dim[d]
+                                                   : MPQ_DIM_UNKNOWN;
+            if (out_shape[i].dim[d] < 0)
                 return mpq_fail(ctx, MPQ_E_SHAPE,
-                                "input '%s' has shape %s, of which only the first dimension may be "
-                                "unknown",
-                                value->name, MPQ_SHAPE_TEXT(&value->shape));
-            out_shape[i].dim[d] = batch;
+                                "input '%s' has shape %s, and nothing says how large dimension %d "
+                                "is (--input-shape does)",
+                                value->name, MPQ_SHAPE_TEXT(&value->shape), d);
         }
     }
     return MPQ_OK;

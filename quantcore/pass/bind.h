@@ -17,8 +17,8 @@ enum mpq_status mpq_bind(struct mpq_ctx *ctx, struct mpq_arena *arena,
                          struct mpq_binding *out) MPQ_CHECKED;
 
 /* Declared input shapes with every unknown first dimension replaced by `batch`; an unknown
- * dimension elsewhere that shares its symbolic name with a first dimension gets it too. SHAPE,
- * naming the input, where another dimension stays unknown. out_shape [n_input]. */
+ * dimension elsewhere that shares its symbolic name with a first dimension gets it too, others get
+ * the size in graph->assumed. SHAPE, naming the input, where there is none. out_shape [n_input]. */
 enum mpq_status mpq_bind_shapes(struct mpq_ctx *ctx, const struct mpq_graph *graph, int64_t batch,
                                 struct mpq_shape *out_shape) MPQ_CHECKED;
 

@@ -541,6 +541,23 @@ static void reports_missing_memory(void **state)
     }
 }
 
+static void guesses_open_sizes(void **state)
+{
+    (void)state;
+    add_input("x", MPQ_FLOAT, MPQ_SHAPE(-1, 3, -1, -1));
+    add_input("whole", MPQ_FLOAT, MPQ_SHAPE(-1, -1, 2));
+    add_array("images", MPQ_UINT8, MPQ_SHAPE(4, 5, 6, 3));
+    add_array("whole", MPQ_FLOAT, MPQ_SHAPE(4, 1, 7, 2));
+    char *path = write_npz();
+    CHECK_OK(&ctx, mpq_dataset_guess(&ctx, arena, path, graph, &preprocess, shape));
+    assert_true(mpq_shape_equal(&shape[0], &MPQ_SHAPE(-1, 3, 5, 6)));
+    assert_true(mpq_shape_equal(&shape[1], &MPQ_SHAPE(-1, 7, 2)));
+    shape[0] = MPQ_SHAPE(1, -1, -1, 3);
+    preprocess.crop = 9;
+    CHECK_OK(&ctx, mpq_dataset_guess(&ctx, arena, data_file("."), graph, &preprocess, shape));
+    assert_true(mpq_shape_equal(&shape[0], &MPQ_SHAPE(1, 9, 9, 3)));
+}
+
 int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
@@ -561,6 +578,7 @@ int main(void)
         TEST(labels_of_a_folder_are_complete),
         TEST(names_the_picture_that_cannot_be_read),
         TEST(refuses_models_that_take_no_pictures),
+        TEST(guesses_open_sizes),
         TEST(makes_up_samples),
         TEST(reports_missing_memory),
     };

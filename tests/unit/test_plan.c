@@ -253,6 +253,19 @@ static void rebatch_frees_the_first_dimension(void **state)
     assert_false(has_changed);
 }
 
+static void open_sizes_are_assumed(void **state)
+{
+    struct net *net = *state;
+    mpq_value_id x = net_input(net, "x", MPQ_SHAPE(-1, 3, -1));
+    net_output(net, net_node(net, "Relu", "y", NET_NO_ATTRS, NET_IN(x)));
+    struct mpq_shape shape, assumed = MPQ_SHAPE(-1, 3, 7);
+    CHECK_FAILS(&net->ctx, mpq_bind_shapes(&net->ctx, net->graph, 5, &shape), MPQ_E_SHAPE,
+                "how large dimension 2 is");
+    net->graph->assumed = &assumed;
+    CHECK_OK(&net->ctx, mpq_bind_shapes(&net->ctx, net->graph, 5, &shape));
+    assert_true(mpq_shape_equal(&shape, &MPQ_SHAPE(5, 3, 7)));
+}
+
 #define TEST(f) cmocka_unit_test_setup_teardown(f, net_setup, net_teardown)
 
 int main(void)
@@ -269,6 +282,7 @@ int main(void)
         TEST(movers_share_a_group),
         TEST(fake_quant_is_read_by_everyone),
         TEST(rebatch_frees_the_first_dimension),
+        TEST(open_sizes_are_assumed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
