@@ -9,10 +9,14 @@
  * to start once more. The variable it then finds keeps it from doing so again. */
 static void let_idle_threads_sleep(char **argv)
 {
+    char path[4096]; /* exec of the link itself would show the process as "exe" */
     if (getenv("OMP_WAIT_POLICY") || getenv("GOMP_SPINCOUNT"))
         return;
-    if (setenv("OMP_WAIT_POLICY", "passive", 1) == 0)
-        execv("/proc/self/exe", argv); /* returns where it fails: then they spin */
+    ssize_t n = readlink("/proc/self/exe", path, sizeof path - 1);
+    if (n <= 0 || setenv("OMP_WAIT_POLICY", "passive", 1) != 0)
+        return;
+    path[n] = '\0';
+    execv(path, argv); /* returns where it fails: then they spin */
 }
 
 int main(int argc, char **argv)

@@ -150,6 +150,7 @@ unset OMP_WAIT_POLICY GOMP_SPINCOUNT
 sleep 1
 if [ -r "/proc/$!/environ" ]; then
     tr '\0' '\n' <"/proc/$!/environ" | grep -qx 'OMP_WAIT_POLICY=passive' || complain "spins"
+    [ "$(cat "/proc/$!/comm")" = onnx-mpq ] || complain "shows as $(cat "/proc/$!/comm")"
 fi
 kill -TERM $!
 wait $!
