@@ -3,28 +3,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "quantcore/base/arena.h"
 #include "quantcore/base/strmap.h"
 #include "quantcore/base/thread.h"
-#include "tests/check.h"
-
-static struct mpq_ctx ctx;
-static struct mpq_arena *arena;
-
-static int set_up(void **state)
-{
-    (void)state;
-    mpq_ctx_init(&ctx);
-    arena = mpq_arena_create(&ctx);
-    return arena ? 0 : -1;
-}
-
-static int tear_down(void **state)
-{
-    (void)state;
-    mpq_arena_free(arena);
-    return 0;
-}
+#include "tests/unit/fixture.h"
 
 /* ---- ctx ---- */
 
@@ -324,8 +305,6 @@ static void nested_calls_run_serially(void **state)
     }
     mpq_thread_set_count(1);
 }
-
-#define TEST(function) cmocka_unit_test_setup_teardown(function, set_up, tear_down)
 
 int main(void)
 {

@@ -3,25 +3,7 @@
 #include <string.h>
 
 #include "quantcore/ir/graph.h"
-#include "tests/check.h"
-
-static struct mpq_ctx ctx;
-static struct mpq_arena *arena;
-
-static int set_up(void **state)
-{
-    (void)state;
-    mpq_ctx_init(&ctx);
-    arena = mpq_arena_create(&ctx);
-    return arena ? 0 : -1;
-}
-
-static int tear_down(void **state)
-{
-    (void)state;
-    mpq_arena_free(arena);
-    return 0;
-}
+#include "tests/unit/fixture.h"
 
 static mpq_value_id add_value(struct mpq_graph *graph, const char *name)
 {
@@ -343,8 +325,6 @@ static void attributes_are_replaced_appended_removed(void **state)
     CHECK_OK(&ctx, mpq_attr_set_with(&ctx, arena, &none, &axis, &out));
     assert_int_equal(out.n, 1);
 }
-
-#define TEST(function) cmocka_unit_test_setup_teardown(function, set_up, tear_down)
 
 int main(void)
 {

@@ -3,25 +3,7 @@
 #include <string.h>
 
 #include "quantcore/ir/tensor.h"
-#include "tests/check.h"
-
-static struct mpq_ctx ctx;
-static struct mpq_arena *arena;
-
-static int set_up(void **state)
-{
-    (void)state;
-    mpq_ctx_init(&ctx);
-    arena = mpq_arena_create(&ctx);
-    return arena ? 0 : -1;
-}
-
-static int tear_down(void **state)
-{
-    (void)state;
-    mpq_arena_free(arena);
-    return 0;
-}
+#include "tests/unit/fixture.h"
 
 /* ---- dtype ---- */
 
@@ -327,8 +309,6 @@ static void floats_round_to_the_nearest_half(void **state)
     assert_int_equal(mpq_float_to_half(1e30f), 0x7c00);
     assert_int_equal(mpq_float_to_half(-1e-30f), 0x8000);
 }
-
-#define TEST(function) cmocka_unit_test_setup_teardown(function, set_up, tear_down)
 
 int main(void)
 {
