@@ -5,7 +5,7 @@
 
 #include "calibration/npz.h"
 
-/* ---- what belongs to what -------------------------------------------------------------------- */
+/* ---- what belongs to what ---- */
 
 static uint64_t mix(uint64_t hash, const void *data, size_t bytes)
 {
@@ -27,7 +27,7 @@ static uint64_t fingerprint(const struct mpq_graph *graph, const struct mpq_laye
     return hash;
 }
 
-/* ---- writing --------------------------------------------------------------------------------- */
+/* ---- writing ---- */
 
 struct list {
     struct mpq_ctx *ctx;
@@ -67,6 +67,9 @@ static void add_layer(struct list *list, const struct mpq_supernet *net, uint32_
                 width_name(list->ctx, list->arena, l, b, "bias"));
         add(list, MPQ_INT8, width->levels.n, width->levels.level,
             width_name(list->ctx, list->arena, l, b, "level"));
+        if (width->q)
+            add(list, MPQ_INT8, shape->n_param, width->q,
+                width_name(list->ctx, list->arena, l, b, "code"));
     }
 }
 
@@ -76,7 +79,7 @@ enum mpq_status mpq_checkpoint_save(struct mpq_ctx *ctx, struct mpq_arena *arena
 {
     const struct mpq_supernet *net = c->net;
     uint32_t n_layer = net->layers->n_layer;
-    size_t most = 6 + (size_t)n_layer * (1 + 3 * MPQ_N_BITS);
+    size_t most = 6 + (size_t)n_layer * (1 + 4 * MPQ_N_BITS);
     uint64_t model = fingerprint(c->graph, net->layers);
     struct list list = {ctx, arena, mpq_arena_alloc(ctx, arena, most, sizeof(char *)),
                         mpq_arena_alloc(ctx, arena, most, sizeof(struct mpq_tensor)), 0};
@@ -109,7 +112,7 @@ enum mpq_status mpq_checkpoint_save(struct mpq_ctx *ctx, struct mpq_arena *arena
     return mpq_npz_write(ctx, arena, path, overwrite, list.name, list.tensor, list.n);
 }
 
-/* ---- reading --------------------------------------------------------------------------------- */
+/* ---- reading ---- */
 
 struct reader {
     struct mpq_ctx *ctx;
@@ -140,6 +143,27 @@ static enum mpq_status read_array(const struct reader *r, const char *name, enum
     return MPQ_OK;
 }
 
+static enum mpq_status read_codes(const struct reader *r, const struct mpq_layer *shape, uint32_t l,
+                                  int b, struct mpq_supernet_width *width)
+{
+    struct mpq_tensor code;
+    const char *name = width_name(r->ctx, r->arena, l, b, "code");
+    if (!name)
+        return MPQ_E_NOMEM;
+    if (!mpq_npz_has(r->npz, name))
+        return MPQ_OK;
+    MPQ_TRY(read_array(r, name, MPQ_INT8, shape->n_param, &code));
+    bool is_level[256] = {false};
+    for (uint32_t k = 0; k < width->levels.n; k++)
+        is_level[width->levels.level[k] + 128] = true;
+    for (int64_t i = 0; i < shape->n_param; i++)
+        if (!is_level[mpq_tensor_int(&code, i) + 128])
+            return mpq_fail(r->ctx, MPQ_E_FORMAT,
+                            "%s: a code of layer %" PRIu32 " is no level of it", r->path, l);
+    width->q = code.data;
+    return MPQ_OK;
+}
+
 static enum mpq_status read_width(const struct reader *r, const struct mpq_layer *shape, uint32_t l,
                                   int b, struct mpq_supernet_width *width)
 {
@@ -160,12 +184,12 @@ static enum mpq_status read_width(const struct reader *r, const struct mpq_layer
                             r->path, l);
     memcpy(width->scale, scale.data, bytes);
     mpq_levels_set(b, level.data, n_level, &width->levels);
-    if (!width->bias)
-        return MPQ_OK;
-    MPQ_TRY(read_array(r, width_name(r->ctx, r->arena, l, b, "bias"), MPQ_FLOAT, shape->n_channel,
-                       &bias));
-    memcpy(width->bias, bias.data, bytes);
-    return MPQ_OK;
+    if (width->bias) {
+        MPQ_TRY(read_array(r, width_name(r->ctx, r->arena, l, b, "bias"), MPQ_FLOAT,
+                           shape->n_channel, &bias));
+        memcpy(width->bias, bias.data, bytes);
+    }
+    return read_codes(r, shape, l, b, width);
 }
 
 static enum mpq_status read_layer(const struct reader *r, const struct mpq_layer *shape, uint32_t l,

@@ -12,9 +12,9 @@
 #include "quantcore/base/fileio.h"
 #include "quantcore/base/rng.h"
 #include "quantcore/pass/pass.h"
+#include "quantcore/supernet/round.h"
 
-/* ---- open
- * ----------------------------------------------------------------------------------------- */
+/* ---- open ---- */
 
 enum mpq_status mpq_pipeline_open(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                   const struct mpq_options *options, struct mpq_pipeline *p)
@@ -40,8 +40,7 @@ enum mpq_status mpq_pipeline_open(struct mpq_ctx *ctx, struct mpq_arena *arena,
     return MPQ_OK;
 }
 
-/* ---- data
- * ----------------------------------------------------------------------------------------- */
+/* ---- data ---- */
 
 static enum mpq_status open_dataset(struct mpq_ctx *ctx, struct mpq_pipeline *p, const char *path,
                                     const char *labels, struct mpq_dataset **out)
@@ -129,8 +128,7 @@ struct mpq_samples mpq_pipeline_samples(const struct mpq_part *part)
     return (struct mpq_samples){read_samples, part->dataset};
 }
 
-/* ---- calibrate
- * ------------------------------------------------------------------------------------ */
+/* ---- calibrate ---- */
 
 struct observation {
     struct mpq_observer *observer;
@@ -182,8 +180,7 @@ enum mpq_status mpq_pipeline_calibrate(struct mpq_ctx *ctx, struct mpq_pipeline 
     return MPQ_OK;
 }
 
-/* ---- prepare
- * -------------------------------------------------------------------------------------- */
+/* ---- prepare ---- */
 
 static mpq_bits_mask candidate_mask(const struct mpq_options *options)
 {
@@ -229,8 +226,7 @@ enum mpq_status mpq_pipeline_prepare(struct mpq_ctx *ctx, struct mpq_pipeline *p
                                 &p->decide_targets, p->layer_node, &p->evaluator);
 }
 
-/* ---- tune
- * ----------------------------------------------------------------------------------------- */
+/* ---- tune ---- */
 
 static uint64_t total_macs(const struct mpq_pipeline *p)
 {
@@ -295,48 +291,70 @@ static enum mpq_status family_loss(struct mpq_ctx *ctx, struct mpq_pipeline *p, 
     return MPQ_OK;
 }
 
-static enum mpq_status tune(struct mpq_ctx *ctx, struct mpq_pipeline *p, uint32_t batch)
+/* Second-order codes for all widths, from up to 256 samples of the tune part. */
+static enum mpq_status round_widths(struct mpq_ctx *ctx, struct mpq_pipeline *p)
 {
-    double before, after;
-    struct mpq_supernet start;
+    enum { MAX_SAMPLES = 256 };
+    struct mpq_samples samples = mpq_pipeline_samples(&p->tune);
+    uint32_t n = p->tune.n < MAX_SAMPLES ? p->tune.n : MAX_SAMPLES;
+    return mpq_round_supernet(ctx, p->arena, &p->net, &p->fake_network, p->layer_node, &samples,
+                              p->tune.sample, n);
+}
+
+/* Tune p->net as it is and round it. */
+static enum mpq_status tune(struct mpq_ctx *ctx, struct mpq_pipeline *p, struct mpq_arena *scratch,
+                            uint32_t batch)
+{
     struct mpq_targets targets;
-    struct mpq_arena *scratch = mpq_arena_create(ctx);
-    if (!scratch)
-        return MPQ_E_NOMEM;
     struct mpq_samples samples = mpq_pipeline_samples(&p->tune);
     struct mpq_tune_options options = {
         .n_step = p->n_step,
         .n_random = 3,
         .freeze = !p->options->no_freeze,
         .align = !p->options->no_align,
-        .weight_rate = 2e-3,
-        .scale_rate = 1e-3,
-        .bias_rate = 1e-3,
+        .weight_rate = 2e-4,
+        .scale_rate = 5e-4,
+        .bias_rate = 2e-4,
         .align_weight = 0.1,
         .sensitivity = p->sensitivity,
         .stats = p->observer.stats,
     };
-    enum mpq_status status = family_loss(ctx, p, "before tuning", &before);
-    if (status == MPQ_OK)
-        status = mpq_supernet_copy(ctx, scratch, &p->net, &start);
-    if (status == MPQ_OK)
-        status = mpq_targets_create(ctx, scratch, &p->float_network, &samples, p->tune.sample,
-                                    p->tune.n, &targets);
-    if (status == MPQ_OK)
-        status =
-            mpq_tune(ctx, &p->net, p->fake_graph, batch, &samples, &targets, &options, &p->tuned);
-    if (status == MPQ_OK)
-        mpq_log(ctx, MPQ_LOG_INFO, "tuning took the loss of random paths from %.5f to %.5f",
-                p->tuned.first_loss, p->tuned.last_loss);
-    if (status == MPQ_OK)
-        status = family_loss(ctx, p, "after tuning", &after);
-    if (status == MPQ_OK && !(after < before)) {
-        mpq_log(ctx, MPQ_LOG_WARNING,
-                "tuning did not help on inputs held back from it and is left out");
-        mpq_supernet_assign(&p->net, &start);
-    }
-    mpq_arena_free(scratch);
-    return status;
+    MPQ_TRY(mpq_targets_create(ctx, scratch, &p->float_network, &samples, p->tune.sample, p->tune.n,
+                               &targets));
+    MPQ_TRY(mpq_tune(ctx, &p->net, p->fake_graph, batch, &samples, &targets, &options, &p->tuned));
+    mpq_log(ctx, MPQ_LOG_INFO, "tuning took the loss of random paths from %.5f to %.5f",
+            p->tuned.first_loss, p->tuned.last_loss);
+    return round_widths(ctx, p);
+}
+
+/* The family as fitted and rounded, against the same tuned first; p->net becomes the better one. */
+static enum mpq_status choose_tuned(struct mpq_ctx *ctx, struct mpq_pipeline *p,
+                                    struct mpq_arena *scratch, uint32_t batch)
+{
+    double before, after;
+    struct mpq_supernet start, rounded;
+    size_t n_entry = (size_t)p->layers.n_layer * MPQ_N_BITS;
+    MPQ_TRY(mpq_supernet_copy(ctx, scratch, &p->net, &start));
+    MPQ_TRY(round_widths(ctx, p));
+    if (!p->n_step)
+        return MPQ_OK;
+    MPQ_TRY(family_loss(ctx, p, "before tuning", &before));
+    double *sensitivity =
+        mpq_arena_copy(ctx, scratch, p->sensitivity, n_entry * sizeof *sensitivity);
+    if (!sensitivity)
+        return MPQ_E_NOMEM;
+    MPQ_TRY(mpq_supernet_copy(ctx, scratch, &p->net, &rounded));
+    mpq_supernet_assign(&p->net, &start);
+    MPQ_TRY(tune(ctx, p, scratch, batch));
+    MPQ_TRY(family_loss(ctx, p, "after tuning", &after));
+    p->has_sensitivity = true;
+    if (after < before)
+        return MPQ_OK;
+    mpq_log(ctx, MPQ_LOG_WARNING,
+            "tuning did not help on inputs held back from it and is left out");
+    mpq_supernet_assign(&p->net, &rounded);
+    memcpy(p->sensitivity, sensitivity, n_entry * sizeof *sensitivity);
+    return MPQ_OK;
 }
 
 enum mpq_status mpq_pipeline_tune(struct mpq_ctx *ctx, struct mpq_pipeline *p)
@@ -345,10 +363,13 @@ enum mpq_status mpq_pipeline_tune(struct mpq_ctx *ctx, struct mpq_pipeline *p)
         return MPQ_OK;
     uint32_t batch = tune_batch(p);
     p->n_step = tune_steps(p, batch);
-    if (p->n_step)
-        MPQ_TRY(tune(ctx, p, batch));
-    if (!p->options->checkpoint)
-        return MPQ_OK;
+    struct mpq_arena *scratch = mpq_arena_create(ctx);
+    if (!scratch)
+        return MPQ_E_NOMEM;
+    enum mpq_status status = choose_tuned(ctx, p, scratch, batch);
+    mpq_arena_free(scratch);
+    if (status != MPQ_OK || !p->options->checkpoint)
+        return status;
     struct mpq_checkpoint checkpoint = checkpoint_of(p, &p->net);
     return mpq_checkpoint_save(ctx, p->arena, &checkpoint, p->options->checkpoint,
                                p->options->overwrite);

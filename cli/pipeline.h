@@ -55,6 +55,7 @@ struct mpq_pipeline {
     /* tune */
     struct mpq_tune_result tuned;
     uint32_t n_step;
+    bool has_sensitivity; /* of the net as it is now */
 
     /* search */
     uint64_t budget_bytes;

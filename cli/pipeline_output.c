@@ -21,8 +21,7 @@ enum mpq_status mpq_pipeline_export(struct mpq_ctx *ctx, struct mpq_pipeline *p)
     return mpq_export(ctx, p->arena, &plan, &p->file, &p->file_bytes);
 }
 
-/* ---- verify
- * --------------------------------------------------------------------------------------- */
+/* ---- verify ---- */
 
 /* Two networks fed the same samples, compared output by output. */
 struct side_by_side {
@@ -101,7 +100,7 @@ static enum mpq_status check_same(struct mpq_ctx *ctx, struct mpq_pipeline *p, c
     const double least_db = 25;
     struct side_by_side s;
     uint32_t n = p->decide.n < MAX_SAMPLES ? p->decide.n : MAX_SAMPLES;
-    mpq_supernet_apply(&p->net, p->fake_network.exec, p->bits);
+    mpq_supernet_apply_codes(&p->net, p->fake_network.exec, p->code);
     MPQ_TRY(run_beside(ctx, p, written, p->fake_network.exec, p->fake_graph, &p->decide, n,
                        "verify", &s));
     for (uint32_t i = 0; i < p->graph->n_output; i++) {
@@ -125,6 +124,7 @@ enum mpq_status mpq_pipeline_verify(struct mpq_ctx *ctx, struct mpq_pipeline *p,
     struct mpq_runner written;
     size_t file_bytes;
     MPQ_TRY(mpq_import_file(ctx, p->arena, path, &graph, &file_bytes));
+    graph->assumed = p->graph->assumed; /* inputs keep their order */
     if (p->run_graph != p->graph) {
         bool changed;
         MPQ_TRY(mpq_rebatch(ctx, p->arena, graph, &graph, &changed));
@@ -149,7 +149,6 @@ enum mpq_status mpq_pipeline_verify(struct mpq_ctx *ctx, struct mpq_pipeline *p,
     }
     if (s.labelled) {
         double n = (double)s.accuracy.n_sample;
-    graph->assumed = p->graph->assumed; /* inputs keep their order */
         struct mpq_paired paired = mpq_paired_difference(s.accuracy.n_sample, s.n_lost, s.n_won);
         report->metric = "top1";
         report->metric_float = (double)s.reference_accuracy.n_top1 / n;
@@ -161,8 +160,7 @@ enum mpq_status mpq_pipeline_verify(struct mpq_ctx *ctx, struct mpq_pipeline *p,
     return MPQ_OK;
 }
 
-/* ---- report
- * --------------------------------------------------------------------------------------- */
+/* ---- report ---- */
 
 /* Each layer's output in the quantized network against the float one, on one batch. */
 static enum mpq_status layer_sqnr(struct mpq_ctx *ctx, struct mpq_pipeline *p,
@@ -171,7 +169,7 @@ static enum mpq_status layer_sqnr(struct mpq_ctx *ctx, struct mpq_pipeline *p,
     struct mpq_samples samples = mpq_pipeline_samples(&p->decide);
     uint32_t n = p->decide.n < p->batch ? p->decide.n : p->batch;
     struct mpq_network *networks[] = {&p->float_network, &p->fake_network};
-    mpq_supernet_apply(&p->net, p->fake_network.exec, p->bits);
+    mpq_supernet_apply_codes(&p->net, p->fake_network.exec, p->code);
     for (size_t i = 0; i < MPQ_COUNT(networks); i++) {
         MPQ_TRY(mpq_network_read(ctx, networks[i], &samples, p->decide.sample, n));
         mpq_exec_forward(networks[i]->exec, 0, networks[i]->graph->n_node);

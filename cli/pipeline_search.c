@@ -100,7 +100,8 @@ enum mpq_status mpq_pipeline_search(struct mpq_ctx *ctx, struct mpq_pipeline *p)
         .max_scores = max_scores(p),
     };
     MPQ_TRY(measure_layers(ctx, p, &problem.other_bytes));
-    MPQ_TRY(mpq_sensitivity(ctx, &p->evaluator, p->sensitivity));
+    if (!p->has_sensitivity)
+        MPQ_TRY(mpq_sensitivity(ctx, &p->evaluator, p->sensitivity));
     struct mpq_search_result result;
     MPQ_TRY(mpq_search(ctx, p->arena, &problem, &result));
     p->bits = result.bits;

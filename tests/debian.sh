@@ -29,6 +29,7 @@ need_for_build()
     need protobuf-c-compiler protoc-c --version
     need libprotobuf-c-dev pkg-config --exists libprotobuf-c
     need libopenblas-openmp-dev pkg-config --exists openblas
+    need liblapacke-dev has_header lapacke.h
     need libzip-dev pkg-config --exists libzip
     need libpng-dev pkg-config --exists libpng
     need libjpeg-dev pkg-config --exists libjpeg

@@ -38,7 +38,7 @@ static bool runs(const struct mpq_exec *exec, mpq_node_id n)
     return !exec->binding.is_folded[n];
 }
 
-/* ---- forward memory -------------------------------------------------------------------------- */
+/* ---- forward memory ---- */
 
 /* Last node that reads each value; n_node for values that must stay. */
 static enum mpq_status last_uses(struct mpq_ctx *ctx, struct mpq_arena *arena,
@@ -108,7 +108,7 @@ static enum mpq_status place_activations(struct mpq_ctx *ctx, struct mpq_arena *
     return MPQ_OK;
 }
 
-/* ---- which gradients flow -------------------------------------------------------------------- */
+/* ---- which gradients flow ---- */
 
 /* flows[v]: v depends on something wanted, so its gradient is worth having. A wanted value need not
  * be computed: weights are constants of the graph that the caller feeds. */
@@ -212,7 +212,7 @@ static enum mpq_status place_gradients(struct mpq_ctx *ctx, struct mpq_arena *ar
     return MPQ_OK;
 }
 
-/* ---- tying up -------------------------------------------------------------------------------- */
+/* ---- tying up ---- */
 
 static enum mpq_status bind_step(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                  struct mpq_exec *exec, mpq_node_id n)

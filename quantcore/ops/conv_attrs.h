@@ -42,4 +42,8 @@ struct mpq_conv_axis mpq_conv_axis(const struct mpq_conv_attrs *attrs,
 /* The order of axes in struct mpq_conv: axis `axis` of `dims` is element [0], [1] or [2]. */
 int mpq_conv_slot(int dims, int axis);
 
+/* Sizes, strides and padding of a Conv node on these inputs; an axis of `out` is negative where the
+ * filter does not fit in. */
+struct mpq_conv mpq_conv_geometry(const struct mpq_node *node, const struct mpq_tensor *const *x);
+
 #endif

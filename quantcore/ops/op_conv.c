@@ -24,7 +24,7 @@ static int64_t axis_size(const struct mpq_conv_attrs *attrs, const struct mpq_co
     return room / a->stride + 1;
 }
 
-static struct mpq_conv geometry(const struct mpq_node *node, const struct mpq_tensor *const *x)
+struct mpq_conv mpq_conv_geometry(const struct mpq_node *node, const struct mpq_tensor *const *x)
 {
     const struct mpq_conv_attrs *attrs = node->attrs;
     const struct mpq_shape *in = &x[0]->shape, *w = &x[1]->shape;
@@ -50,7 +50,7 @@ static enum mpq_status conv_infer(struct mpq_ctx *ctx, const struct mpq_node *no
     const struct mpq_shape *in = &x[0]->shape, *w = &x[1]->shape;
     const struct mpq_tensor *b = mpq_input(node, x, 2);
     MPQ_TRY(mpq_conv_check(ctx, node, x));
-    struct mpq_conv conv = geometry(node, x);
+    struct mpq_conv conv = mpq_conv_geometry(node, x);
     if (in->dim[1] != w->dim[1] * conv.group || conv.m % conv.group != 0)
         return mpq_fail_node(ctx, node, MPQ_E_SHAPE,
                              "weight %s with %" PRId64 " groups does not fit input %s",
@@ -74,7 +74,7 @@ static size_t conv_workspace(const struct mpq_node *node, const struct mpq_tenso
                              struct mpq_tensor *const *y, bool training)
 {
     (void)y;
-    struct mpq_conv conv = geometry(node, x);
+    struct mpq_conv conv = mpq_conv_geometry(node, x);
     size_t bytes = mpq_conv_forward_bytes(&conv);
     size_t dx = training ? mpq_conv_dx_bytes(&conv) : 0,
            dw = training ? mpq_conv_dw_bytes(&conv) : 0;
@@ -84,7 +84,7 @@ static size_t conv_workspace(const struct mpq_node *node, const struct mpq_tenso
 
 static void conv_forward(const struct mpq_kernel_args *args)
 {
-    struct mpq_conv conv = geometry(args->node, args->x);
+    struct mpq_conv conv = mpq_conv_geometry(args->node, args->x);
     const struct mpq_tensor *b = mpq_input(args->node, args->x, 2);
     mpq_conv_forward(&conv, args->x[0]->data, args->x[1]->data, b ? b->data : NULL, false,
                      args->y[0]->data, args->workspace);
@@ -92,7 +92,7 @@ static void conv_forward(const struct mpq_kernel_args *args)
 
 static void conv_backward(const struct mpq_kernel_args *args)
 {
-    struct mpq_conv conv = geometry(args->node, args->x);
+    struct mpq_conv conv = mpq_conv_geometry(args->node, args->x);
     const mpq_real *dy = args->dy[0];
     mpq_real *dx = mpq_grad(args, 0), *dw = mpq_grad(args, 1), *db = mpq_grad(args, 2);
     if (!dy)

@@ -12,7 +12,7 @@ static int grid(int bits)
     return bits <= 4 ? 63 : 127;
 }
 
-/* ---- levels and their table ------------------------------------------------------------------ */
+/* ---- levels and their table ---- */
 
 void mpq_levels_set(int bits, const int8_t *level, uint32_t n, struct mpq_levels *out)
 {
@@ -38,19 +38,12 @@ void mpq_levels_uniform(int bits, struct mpq_levels *out)
     mpq_levels_set(bits, level, n, out);
 }
 
-/* ---- elementwise ----------------------------------------------------------------------------- */
+/* ---- elementwise ---- */
 
 /* Walk the rows of equal scale: body sees c, begin and n of each run of consecutive elements. */
 #define FOR_EACH_RUN(layer, c, begin)                                                              \
     for (int64_t outer_ = 0, begin = 0; outer_ < (layer)->n_outer; outer_++)                       \
         for (int64_t c = 0; c < (layer)->n_channel; c++, begin += (layer)->n_inner)
-
-static inline int8_t nearest(const struct mpq_levels *levels, mpq_real z)
-{
-    mpq_real i = z * 2 + 256;
-    i = i < 0 ? 0 : i > 511 ? 511 : i; /* truncation is floor for i >= 0 */
-    return levels->nearest[(int)i];
-}
 
 void mpq_levels_encode(const struct mpq_levels *levels, const struct mpq_layer *layer,
                        const mpq_real *w, const mpq_real *scale, int8_t *q)
@@ -58,7 +51,7 @@ void mpq_levels_encode(const struct mpq_levels *levels, const struct mpq_layer *
     FOR_EACH_RUN(layer, c, begin)
     {
         for (int64_t i = begin; i < begin + layer->n_inner; i++)
-            q[i] = nearest(levels, w[i] / scale[c]);
+            q[i] = mpq_levels_nearest(levels, w[i] / scale[c]);
     }
 }
 
@@ -68,7 +61,7 @@ void mpq_levels_fake_quant(const struct mpq_levels *levels, const struct mpq_lay
     FOR_EACH_RUN(layer, c, begin)
     {
         for (int64_t i = begin; i < begin + layer->n_inner; i++)
-            wq[i] = (mpq_real)nearest(levels, w[i] / scale[c]) * scale[c];
+            wq[i] = (mpq_real)mpq_levels_nearest(levels, w[i] / scale[c]) * scale[c];
     }
 }
 
@@ -81,7 +74,7 @@ void mpq_levels_backward(const struct mpq_levels *levels, const struct mpq_layer
     {
         mpq_real sum = 0;
         for (int64_t i = begin; i < begin + layer->n_inner; i++) {
-            mpq_real z = w[i] / scale[c], level = (mpq_real)nearest(levels, z);
+            mpq_real z = w[i] / scale[c], level = (mpq_real)mpq_levels_nearest(levels, z);
             bool inside = z >= low && z <= high;
             dw[i] += inside ? dwq[i] : 0;
             sum += dwq[i] * (inside ? level - z : level);
@@ -90,7 +83,7 @@ void mpq_levels_backward(const struct mpq_levels *levels, const struct mpq_layer
     }
 }
 
-/* ---- fitting --------------------------------------------------------------------------------- */
+/* ---- fitting ---- */
 
 struct fit {
     const struct mpq_layer *layer;
@@ -114,7 +107,7 @@ static double refit_scales(const struct fit *fit, const struct mpq_levels *level
         for (int64_t o = 0; o < layer->n_outer; o++)
             for (int64_t i = 0; i < layer->n_inner; i++) {
                 mpq_real w = fit->w[(o * layer->n_channel + c) * layer->n_inner + i];
-                double h = weight_of(fit, o, i), level = nearest(levels, w / scale[c]);
+                double h = weight_of(fit, o, i), level = mpq_levels_nearest(levels, w / scale[c]);
                 wl += h * (double)w * level;
                 ll += h * level * level;
                 ww += h * (double)w * (double)w;
@@ -138,7 +131,7 @@ static double channel_error(const struct fit *fit, const struct mpq_levels *leve
     for (int64_t o = 0; o < layer->n_outer; o++)
         for (int64_t i = 0; i < layer->n_inner; i++) {
             mpq_real w = fit->w[(o * layer->n_channel + c) * layer->n_inner + i];
-            double d = (double)w - (double)nearest(levels, w / scale) * (double)scale;
+            double d = (double)w - (double)mpq_levels_nearest(levels, w / scale) * (double)scale;
             error += weight_of(fit, o, i) * d * d;
         }
     return error;

@@ -40,6 +40,14 @@ enum mpq_status mpq_levels_fit(struct mpq_ctx *ctx, const struct mpq_layer *laye
                                bool uniform_only, struct mpq_levels *out_levels,
                                mpq_real *out_scale) MPQ_CHECKED;
 
+/* The level nearest to z = w / scale. */
+static inline int8_t mpq_levels_nearest(const struct mpq_levels *levels, mpq_real z)
+{
+    mpq_real i = z * 2 + 256;
+    i = i < 0 ? 0 : i > 511 ? 511 : i; /* truncation is floor for i >= 0 */
+    return levels->nearest[(int)i];
+}
+
 /* q[i] = the level nearest to w[i] / scale of its channel. */
 void mpq_levels_encode(const struct mpq_levels *levels, const struct mpq_layer *layer,
                        const mpq_real *w, const mpq_real *scale, int8_t *q);

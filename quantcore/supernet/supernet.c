@@ -100,6 +100,13 @@ enum mpq_status mpq_supernet_fit(struct mpq_ctx *ctx, struct mpq_supernet *net,
     return MPQ_OK;
 }
 
+void mpq_supernet_forget_codes(struct mpq_supernet *net)
+{
+    for (uint32_t l = 0; l < net->layers->n_layer; l++)
+        for (int b = MPQ_MIN_BITS; b <= MPQ_MAX_BITS; b++)
+            net->layer[l].width[b].q = NULL;
+}
+
 enum mpq_status mpq_supernet_copy(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                   const struct mpq_supernet *net, struct mpq_supernet *out)
 {
@@ -139,12 +146,37 @@ void mpq_supernet_assign(struct mpq_supernet *to, const struct mpq_supernet *fro
         memcpy(t->w, f->w, (size_t)shape->n_param * sizeof *t->w);
         for (int b = MPQ_MIN_BITS; b <= MPQ_MAX_BITS; b++) {
             t->width[b].levels = f->width[b].levels;
+            t->width[b].q = f->width[b].q;
             if (t->width[b].scale)
                 memcpy(t->width[b].scale, f->width[b].scale, channel_bytes(shape));
             if (t->width[b].bias)
                 memcpy(t->width[b].bias, f->width[b].bias, channel_bytes(shape));
         }
     }
+}
+
+/* wq = q * scale of the channel. */
+static void decode(const struct mpq_layer *shape, const int8_t *q, const mpq_real *scale,
+                   mpq_real *wq)
+{
+    for (int64_t row = 0; row < shape->n_outer * shape->n_channel; row++) {
+        mpq_real s = scale[row % shape->n_channel];
+        for (int64_t i = row * shape->n_inner; i < (row + 1) * shape->n_inner; i++)
+            wq[i] = (mpq_real)q[i] * s;
+    }
+}
+
+/* Feed bias_used, which holds float biases: rounded here to float16, as the exporter does. A bias
+ * beyond it makes the exporter store all of them in float32. */
+static void feed_bias(const struct mpq_layer *shape, const struct mpq_supernet_layer *layer,
+                      struct mpq_exec *exec)
+{
+    for (int64_t c = 0; c < shape->n_channel; c++) {
+        float half = mpq_half_to_float(mpq_float_to_half((float)layer->bias_used[c]));
+        if (isfinite(half))
+            layer->bias_used[c] = half;
+    }
+    mpq_exec_feed(exec, shape->bias, layer->bias_used);
 }
 
 void mpq_supernet_apply_layer(const struct mpq_supernet *net, struct mpq_exec *exec, uint32_t l,
@@ -154,18 +186,35 @@ void mpq_supernet_apply_layer(const struct mpq_supernet *net, struct mpq_exec *e
     const struct mpq_supernet_layer *layer = &net->layer[l];
     const struct mpq_supernet_width *width = &layer->width[bits];
     MPQ_ASSERT(layer->candidates >> bits & 1);
-    for (int64_t c = 0; c < shape->n_channel; c++) {
+    for (int64_t c = 0; c < shape->n_channel; c++)
         layer->scale_used[c] = mpq_scale_round((float)width->scale[c]);
-        if (!width->bias)
-            continue;
-        /* A bias beyond float16 makes the exporter store all of them in float32. */
-        float half = mpq_half_to_float(mpq_float_to_half((float)width->bias[c]));
-        layer->bias_used[c] = isfinite(half) ? half : width->bias[c];
-    }
-    mpq_levels_fake_quant(&width->levels, shape, layer->w, layer->scale_used, layer->wq);
+    if (width->q)
+        decode(shape, width->q, layer->scale_used, layer->wq);
+    else
+        mpq_levels_fake_quant(&width->levels, shape, layer->w, layer->scale_used, layer->wq);
     mpq_exec_feed(exec, shape->weight, layer->wq);
-    if (width->bias)
-        mpq_exec_feed(exec, shape->bias, layer->bias_used);
+    if (!width->bias)
+        return;
+    memcpy(layer->bias_used, width->bias, channel_bytes(shape));
+    feed_bias(shape, layer, exec);
+}
+
+void mpq_supernet_apply_codes(const struct mpq_supernet *net, struct mpq_exec *exec,
+                              const struct mpq_layer_code *code)
+{
+    for (uint32_t l = 0; l < net->layers->n_layer; l++) {
+        const struct mpq_layer *shape = &net->layers->layer[l];
+        const struct mpq_supernet_layer *layer = &net->layer[l];
+        for (int64_t c = 0; c < shape->n_channel; c++)
+            layer->scale_used[c] = code[l].scale[c];
+        decode(shape, code[l].q, layer->scale_used, layer->wq);
+        mpq_exec_feed(exec, shape->weight, layer->wq);
+        if (!code[l].bias)
+            continue;
+        for (int64_t c = 0; c < shape->n_channel; c++)
+            layer->bias_used[c] = code[l].bias[c];
+        feed_bias(shape, layer, exec);
+    }
 }
 
 void mpq_supernet_apply(const struct mpq_supernet *net, struct mpq_exec *exec, const uint8_t *bits)
@@ -199,7 +248,10 @@ enum mpq_status mpq_supernet_codes(struct mpq_ctx *ctx, struct mpq_arena *arena,
         mpq_real *rounded = net->layer[l].scale_used;
         for (int64_t c = 0; c < shape->n_channel; c++)
             rounded[c] = scale[c] = mpq_scale_round(scale[c]);
-        mpq_levels_encode(&width->levels, shape, net->layer[l].w, rounded, q);
+        if (width->q)
+            memcpy(q, width->q, (size_t)shape->n_param);
+        else
+            mpq_levels_encode(&width->levels, shape, net->layer[l].w, rounded, q);
         out_code[l] = (struct mpq_layer_code){.bits = bits[l],
                                               .n_level = width->levels.n,
                                               .level = level,

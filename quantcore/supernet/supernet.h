@@ -15,6 +15,8 @@ struct mpq_supernet_width {
     struct mpq_levels levels;
     mpq_real *scale; /* [n_channel] > 0                     */
     mpq_real *bias;  /* [n_channel]; NULL: the layer has no bias */
+    const int8_t *q; /* [n_param] codes found by supernet/round.h; NULL: the levels nearest to the
+                        latent weights. Never changed once made, so copies share it. */
 };
 
 struct mpq_supernet_layer {
@@ -48,6 +50,9 @@ enum mpq_status mpq_supernet_fit(struct mpq_ctx *ctx, struct mpq_supernet *net,
                                  const struct mpq_graph *graph, const struct mpq_layer_stats *stats,
                                  bool uniform_levels) MPQ_CHECKED;
 
+/* Back to the nearest levels for all widths, before the latent weights change. Biases stay. */
+void mpq_supernet_forget_codes(struct mpq_supernet *net);
+
 /* A copy in `arena` that shares nothing that tuning changes; and the way back. */
 enum mpq_status mpq_supernet_copy(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                   const struct mpq_supernet *net,
@@ -59,6 +64,10 @@ void mpq_supernet_assign(struct mpq_supernet *to, const struct mpq_supernet *fro
 void mpq_supernet_apply(const struct mpq_supernet *net, struct mpq_exec *exec, const uint8_t *bits);
 void mpq_supernet_apply_layer(const struct mpq_supernet *net, struct mpq_exec *exec, uint32_t layer,
                               int bits);
+
+/* The same with weights and biases from code [n_layer], as a file would hold them. */
+void mpq_supernet_apply_codes(const struct mpq_supernet *net, struct mpq_exec *exec,
+                              const struct mpq_layer_code *code);
 
 /* The layers' codes for an allocation, out_code [n_layer], copied into `arena`. */
 enum mpq_status mpq_supernet_codes(struct mpq_ctx *ctx, struct mpq_arena *arena,

@@ -34,8 +34,7 @@ struct tuner {
     uint8_t *bits;
 };
 
-/* ---- setting up
- * ----------------------------------------------------------------------------------- */
+/* ---- setting up ---- */
 
 static enum mpq_status create_layer_state(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                           struct tuner *t, uint32_t l)
@@ -101,8 +100,7 @@ static enum mpq_status create(struct mpq_ctx *ctx, struct mpq_arena *arena, stru
     return mpq_sampler_create(ctx, arena, t->net, t->options->sensitivity, &t->sampler);
 }
 
-/* ---- one step
- * ------------------------------------------------------------------------------------- */
+/* ---- one step ---- */
 
 static enum mpq_status read_batch(struct mpq_ctx *ctx, struct tuner *t, uint64_t step)
 {
@@ -269,6 +267,7 @@ enum mpq_status mpq_tune(struct mpq_ctx *ctx, struct mpq_supernet *net,
     struct mpq_arena *arena = mpq_arena_create(ctx);
     if (!arena)
         return MPQ_E_NOMEM;
+    mpq_supernet_forget_codes(net);
     enum mpq_status status = create(ctx, arena, &t, graph, batch);
     if (status == MPQ_OK)
         status = tune(ctx, &t, out);

@@ -1,0 +1,26 @@
+/* Second-order rounding: each weight is rounded with regard to the errors already made in its
+ * channel, so that the layer's output errs least on real inputs (OBQ and GPTQ: Frantar et al.,
+ * "Optimal Brain Compression", NeurIPS 2022, and "GPTQ", ICLR 2023, algorithm 1), onto the levels
+ * and scales the supernet has for a width. No gradient, no training: seconds for all widths of a
+ * network. */
+#ifndef MPQ_SUPERNET_ROUND_H
+#define MPQ_SUPERNET_ROUND_H
+
+#include "quantcore/supernet/network.h"
+#include "quantcore/supernet/supernet.h"
+
+/* Codes of every width below 8 bits of every layer, for the inputs that layers have with all widths
+ * at their widest. Second moments of these inputs are gathered by running `network`, the
+ * fake-quantized graph created with keep_all, whose layers are the nodes layer_node [n_layer], over
+ * sample [n]. The biases follow, so that the mean of each output channel stays. Memory for the
+ * codes comes from `arena`. Layers with more than 4608 inputs a weight channel, or whose moments
+ * cannot be factorised, keep rounding to the nearest.
+ *
+ * Rounding again for the inputs under a chosen allocation was tried and made it worse: it aims at
+ * the float layer's answer to inputs that are wrong already. */
+enum mpq_status mpq_round_supernet(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                   struct mpq_supernet *net, struct mpq_network *network,
+                                   const mpq_node_id *layer_node, const struct mpq_samples *samples,
+                                   const uint32_t *sample, uint32_t n) MPQ_CHECKED;
+
+#endif
