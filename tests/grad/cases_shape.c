@@ -74,6 +74,15 @@ static const struct grad_case cases[] = {
      .in = {REALS(-1, 1, 1, 2, 3, 3, 3)}},
     {"GlobalAveragePool", .in = {REALS(-1, 1, 2, 3, 4, 3)}},
     {"GlobalMaxPool", .in = {REALS(-1, 1, 2, 3, 4, 3)}},
+    {"TopK", .attr = {INT("axis", 1)}, .n_out = 2, .in = {REALS(-1, 1, 2, 5, 3), INT_LIST(3)}},
+    {"TopK", .attr = {INT("largest", 0)}, .n_out = 2, .in = {REALS(-1, 1, 3, 4), INT_LIST(2)}},
+    {"Einsum", .attr = {STRING("equation", "bij, bjk -> bki")},
+     .in = {REALS(-1, 1, 2, 3, 4), REALS(-1, 1, 2, 4, 2)}},
+    {"Einsum", .attr = {STRING("equation", "...ii,j...->...j")},
+     .in = {REALS(-1, 1, 2, 3, 3), REALS(-1, 1, 4, 1)}},
+    {"Einsum", .attr = {STRING("equation", "bia")}, .in = {REALS(-1, 1, 2, 3, 2)}},
+    {"Einsum", .attr = {STRING("equation", "ijk,l->il")},
+     .in = {REALS(-1, 1, 2, 3, 2), REALS(-1, 1, 3)}},
 };
 
 const struct grad_table grad_cases_shape = GRAD_TABLE(cases);
