@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "calibration/metric.h"
+#include "calibration/synthesize.h"
 #include "cli/checkpoint.h"
 #include "cli/input_shape.h"
 #include "cli/runner.h"
@@ -20,10 +21,9 @@ enum mpq_status mpq_pipeline_open(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                   const struct mpq_options *options, struct mpq_pipeline *p)
 {
     *p = (struct mpq_pipeline){.options = options, .arena = arena, .scored = UINT32_MAX};
-    struct mpq_graph *read;
-    MPQ_TRY(mpq_import_file(ctx, arena, options->model, &read, &p->float_bytes));
-    MPQ_TRY(mpq_input_shape_assume(ctx, arena, options, options->data, read));
-    MPQ_TRY(mpq_simplify(ctx, arena, read, &p->graph));
+    MPQ_TRY(mpq_import_file(ctx, arena, options->model, &p->imported, &p->float_bytes));
+    MPQ_TRY(mpq_input_shape_assume(ctx, arena, options, options->data, p->imported));
+    MPQ_TRY(mpq_simplify(ctx, arena, p->imported, &p->graph));
     MPQ_TRY(mpq_bind_batch(ctx, arena, p->graph, 1, &p->binding));
     MPQ_TRY(mpq_layer_table_build(ctx, arena, p->graph, &p->binding, &p->layers));
     if (!p->layers.n_layer)
@@ -51,7 +51,7 @@ static enum mpq_status open_dataset(struct mpq_ctx *ctx, struct mpq_pipeline *p,
         return MPQ_E_NOMEM;
     MPQ_TRY(mpq_bind_shapes(ctx, p->graph, 1, shape));
     if (!path)
-        return mpq_dataset_synthetic(ctx, p->arena, p->graph, shape, 256, out);
+        return mpq_dataset_synthesize(ctx, p->arena, p->imported, shape, 256, out);
     return mpq_dataset_open(ctx, p->arena, path, labels, p->graph, shape, p->n_class,
                             &options->preprocess, out);
 }
@@ -253,38 +253,55 @@ static uint32_t tune_batch(const struct mpq_pipeline *p)
 static uint32_t tune_steps(const struct mpq_pipeline *p, uint32_t batch)
 {
     static const double effort_macs[] = {[MPQ_EFFORT_NONE] = 0,
-                                         [MPQ_EFFORT_QUICK] = 4e12,
-                                         [MPQ_EFFORT_DEFAULT] = 2e13,
-                                         [MPQ_EFFORT_THOROUGH] = 1e14};
+                                         [MPQ_EFFORT_QUICK] = 1e12,
+                                         [MPQ_EFFORT_DEFAULT] = 8e12,
+                                         [MPQ_EFFORT_THOROUGH] = 4e13};
     if (p->options->steps >= 0)
         return (uint32_t)p->options->steps;
     double per_step = 4.0 * 3.0 * batch * (double)total_macs(p);
     double steps = effort_macs[p->options->effort] / per_step;
     return p->options->effort == MPQ_EFFORT_NONE ? 0
-           : steps < 50                          ? 50
+           : steps < 20                          ? 20
            : steps > 2000                        ? 2000
                                                  : (uint32_t)steps;
 }
 
+/* The sampler's walk from all widest until the weights take at most `bits_total` bits. */
+static void walk_to(const struct mpq_pipeline *p, const struct mpq_sampler *sampler,
+                    double bits_total, uint8_t *bits)
+{
+    for (uint32_t n = 0; n <= sampler->n_move; n++) {
+        double total = 0;
+        mpq_sampler_walk(sampler, n, bits);
+        for (uint32_t l = 0; l < p->layers.n_layer; l++)
+            total += bits[l] * (double)p->layers.layer[l].n_param;
+        if (total <= bits_total)
+            return;
+    }
+}
+
 /* How good the whole family is on the decide part: the mean logarithm of the loss, as tuning weighs
- * it, at seven points along the way from all widest to all narrowest. Fills p->sensitivity. */
+ * it, at seven sizes between all widest and all narrowest. Fills p->sensitivity. */
 static enum mpq_status family_loss(struct mpq_ctx *ctx, struct mpq_pipeline *p, const char *when,
                                    double *out)
 {
     enum { POINTS = 7 };
-    double sum = 0;
+    double sum = 0, n_param = 0;
     struct mpq_sampler sampler;
+    mpq_bits_mask candidates = p->net.layer[0].candidates;
+    int widest = mpq_bits_highest(candidates), narrowest = mpq_bits_lowest(candidates);
     uint8_t *bits = mpq_arena_alloc(ctx, p->arena, p->layers.n_layer, sizeof *bits);
     if (!bits)
         return MPQ_E_NOMEM;
+    for (uint32_t l = 0; l < p->layers.n_layer; l++)
+        n_param += (double)p->layers.layer[l].n_param;
     MPQ_TRY(mpq_sensitivity(ctx, &p->evaluator, p->sensitivity));
     MPQ_TRY(mpq_sampler_create(ctx, p->arena, &p->net, p->sensitivity, &sampler));
-    for (uint32_t i = 1; i <= POINTS; i++) {
-        double loss;
-        mpq_sampler_walk(&sampler, sampler.n_move * i / (POINTS + 1), bits);
+    for (int i = 1; i <= POINTS; i++) {
+        double loss, average = widest - (double)i / (POINTS + 1) * (widest - narrowest);
+        walk_to(p, &sampler, average * n_param, bits);
         MPQ_TRY(mpq_evaluate(ctx, &p->evaluator, bits, &loss));
-        mpq_log(ctx, MPQ_LOG_INFO, "%s, %" PRIu32 "/%d narrowed: loss %.5f", when, i, POINTS + 1,
-                loss);
+        mpq_log(ctx, MPQ_LOG_INFO, "%s, %.2f bits: loss %.5f", when, average, loss);
         sum += log(loss + MPQ_TUNE_LOSS_FLOOR) / POINTS;
     }
     *out = sum;

@@ -25,6 +25,7 @@ struct mpq_pipeline {
     struct mpq_arena *arena;
 
     /* open */
+    struct mpq_graph *imported; /* as the file has it                               */
     struct mpq_graph *graph;    /* simplified; what is exported                     */
     size_t float_bytes;         /* of the file                                      */
     struct mpq_binding binding; /* of `graph` at batch 1                         */

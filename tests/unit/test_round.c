@@ -1,0 +1,174 @@
+/* Second-order rounding: the factorisation, and that layers answer better than with nearest levels.
+ */
+#include <string.h>
+
+#include "quantcore/base/rng.h"
+#include "quantcore/ops/kernel/linear_algebra.h"
+#include "quantcore/supernet/round.h"
+#include "tests/check.h"
+#include "tests/unit/net.h"
+
+static void inverse_cholesky_is_a_factor_of_the_inverse(void **state)
+{
+    (void)state;
+    enum { N = 5 };
+    double a[N * N], saved[N * N];
+    for (int i = 0; i < N; i++)
+        for (int j = 0; j < N; j++)
+            a[i * N + j] = saved[i * N + j] = (i == j ? 3 : 0) + 1.0 / (1 + i + j);
+    assert_true(mpq_inverse_cholesky(N, a));
+    /* (u^T u) a = 1, u the upper triangle. */
+    for (int i = 0; i < N; i++)
+        for (int j = 0; j < N; j++) {
+            double sum = 0;
+            for (int k = 0; k < N; k++) {
+                double inverse = 0;
+                for (int m = 0; m <= (i < k ? i : k); m++)
+                    inverse += a[m * N + i] * a[m * N + k];
+                sum += inverse * saved[k * N + j];
+            }
+            CHECK_NEAR(sum, i == j, 0, 1e-12);
+        }
+    const double indefinite[] = {1, 2, 2, 1};
+    memcpy(a, indefinite, sizeof indefinite);
+    assert_false(mpq_inverse_cholesky(2, a));
+}
+
+/* Inputs whose neighbours are correlated and whose mean is not zero, as those of real layers. */
+static enum mpq_status read_correlated(struct mpq_ctx *ctx, void *arg, const uint32_t *index,
+                                       uint32_t n, struct mpq_tensor *const *input)
+{
+    (void)ctx, (void)arg;
+    int64_t count = mpq_shape_count(&input[0]->shape) / n;
+    mpq_real *x = input[0]->data;
+    for (uint32_t s = 0; s < n; s++) {
+        double smooth = 0;
+        for (int64_t i = 0; i < count; i++) {
+            smooth = 0.8 * smooth + 0.6 * mpq_rng_normal(3, MPQ_STREAM_TEST, index[s], (uint32_t)i);
+            x[s * count + i] = (mpq_real)(smooth + 0.5);
+        }
+    }
+    return MPQ_OK;
+}
+
+struct trial {
+    struct mpq_layer layer;
+    struct mpq_layer_table table;
+    struct mpq_network network;
+    struct mpq_supernet net;
+    mpq_node_id node;
+};
+
+/* Mean squared difference of output y from the float one, and of the channel means, over samples
+ * that rounding did not see. */
+static void measure(struct net *net, struct trial *t, bool is_float, const uint8_t *bits,
+                    mpq_value_id y, double *reference, double *out_error, double *out_shift)
+{
+    const struct mpq_samples samples = {read_correlated, NULL};
+    uint32_t index[16];
+    for (uint32_t i = 0; i < 16; i++)
+        index[i] = 1000 + i;
+    if (is_float) {
+        mpq_exec_feed(t->network.exec, t->layer.weight, NULL);
+        mpq_exec_feed(t->network.exec, t->layer.bias, NULL);
+    } else
+        mpq_supernet_apply(&t->net, t->network.exec, bits);
+    CHECK_OK(&net->ctx, mpq_network_read(&net->ctx, &t->network, &samples, index, 16));
+    mpq_exec_forward(t->network.exec, 0, t->network.graph->n_node);
+    const struct mpq_tensor *out = mpq_exec_tensor(t->network.exec, y);
+    int64_t count = mpq_shape_count(&out->shape);
+    double error = 0, shift = 0;
+    for (int64_t i = 0; i < count; i++) {
+        double value = mpq_tensor_double(out, i);
+        if (is_float)
+            reference[i] = value;
+        error += (value - reference[i]) * (value - reference[i]) / (double)count;
+        shift += (value - reference[i]) / (double)count;
+    }
+    *out_error = error;
+    *out_shift = fabs(shift);
+}
+
+static void check_layer(struct net *net, struct trial *t, mpq_value_id y)
+{
+    static double reference[65536];
+    const struct mpq_samples samples = {read_correlated, NULL};
+    uint32_t sample[64];
+    for (uint32_t i = 0; i < 64; i++)
+        sample[i] = i;
+    t->table = (struct mpq_layer_table){.n_layer = 1, .layer = &t->layer};
+    t->layer.n_param = t->layer.n_outer * t->layer.n_channel * t->layer.n_inner;
+    size_t n_weight = (size_t)(t->layer.n_outer * t->layer.n_inner);
+    struct mpq_layer_stats stats = {
+        .input_mean = mpq_arena_alloc(&net->ctx, net->arena, n_weight, sizeof(mpq_real)),
+        .input_power = mpq_arena_alloc(&net->ctx, net->arena, n_weight, sizeof(mpq_real)),
+        .output_power = 1};
+    for (size_t i = 0; i < n_weight; i++) {
+        stats.input_mean[i] = MPQ_REAL(0.5);
+        stats.input_power[i] = MPQ_REAL(1.25);
+    }
+    CHECK_OK(&net->ctx,
+             mpq_network_create(&net->ctx, net->arena, net->graph, 16,
+                                &(struct mpq_exec_options){.keep_all = true}, &t->network));
+    CHECK_OK(&net->ctx, mpq_supernet_create(&net->ctx, net->arena, net->graph, &t->table,
+                                            1 << 2 | 1 << 3 | 1 << 4 | 1 << 8, &t->net));
+    CHECK_OK(&net->ctx, mpq_supernet_fit(&net->ctx, &t->net, net->graph, &stats, false));
+    double error, shift;
+    measure(net, t, true, NULL, y, reference, &error, &shift);
+    double nearest[5];
+    for (uint8_t b = 2; b <= 4; b++)
+        measure(net, t, false, &b, y, reference, &nearest[b], &shift);
+    CHECK_OK(&net->ctx, mpq_round_supernet(&net->ctx, net->arena, &t->net, &t->network, &t->node,
+                                           &samples, sample, 64));
+    for (uint8_t b = 2; b <= 4; b++) {
+        measure(net, t, false, &b, y, reference, &error, &shift);
+        if (!(error < 0.9 * nearest[b]))
+            fail_msg("%d bits: error %g, %g with nearest levels", b, error, nearest[b]);
+        assert_true(shift < 0.2 * sqrt(error));
+    }
+    assert_null(t->net.layer[0].width[8].q);
+    mpq_supernet_forget_codes(&t->net);
+    assert_null(t->net.layer[0].width[3].q);
+}
+
+static void a_gemm_errs_less(void **state)
+{
+    struct net *net = *state;
+    struct trial t = {0};
+    mpq_value_id x = net_input(net, "x", MPQ_SHAPE(-1, 40));
+    t.layer = (struct mpq_layer){.n_outer = 40, .n_channel = 24, .n_inner = 1};
+    t.layer.weight = net_random(net, "w", MPQ_SHAPE(40, 24), false);
+    t.layer.bias = net_random(net, "b", MPQ_SHAPE(24), false);
+    t.layer.x = x;
+    t.layer.y = net_node(net, "Gemm", "y", NET_NO_ATTRS, NET_IN(x, t.layer.weight, t.layer.bias));
+    net_output(net, t.layer.y);
+    check_layer(net, &t, t.layer.y);
+}
+
+static void a_grouped_strided_convolution_errs_less(void **state)
+{
+    struct net *net = *state;
+    struct trial t = {0};
+    mpq_value_id x = net_input(net, "x", MPQ_SHAPE(-1, 8, 9, 10));
+    const struct mpq_attr attrs[] = {NET_INT("group", 2), NET_INTS("strides", 2, 1),
+                                     NET_INTS("pads", 1, 0, 1, 2)};
+    t.layer = (struct mpq_layer){.n_outer = 1, .n_channel = 6, .n_inner = 4 * 3 * 3};
+    t.layer.weight = net_random(net, "w", MPQ_SHAPE(6, 4, 3, 3), false);
+    t.layer.bias = net_random(net, "b", MPQ_SHAPE(6), false);
+    t.layer.x = x;
+    t.layer.y = net_node(net, "Conv", "y", MPQ_COUNT(attrs), attrs, 3,
+                         (mpq_value_id[]){x, t.layer.weight, t.layer.bias});
+    net_output(net, t.layer.y);
+    check_layer(net, &t, t.layer.y);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(inverse_cholesky_is_a_factor_of_the_inverse),
+        cmocka_unit_test_setup_teardown(a_gemm_errs_less, net_setup, net_teardown),
+        cmocka_unit_test_setup_teardown(a_grouped_strided_convolution_errs_less, net_setup,
+                                        net_teardown),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
