@@ -1,4 +1,4 @@
-/* Between dataset.c and the sources source_xxx.c; nobody else includes it. */
+/* Between dataset.c and the sources, source_xxx.c and synthesize.c; nobody else includes it. */
 #ifndef MPQ_CALIBRATION_SOURCE_H
 #define MPQ_CALIBRATION_SOURCE_H
 
