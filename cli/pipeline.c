@@ -6,7 +6,6 @@
 
 #include "calibration/metric.h"
 #include "calibration/synthesize.h"
-#include "cli/branches.h"
 #include "cli/checkpoint.h"
 #include "cli/input_shape.h"
 #include "cli/runner.h"
@@ -24,7 +23,6 @@ enum mpq_status mpq_pipeline_open(struct mpq_ctx *ctx, struct mpq_arena *arena,
     *p = (struct mpq_pipeline){.options = options, .arena = arena, .scored = UINT32_MAX};
     MPQ_TRY(mpq_import_file(ctx, arena, options->model, &p->imported, &p->float_bytes));
     MPQ_TRY(mpq_input_shape_assume(ctx, arena, options, options->data, p->imported));
-    MPQ_TRY(mpq_branches_take(ctx, arena, options, &p->imported));
     MPQ_TRY(mpq_simplify(ctx, arena, p->imported, &p->graph));
     MPQ_TRY(mpq_bind_batch(ctx, arena, p->graph, 1, &p->binding));
     MPQ_TRY(mpq_layer_table_build(ctx, arena, p->graph, &p->binding, &p->layers));
