@@ -6,6 +6,7 @@
 
 #include "calibration/metric.h"
 #include "calibration/npz.h"
+#include "cli/branches.h"
 #include "cli/command.h"
 #include "cli/input_shape.h"
 #include "cli/progress.h"
@@ -52,6 +53,7 @@ static enum mpq_status open_model(struct mpq_ctx *ctx, struct mpq_arena *arena,
     out->path = path;
     MPQ_TRY(mpq_import_file(ctx, arena, path, &read, &out->file_bytes));
     MPQ_TRY(mpq_input_shape_assume(ctx, arena, options, options->data, read));
+    MPQ_TRY(mpq_branches_take(ctx, arena, options, &read));
     MPQ_TRY(mpq_simplify(ctx, arena, read, &simple));
     out->graph = simple;
     return mpq_bind_batch(ctx, arena, simple, 1, &out->binding);

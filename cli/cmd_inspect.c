@@ -2,6 +2,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "cli/branches.h"
 #include "cli/command.h"
 #include "cli/input_shape.h"
 #include "importer/import.h"
@@ -241,6 +242,7 @@ enum mpq_status mpq_cmd_inspect(struct mpq_ctx *ctx, struct mpq_arena *arena,
     struct mpq_graph *graph;
     MPQ_TRY(mpq_import_file(ctx, arena, options->model, &graph, &facts.file_bytes));
     MPQ_TRY(mpq_input_shape_assume(ctx, arena, options, NULL, graph));
+    MPQ_TRY(mpq_branches_take(ctx, arena, options, &graph));
     facts.read = facts.graph = graph;
     MPQ_TRY(bind_or_explain(ctx, arena, &facts));
     MPQ_TRY(print_facts(ctx, arena, &facts));

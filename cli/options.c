@@ -221,6 +221,11 @@ static const struct option_row table[] = {
      "Sizes of one sample for an input that leaves some open, as NAME=1x3x224x224; several joined "
      "by commas. The file written leaves them open, too."},
 
+    {"input-value", 0, ANY, "NAME=INTEGER", parse_text, "NAME=INTEGER", FIELD(input_value), NULL,
+     "none",
+     "Value of an input of one integer or bool that chooses branches of If; several joined by "
+     "commas. The file written has the branch taken alone."},
+
     {"size", 0, CONVERT, "SIZE", parse_size, "a size: N% of the float file up to 100%, or N[k|M]B",
      FIELD(size), "20%", NULL,
      "Largest size of the file written: N% of the float file, or bytes as 150kB, 1.5MB, 64KiB "

@@ -36,7 +36,7 @@ struct mpq_options {
     const char *data, *eval, *labels, *checkpoint;
     const char *reference, *outputs; /* of eval */
 
-    const char *input_shape; /* of all commands */
+    const char *input_shape, *input_value; /* of all commands */
 
     struct mpq_size size;
     bool bits[MPQ_N_BITS]; /* candidate widths, at least one within 2..8 */

@@ -6,6 +6,7 @@
 
 #include "calibration/metric.h"
 #include "calibration/synthesize.h"
+#include "cli/branches.h"
 #include "cli/checkpoint.h"
 #include "cli/input_shape.h"
 #include "cli/runner.h"
@@ -23,6 +24,7 @@ enum mpq_status mpq_pipeline_open(struct mpq_ctx *ctx, struct mpq_arena *arena,
     *p = (struct mpq_pipeline){.options = options, .arena = arena, .scored = UINT32_MAX};
     MPQ_TRY(mpq_import_file(ctx, arena, options->model, &p->imported, &p->float_bytes));
     MPQ_TRY(mpq_input_shape_assume(ctx, arena, options, options->data, p->imported));
+    MPQ_TRY(mpq_branches_take(ctx, arena, options, &p->imported));
     MPQ_TRY(mpq_simplify(ctx, arena, p->imported, &p->graph));
     MPQ_TRY(mpq_bind_batch(ctx, arena, p->graph, 1, &p->binding));
     MPQ_TRY(mpq_layer_table_build(ctx, arena, p->graph, &p->binding, &p->layers));
@@ -78,7 +80,7 @@ static enum mpq_status shuffled(struct mpq_ctx *ctx, struct mpq_arena *arena,
 
 enum mpq_status mpq_pipeline_data(struct mpq_ctx *ctx, struct mpq_pipeline *p)
 {
-    enum { MAX_DECIDE = 256, MIN_TO_SPLIT = 10 };
+    enum { MIN_DECIDE = 100, MAX_DECIDE = 256, MIN_TO_SPLIT = 10 };
     const struct mpq_options *options = p->options;
     struct mpq_dataset *data, *eval = NULL;
     struct mpq_part rest;
@@ -99,10 +101,13 @@ enum mpq_status mpq_pipeline_data(struct mpq_ctx *ctx, struct mpq_pipeline *p)
                 n);
         p->tune = p->decide = p->report = rest;
     } else {
-        uint32_t n_decide = n / 5 < MAX_DECIDE ? n / 5 : MAX_DECIDE;
+        /* A fifth decides, of small sets more: the search picks the best of a hundred candidates
+         * and would pick noise on a few dozen samples. */
+        uint32_t n_decide = n / 5 > MIN_DECIDE ? n / 5 : n / 2 < MIN_DECIDE ? n / 2 : MIN_DECIDE;
+        n_decide = n_decide < MAX_DECIDE ? n_decide : MAX_DECIDE;
         p->decide = take(&rest, n_decide);
         if (!eval && !p->is_synthetic)
-            p->report = take(&rest, n / 5);
+            p->report = take(&rest, rest.n / 3);
         p->tune = rest;
     }
     if (eval) {
@@ -329,9 +334,9 @@ static enum mpq_status tune(struct mpq_ctx *ctx, struct mpq_pipeline *p, struct 
         .n_random = 3,
         .freeze = !p->options->no_freeze,
         .align = !p->options->no_align,
-        .weight_rate = 2e-4,
-        .scale_rate = 5e-4,
-        .bias_rate = 2e-4,
+        .weight_rate = 5e-5,
+        .scale_rate = 2e-4,
+        .bias_rate = 1e-4,
         .align_weight = 0.1,
         .sensitivity = p->sensitivity,
         .stats = p->observer.stats,

@@ -77,7 +77,7 @@ static uint32_t max_scores(const struct mpq_pipeline *p)
     double per_score = 0;
     for (uint32_t l = 0; l < p->layers.n_layer; l++)
         per_score += (double)p->layers.layer[l].macs * p->decide.n;
-    double n = 3e12 / (per_score + 1);
+    double n = 2e12 / (per_score + 1);
     return n < 30 ? 30 : n > 300 ? 300 : (uint32_t)n;
 }
 
