@@ -7,6 +7,7 @@
 #include "importer/external_data.h"
 #include "importer/import_attr.h"
 #include "importer/import_tensor.h"
+#include "importer/inline.h"
 #include "importer/subgraph.h"
 #include "importer/upgrade.h"
 #include "proto/proto_model.h"
@@ -487,19 +488,43 @@ static enum mpq_status import_graph(struct import *im)
     return mpq_graph_check(im->ctx, im->graph);
 }
 
-enum mpq_status mpq_import_bytes(struct mpq_ctx *ctx, struct mpq_arena *arena, const uint8_t *data,
-                                 size_t bytes, const char *directory, struct mpq_graph **out_graph)
+static enum mpq_status import_model(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                    const Onnx__ModelProto *model, struct mpq_graph **out_graph)
 {
-    Onnx__ModelProto *model;
-    MPQ_TRY(mpq_proto_unpack(ctx, arena, data, bytes, &model));
     struct import im = {.ctx = ctx, .arena = arena, .proto = model->graph};
     MPQ_TRY(find_opset(ctx, model, &im.opset));
-    MPQ_TRY(mpq_external_data_load(ctx, arena, directory, model));
     MPQ_TRY(mpq_graph_create(ctx, arena, text(model->graph->name),
                              im.opset > OPSET_IR ? im.opset : OPSET_IR, &im.graph));
     im.graph->source = model;
     MPQ_TRY(import_graph(&im));
     *out_graph = im.graph;
+    return MPQ_OK;
+}
+
+enum mpq_status mpq_import_bytes(struct mpq_ctx *ctx, struct mpq_arena *arena, const uint8_t *data,
+                                 size_t bytes, const char *directory, struct mpq_graph **out_graph)
+{
+    Onnx__ModelProto *model;
+    MPQ_TRY(mpq_proto_unpack(ctx, arena, data, bytes, &model));
+    MPQ_TRY(mpq_external_data_load(ctx, arena, directory, model));
+    return import_model(ctx, arena, model, out_graph);
+}
+
+enum mpq_status mpq_import_branches(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                    const struct mpq_graph *graph, const enum mpq_branch *branch,
+                                    struct mpq_graph **out_graph)
+{
+    Onnx__ModelProto *model = (Onnx__ModelProto *)graph->source;
+    enum mpq_branch *by_source =
+        mpq_arena_alloc(ctx, arena, model->graph->n_node, sizeof *by_source);
+    if (!by_source)
+        return MPQ_E_NOMEM;
+    for (uint32_t n = 0; n < graph->n_node; n++)
+        if (branch[n] != MPQ_BRANCH_KEEP)
+            by_source[graph->node[n].source] = branch[n];
+    MPQ_TRY(mpq_inline_branches(ctx, arena, by_source, model->graph));
+    MPQ_TRY(import_model(ctx, arena, model, out_graph));
+    (*out_graph)->assumed = graph->assumed;
     return MPQ_OK;
 }
 

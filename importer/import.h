@@ -17,4 +17,12 @@ enum mpq_status mpq_import_bytes(struct mpq_ctx *ctx, struct mpq_arena *arena, c
                                  size_t bytes, const char *directory,
                                  struct mpq_graph **out_graph) MPQ_CHECKED;
 
+enum mpq_branch { MPQ_BRANCH_KEEP, MPQ_BRANCH_THEN, MPQ_BRANCH_ELSE };
+
+/* The graph with the branches taken of some of its Ifs in their place: branch[i] is for node i,
+ * `graph` as import made it. Its message is edited: `graph` is of no use afterwards. */
+enum mpq_status mpq_import_branches(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                    const struct mpq_graph *graph, const enum mpq_branch *branch,
+                                    struct mpq_graph **out_graph) MPQ_CHECKED;
+
 #endif

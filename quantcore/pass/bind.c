@@ -63,11 +63,11 @@ static enum mpq_status bind_node(struct mpq_ctx *ctx, struct mpq_arena *arena,
     return MPQ_OK;
 }
 
-enum mpq_status mpq_bind(struct mpq_ctx *ctx, struct mpq_arena *arena,
-                         const struct mpq_graph *graph, const struct mpq_shape *input,
-                         struct mpq_binding *out)
+/* Constants and inputs. */
+static enum mpq_status bind_values(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                   const struct mpq_graph *graph, const struct mpq_shape *input,
+                                   struct mpq_binding *out)
 {
-    MPQ_TRY(check_known(ctx, graph));
     struct mpq_binding binding;
     binding.tensor = mpq_arena_alloc(ctx, arena, graph->n_value, sizeof *binding.tensor);
     binding.is_folded = mpq_arena_alloc(ctx, arena, graph->n_node, sizeof *binding.is_folded);
@@ -84,8 +84,54 @@ enum mpq_status mpq_bind(struct mpq_ctx *ctx, struct mpq_arena *arena,
         tensor->dtype = graph->value[graph->input[i]].dtype;
         tensor->shape = input[i];
     }
+    *out = binding;
+    return MPQ_OK;
+}
+
+enum mpq_status mpq_bind(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                         const struct mpq_graph *graph, const struct mpq_shape *input,
+                         struct mpq_binding *out)
+{
+    MPQ_TRY(check_known(ctx, graph));
+    struct mpq_binding binding;
+    MPQ_TRY(bind_values(ctx, arena, graph, input, &binding));
     for (uint32_t n = 0; n < graph->n_node; n++)
         MPQ_TRY(bind_node(ctx, arena, &graph->node[n], &binding, &binding.is_folded[n]));
+    *out = binding;
+    return MPQ_OK;
+}
+
+static bool has_known_inputs(const struct mpq_node *node, const struct mpq_binding *binding)
+{
+    for (uint32_t i = 0; i < node->n_in; i++)
+        if (node->in[i] != MPQ_NO_VALUE && !mpq_shape_is_known(&binding->tensor[node->in[i]].shape))
+            return false;
+    return node->op != NULL;
+}
+
+enum mpq_status mpq_bind_partly(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                const struct mpq_graph *graph, const struct mpq_shape *input,
+                                void *const *value, struct mpq_binding *out)
+{
+    struct mpq_binding binding;
+    MPQ_TRY(bind_values(ctx, arena, graph, input, &binding));
+    for (uint32_t i = 0; i < graph->n_input; i++)
+        binding.tensor[graph->input[i]].data = value[i];
+    for (uint32_t n = 0; n < graph->n_node; n++) {
+        const struct mpq_node *node = &graph->node[n];
+        struct mpq_ctx quiet = *ctx;
+        enum mpq_status status = MPQ_E_UNSUPPORTED;
+        if (has_known_inputs(node, &binding))
+            status = bind_node(&quiet, arena, node, &binding, &binding.is_folded[n]);
+        ctx->allocations_left = quiet.allocations_left;
+        if (status == MPQ_E_NOMEM)
+            return mpq_fail(ctx, status, "%s", quiet.message);
+        if (status == MPQ_OK)
+            continue;
+        for (uint32_t i = 0; i < node->n_out; i++)
+            if (node->out[i] != MPQ_NO_VALUE)
+                binding.tensor[node->out[i]] = (struct mpq_tensor){.shape.rank = MPQ_RANK_UNKNOWN};
+    }
     *out = binding;
     return MPQ_OK;
 }

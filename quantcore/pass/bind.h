@@ -16,6 +16,13 @@ enum mpq_status mpq_bind(struct mpq_ctx *ctx, struct mpq_arena *arena,
                          const struct mpq_graph *graph, const struct mpq_shape *input,
                          struct mpq_binding *out) MPQ_CHECKED;
 
+/* As far as possible: nodes that cannot be run, or read a value of which nothing is known, leave
+ * their outputs unknown (rank -1). `value` [n_input] gives data of inputs, NULL where they are not
+ * known. */
+enum mpq_status mpq_bind_partly(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                const struct mpq_graph *graph, const struct mpq_shape *input,
+                                void *const *value, struct mpq_binding *out) MPQ_CHECKED;
+
 /* Declared input shapes with every unknown first dimension replaced by `batch`; an unknown
  * dimension elsewhere that shares its symbolic name with a first dimension gets it too, others get
  * the size in graph->assumed. SHAPE, naming the input, where there is none. out_shape [n_input]. */

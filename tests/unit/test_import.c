@@ -203,6 +203,51 @@ static void test_bodies(void **state)
     builder_release(&b);
 }
 
+/* y = c ? op(x) : nothing, or the other way round; the body calls its value t. */
+static void add_branch(struct builder *b, const char *which, const char *op_type, const char *out)
+{
+    Onnx__GraphProto *outer = b->graph, *body = builder_graph(b);
+    Onnx__NodeProto *node = builder_node(b, "If", "c", out);
+    builder_attr(b, node, which, ONNX__ATTRIBUTE_PROTO__ATTRIBUTE_TYPE__GRAPH)->g = body;
+    b->graph = body;
+    builder_node(b, op_type, "x", "t");
+    builder_output(b, "t");
+    b->graph = outer;
+}
+
+static void test_branches(void **state)
+{
+    (void)state;
+    struct builder b;
+    struct mpq_graph *graph, *inlined;
+    builder_init(&b, 13);
+    builder_input(&b, "x", MPQ_FLOAT, &MPQ_SHAPE(2));
+    builder_input(&b, "c", MPQ_BOOL, &MPQ_SHAPE(1));
+    add_branch(&b, "then_branch", "Neg", "y");
+    add_branch(&b, "else_branch", "Abs", "z");
+    builder_output(&b, "y");
+    builder_output(&b, "z");
+    CHECK_OK(&b.ctx, import(&b, &graph));
+    assert_int_equal(graph->n_node, 2);
+    CHECK_FAILS(&b.ctx,
+                mpq_import_branches(&b.ctx, b.arena, graph,
+                                    (enum mpq_branch[]){MPQ_BRANCH_ELSE, MPQ_BRANCH_KEEP},
+                                    &inlined),
+                MPQ_E_FORMAT, "has no else_branch with 1 outputs");
+    CHECK_OK(&b.ctx, import(&b, &graph));
+    CHECK_OK(&b.ctx,
+             mpq_import_branches(&b.ctx, b.arena, graph,
+                                 (enum mpq_branch[]){MPQ_BRANCH_THEN, MPQ_BRANCH_ELSE}, &inlined));
+    static const char *const expected[] = {"Neg", "Identity", "Abs", "Identity"};
+    assert_int_equal(inlined->n_node, MPQ_COUNT(expected));
+    for (uint32_t n = 0; n < MPQ_COUNT(expected); n++)
+        assert_string_equal(inlined->node[n].op_type, expected[n]);
+    assert_string_equal(inlined->value[inlined->node[2].out[0]].name, "t_1");
+    assert_int_equal(inlined->node[3].in[0], inlined->node[2].out[0]);
+    assert_int_equal(inlined->output[1], inlined->node[3].out[0]);
+    builder_release(&b);
+}
+
 static void test_refusals(void **state)
 {
     (void)state;
@@ -391,6 +436,7 @@ int main(void)
         cmocka_unit_test(test_initializer_inputs),
         cmocka_unit_test(test_constants),
         cmocka_unit_test(test_bodies),
+        cmocka_unit_test(test_branches),
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_numbers),
         cmocka_unit_test(test_truncated),
