@@ -287,7 +287,7 @@ static enum mpq_status round_widths(struct mpq_ctx *ctx, struct mpq_arena *arena
     int8_t *nearest = mpq_arena_alloc(ctx, scratch, n_param, 1);
     if (!shift || !nearest)
         return MPQ_E_NOMEM;
-    for (int b = MPQ_MIN_BITS; b < MPQ_MAX_BITS; b++) {
+    for (int b = MPQ_MIN_BITS; b <= MPQ_MAX_BITS; b++) {
         struct mpq_supernet_width *width = &net_layer->width[b];
         if (!(net_layer->candidates >> b & 1))
             continue;

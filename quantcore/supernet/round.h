@@ -9,7 +9,7 @@
 #include "quantcore/supernet/network.h"
 #include "quantcore/supernet/supernet.h"
 
-/* Codes of every width below 8 bits of every layer, for the inputs that layers have with all widths
+/* Codes of every width of every layer, for the inputs that layers have with all widths
  * at their widest. Second moments of these inputs are gathered by running `network`, the
  * fake-quantized graph created with keep_all, whose layers are the nodes layer_node [n_layer], over
  * sample [n]. The biases follow, so that the mean of each output channel stays. Memory for the

@@ -92,6 +92,10 @@ enum mpq_status mpq_supernet_fit(struct mpq_ctx *ctx, struct mpq_supernet *net,
                 continue;
             MPQ_TRY(mpq_levels_fit(ctx, shape, layer->w, stats[l].input_power, b, uniform_levels,
                                    &width->levels, width->scale));
+            /* As the file will hold them: a rounded scale is a gain, and its mean must be undone
+             * too. */
+            for (int64_t c = 0; c < shape->n_channel; c++)
+                width->scale[c] = mpq_scale_round((float)width->scale[c]);
             if (width->bias)
                 correct_bias(layer, shape, width, graph->value[shape->bias].constant->data,
                              stats[l].input_mean);
