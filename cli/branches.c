@@ -40,20 +40,17 @@ static enum mpq_status read_values(struct mpq_ctx *ctx, struct mpq_arena *arena,
 
 /* Which branch each If takes, where that is known; branch [n_node]. */
 static enum mpq_status choose_branches(struct mpq_ctx *ctx, struct mpq_arena *arena,
-                                       const struct mpq_options *options,
-                                       const struct mpq_graph *graph, enum mpq_branch *branch,
-                                       bool *out_any)
+                                       const struct mpq_graph *graph, void *const *value,
+                                       enum mpq_branch *branch, bool *out_any)
 {
     struct mpq_ctx quiet = *ctx;
     struct mpq_binding binding;
-    void **value = mpq_arena_alloc(ctx, arena, graph->n_input, sizeof *value);
     struct mpq_shape *shape = mpq_arena_alloc(ctx, arena, graph->n_input, sizeof *shape);
-    if (!value || !shape)
+    if (!shape)
         return MPQ_E_NOMEM;
     if (mpq_bind_shapes(&quiet, graph, 1, shape) != MPQ_OK)
         for (uint32_t i = 0; i < graph->n_input; i++)
             shape[i] = graph->value[graph->input[i]].shape;
-    MPQ_TRY(read_values(ctx, arena, graph, options->input_value, value));
     MPQ_TRY(mpq_bind_partly(ctx, arena, graph, shape, value, &binding));
     *out_any = false;
     for (uint32_t n = 0; n < graph->n_node; n++) {
@@ -83,11 +80,15 @@ static bool has_if(const struct mpq_graph *graph)
 enum mpq_status mpq_branches_take(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                   const struct mpq_options *options, struct mpq_graph **graph)
 {
+    void **value = mpq_arena_alloc(ctx, arena, (*graph)->n_input, sizeof *value);
+    if (!value)
+        return MPQ_E_NOMEM;
+    MPQ_TRY(read_values(ctx, arena, *graph, options->input_value, value));
     for (bool any = true; any && has_if(*graph);) {
         enum mpq_branch *branch = mpq_arena_alloc(ctx, arena, (*graph)->n_node, sizeof *branch);
         if (!branch)
             return MPQ_E_NOMEM;
-        MPQ_TRY(choose_branches(ctx, arena, options, *graph, branch, &any));
+        MPQ_TRY(choose_branches(ctx, arena, *graph, value, branch, &any));
         if (any)
             MPQ_TRY(mpq_import_branches(ctx, arena, *graph, branch, graph));
     }

@@ -102,6 +102,8 @@ refuse_convert 3 'Blur' unknown.onnx --data good.npz
 refuse 2 "the model has no input 'q'" inspect good.onnx --input-shape q=1x3
 refuse 2 'is no shape of one sample' inspect good.onnx --input-shape x=1x3
 refuse 2 'is not NAME=SIZExSIZE' inspect good.onnx --input-shape x=3x
+refuse 2 'is no input of one integer or bool' inspect good.onnx --input-value x=1
+refuse 2 'is not NAME=INTEGER' inspect good.onnx --input-value x
 expect 0 'Blur' inspect unknown.onnx
 expect 0 'conv (Conv): float [64,1,3,3]' inspect unknown.onnx
 expect 0 '2 layers can be quantized' inspect good.onnx
