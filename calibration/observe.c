@@ -19,7 +19,7 @@ enum mpq_status mpq_observer_create(struct mpq_ctx *ctx, struct mpq_arena *arena
     for (uint32_t l = 0; l < layers->n_layer; l++) {
         const struct mpq_layer *layer = &layers->layer[l];
         struct mpq_layer_stats *stats = &o.stats[l];
-        size_t n_weight = (size_t)(layer->n_outer * layer->n_inner);
+        size_t n_weight = (size_t)(layer->n_group * layer->n_outer * layer->n_inner);
         stats->input_mean = mpq_arena_alloc(ctx, arena, n_weight, sizeof(mpq_real));
         stats->input_power = mpq_arena_alloc(ctx, arena, n_weight, sizeof(mpq_real));
         if (!stats->input_mean || !stats->input_power)
@@ -30,27 +30,25 @@ enum mpq_status mpq_observer_create(struct mpq_ctx *ctx, struct mpq_arena *arena
     return MPQ_OK;
 }
 
-/* Mean and mean square of x[outer][n][inner] for each place of the middle dimension modulo n_place,
- * added to the running means over n_seen positions; each serves `repeat` consecutive weights. */
+/* Mean and mean square of x[outer][n][inner] for each place of the middle dimension, added to the
+ * running means over n_seen positions; each serves `repeat` consecutive weights. */
 static void add_input(const mpq_real *x, int64_t outer, int64_t n, int64_t inner, uint64_t n_seen,
-                      int64_t n_place, int64_t repeat, struct mpq_layer_stats *stats)
+                      int64_t repeat, struct mpq_layer_stats *stats)
 {
-    double share = (double)(outer * inner) / (double)((uint64_t)(outer * inner) + n_seen);
-    double n_value = (double)(outer * inner * (n / n_place));
-    for (int64_t k = 0; k < n_place; k++) {
+    double n_value = (double)(outer * inner), share = n_value / (n_value + (double)n_seen);
+    for (int64_t c = 0; c < n; c++) {
         double sum = 0, square = 0;
-        for (int64_t c = k; c < n; c += n_place)
-            for (int64_t o = 0; o < outer; o++) {
-                const mpq_real *row = x + (o * n + c) * inner;
-                mpq_real row_sum = 0, row_square = 0;
-                for (int64_t i = 0; i < inner; i++) {
-                    row_sum += row[i];
-                    row_square += row[i] * row[i];
-                }
-                sum += (double)row_sum;
-                square += (double)row_square;
+        for (int64_t o = 0; o < outer; o++) {
+            const mpq_real *row = x + (o * n + c) * inner;
+            mpq_real row_sum = 0, row_square = 0;
+            for (int64_t i = 0; i < inner; i++) {
+                row_sum += row[i];
+                row_square += row[i] * row[i];
             }
-        for (int64_t r = k * repeat; r < (k + 1) * repeat; r++) {
+            sum += (double)row_sum;
+            square += (double)row_square;
+        }
+        for (int64_t r = c * repeat; r < (c + 1) * repeat; r++) {
             mpq_real *mean = &stats->input_mean[r], *power = &stats->input_power[r];
             *mean += (mpq_real)(share * (sum / n_value - (double)*mean));
             *power += (mpq_real)(share * (square / n_value - (double)*power));
@@ -72,8 +70,8 @@ static void observe_layer(struct mpq_observer *o, uint32_t l, const struct mpq_g
     int64_t outer = mpq_shape_count_range(&x->shape, 0, axis), n = x->shape.dim[axis];
     int64_t inner = mpq_shape_count_range(&x->shape, axis + 1, x->shape.rank);
     uint64_t before = o->n_seen[l];
-    int64_t n_weight = layer->n_outer * layer->n_inner, n_place = is_conv ? w->shape.dim[1] : n;
-    add_input(x->data, outer, n, inner, before, n_place, n_weight / n_place, &o->stats[l]);
+    int64_t repeat = layer->n_group * layer->n_outer * layer->n_inner / n;
+    add_input(x->data, outer, n, inner, before, repeat, &o->stats[l]);
     o->n_seen[l] += (uint64_t)(outer * inner);
 
     const mpq_real *out = y->data;

@@ -44,13 +44,14 @@ static const char *split_weight(const struct mpq_node *node, const struct mpq_te
                                 struct mpq_layer *layer)
 {
     const struct mpq_shape *w = &weight->shape;
-    layer->n_outer = layer->n_inner = 1;
+    layer->n_outer = layer->n_inner = layer->n_group = 1;
     if (mpq_node_is(node, "Conv")) {
         if (w->rank < 3)
             return "its weight has fewer than three dimensions";
         layer->n_channel = w->dim[0];
         layer->n_inner = mpq_shape_count_range(w, 1, w->rank);
-        layer->is_depthwise = w->dim[1] == 1 && mpq_attr_int(&node->attr_set, "group", 1) > 1;
+        layer->n_group = mpq_attr_int(&node->attr_set, "group", 1);
+        layer->is_depthwise = w->dim[1] == 1 && layer->n_group > 1;
         return NULL;
     }
     if (w->rank != 2)

@@ -20,6 +20,8 @@ struct mpq_layer {
     mpq_value_id x, y;         /* data input; output after the activation fused into the
                                   layer (Relu, Clip), else the node's own output            */
     int64_t n_outer, n_channel, n_inner;
+    int64_t n_group;   /* channels c of one n_channel / n_group read the same inputs; 1 unless the
+                          layer is a grouped convolution */
     int64_t n_param;   /* elements of the weight: the product of the three          */
     uint64_t macs;     /* of one sample                                             */
     bool is_depthwise; /* Conv with one input channel a group and more than 1 group */
@@ -37,9 +39,9 @@ struct mpq_layer_table {
 
 /* What calibration saw at a layer of the float model. */
 struct mpq_layer_stats {
-    /* Mean and mean square of the input that each weight of an output channel multiplies, [n_outer
-     * * n_inner]: the mean square is the diagonal of the layer's Hessian up to a factor. Zero
-     * padding is not counted; for a grouped convolution the mean over the groups. */
+    /* Mean and mean square of the input that each weight of an output channel multiplies, [n_group,
+     * n_outer * n_inner]: the mean square is the diagonal of the layer's Hessian up to a factor.
+     * Zero padding is not counted. */
     mpq_real *input_mean, *input_power;
     double output_power; /* mean square of the layer's output, > 0 */
 };

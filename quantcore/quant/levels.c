@@ -91,9 +91,13 @@ struct fit {
     double *mass, *moment; /* [BINS] weight and weighted sum of z in each bin of z = w/scale */
 };
 
-static double weight_of(const struct fit *fit, int64_t outer, int64_t inner)
+static double weight_of(const struct fit *fit, int64_t c, int64_t outer, int64_t inner)
 {
-    return fit->importance ? (double)fit->importance[outer * fit->layer->n_inner + inner] : 1;
+    const struct mpq_layer *layer = fit->layer;
+    int64_t group = c / (layer->n_channel / layer->n_group);
+    return fit->importance
+               ? (double)fit->importance[(group * layer->n_outer + outer) * layer->n_inner + inner]
+               : 1;
 }
 
 /* Least-squares scale of each channel for the levels its weights have now:
@@ -107,7 +111,8 @@ static double refit_scales(const struct fit *fit, const struct mpq_levels *level
         for (int64_t o = 0; o < layer->n_outer; o++)
             for (int64_t i = 0; i < layer->n_inner; i++) {
                 mpq_real w = fit->w[(o * layer->n_channel + c) * layer->n_inner + i];
-                double h = weight_of(fit, o, i), level = mpq_levels_nearest(levels, w / scale[c]);
+                double h = weight_of(fit, c, o, i),
+                       level = mpq_levels_nearest(levels, w / scale[c]);
                 wl += h * (double)w * level;
                 ll += h * level * level;
                 ww += h * (double)w * (double)w;
@@ -132,7 +137,7 @@ static double channel_error(const struct fit *fit, const struct mpq_levels *leve
         for (int64_t i = 0; i < layer->n_inner; i++) {
             mpq_real w = fit->w[(o * layer->n_channel + c) * layer->n_inner + i];
             double d = (double)w - (double)mpq_levels_nearest(levels, w / scale) * (double)scale;
-            error += weight_of(fit, o, i) * d * d;
+            error += weight_of(fit, c, o, i) * d * d;
         }
     return error;
 }
@@ -187,7 +192,7 @@ static void gather(struct fit *fit, const mpq_real *scale)
             for (int64_t i = 0; i < layer->n_inner; i++) {
                 double s = (double)scale[c];
                 double z = (double)fit->w[(o * layer->n_channel + c) * layer->n_inner + i] / s;
-                double h = weight_of(fit, o, i) * s * s;
+                double h = weight_of(fit, c, o, i) * s * s;
                 double bin = (z + Z_RANGE) * (BINS / (2 * Z_RANGE));
                 int b = bin < 0 ? 0 : bin > BINS - 1 ? BINS - 1 : (int)bin;
                 fit->mass[b] += h;

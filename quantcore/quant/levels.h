@@ -30,9 +30,8 @@ void mpq_levels_set(int bits, const int8_t *level, uint32_t n, struct mpq_levels
  * histogram of w/scale with least-squares scales of each channel. Where the best uniform grid is
  * better it is kept.
  *
- *   importance  [n_outer * n_inner] h of each weight of a channel, >= 0: the mean square of the
- *               input it multiplies; NULL: all 1
- *   out_scale   [n_channel] > 0
+ *   importance  [n_group, n_outer * n_inner] h of each weight of a channel, >= 0: the mean square
+ * of the input it multiplies; NULL: all 1 out_scale   [n_channel] > 0
  *
  * NOMEM only; scratch memory comes from an arena of its own. */
 enum mpq_status mpq_levels_fit(struct mpq_ctx *ctx, const struct mpq_layer *layer,

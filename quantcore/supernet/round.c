@@ -106,11 +106,10 @@ static void gather_matrix(struct gram *gram, const struct mpq_node *node,
 }
 
 static enum mpq_status create_gram(struct mpq_ctx *ctx, struct mpq_arena *arena,
-                                   const struct mpq_layer *layer, const struct mpq_node *node,
-                                   struct gram *out)
+                                   const struct mpq_layer *layer, struct gram *out)
 {
     out->k = layer->n_outer * layer->n_inner;
-    out->n_group = mpq_node_is(node, "Conv") ? mpq_attr_int(&node->attr_set, "group", 1) : 1;
+    out->n_group = layer->n_group;
     if (out->k > MAX_INPUTS)
         return MPQ_OK;
     out->mean = mpq_arena_alloc(ctx, arena, (size_t)(out->n_group * out->k), sizeof *out->mean);
@@ -126,8 +125,7 @@ static enum mpq_status gather(struct mpq_ctx *ctx, struct mpq_arena *scratch,
     struct mpq_network *network = source->network;
     int64_t most = 1;
     for (uint32_t l = 0; l < layers->n_layer; l++) {
-        MPQ_TRY(create_gram(ctx, scratch, &layers->layer[l],
-                            &network->graph->node[source->layer_node[l]], &gram[l]));
+        MPQ_TRY(create_gram(ctx, scratch, &layers->layer[l], &gram[l]));
         most = gram[l].moment && gram[l].k > most ? gram[l].k : most;
     }
     mpq_real *rows = mpq_arena_alloc(ctx, scratch, (size_t)(ROWS * most), sizeof *rows);

@@ -69,11 +69,13 @@ static void correct_bias(struct mpq_supernet_layer *layer, const struct mpq_laye
     mpq_levels_fake_quant(&width->levels, shape, layer->w, width->scale, layer->wq);
     for (int64_t c = 0; c < shape->n_channel; c++) {
         double shift = 0;
+        int64_t group = c / (shape->n_channel / shape->n_group);
+        const mpq_real *mean = input_mean + group * shape->n_outer * shape->n_inner;
         for (int64_t o = 0; o < shape->n_outer; o++) {
             int64_t at = (o * shape->n_channel + c) * shape->n_inner;
             for (int64_t i = 0; i < shape->n_inner; i++)
                 shift += ((double)layer->wq[at + i] - (double)layer->w[at + i]) *
-                         (double)input_mean[o * shape->n_inner + i];
+                         (double)mean[o * shape->n_inner + i];
         }
         width->bias[c] = (mpq_real)((double)float_bias[c] - shift);
     }

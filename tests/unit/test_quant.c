@@ -16,7 +16,8 @@ static void fill_normal(mpq_real *x, int n, uint64_t seed)
 
 static struct mpq_layer one_channel(int64_t n)
 {
-    return (struct mpq_layer){.n_outer = 1, .n_channel = 1, .n_inner = n, .n_param = n};
+    return (struct mpq_layer){
+        .n_group = 1, .n_outer = 1, .n_channel = 1, .n_inner = n, .n_param = n};
 }
 
 /* Mean squared error of fake quantization. */
@@ -85,7 +86,8 @@ static void fit_survives_degenerate_weights(void **state)
                                         {0, 0, 0, 0, 5, -3, 2, 1}};
     for (size_t i = 0; i < MPQ_COUNT(cases); i++)
         for (int bits = 2; bits <= 8; bits++) {
-            struct mpq_layer layer = {.n_outer = 1, .n_channel = 2, .n_inner = 4, .n_param = 8};
+            struct mpq_layer layer = {
+                .n_group = 1, .n_outer = 1, .n_channel = 2, .n_inner = 4, .n_param = 8};
             struct mpq_levels levels;
             mpq_real scale[2], wq[8];
             CHECK_OK(&ctx,
@@ -109,7 +111,8 @@ static void channels_of_a_matmul_weight_are_columns(void **state)
 {
     (void)state;
     /* w [K=2, N=3]: column n has scale n+1, so 8 bits keep it nearly exact. */
-    struct mpq_layer layer = {.n_outer = 2, .n_channel = 3, .n_inner = 1, .n_param = 6};
+    struct mpq_layer layer = {
+        .n_group = 1, .n_outer = 2, .n_channel = 3, .n_inner = 1, .n_param = 6};
     const mpq_real w[] = {127, 254, 381, 1, 2, 3}, scale[] = {1, 2, 3};
     struct mpq_levels levels;
     int8_t q[6];

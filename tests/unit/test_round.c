@@ -98,7 +98,7 @@ static void check_layer(struct net *net, struct trial *t, mpq_value_id y)
         sample[i] = i;
     t->table = (struct mpq_layer_table){.n_layer = 1, .layer = &t->layer};
     t->layer.n_param = t->layer.n_outer * t->layer.n_channel * t->layer.n_inner;
-    size_t n_weight = (size_t)(t->layer.n_outer * t->layer.n_inner);
+    size_t n_weight = (size_t)(t->layer.n_group * t->layer.n_outer * t->layer.n_inner);
     struct mpq_layer_stats stats = {
         .input_mean = mpq_arena_alloc(&net->ctx, net->arena, n_weight, sizeof(mpq_real)),
         .input_power = mpq_arena_alloc(&net->ctx, net->arena, n_weight, sizeof(mpq_real)),
@@ -135,7 +135,7 @@ static void a_gemm_errs_less(void **state)
     struct net *net = *state;
     struct trial t = {0};
     mpq_value_id x = net_input(net, "x", MPQ_SHAPE(-1, 40));
-    t.layer = (struct mpq_layer){.n_outer = 40, .n_channel = 24, .n_inner = 1};
+    t.layer = (struct mpq_layer){.n_group = 1, .n_outer = 40, .n_channel = 24, .n_inner = 1};
     t.layer.weight = net_random(net, "w", MPQ_SHAPE(40, 24), false);
     t.layer.bias = net_random(net, "b", MPQ_SHAPE(24), false);
     t.layer.x = x;
@@ -151,7 +151,7 @@ static void a_grouped_strided_convolution_errs_less(void **state)
     mpq_value_id x = net_input(net, "x", MPQ_SHAPE(-1, 8, 9, 10));
     const struct mpq_attr attrs[] = {NET_INT("group", 2), NET_INTS("strides", 2, 1),
                                      NET_INTS("pads", 1, 0, 1, 2)};
-    t.layer = (struct mpq_layer){.n_outer = 1, .n_channel = 6, .n_inner = 4 * 3 * 3};
+    t.layer = (struct mpq_layer){.n_group = 2, .n_outer = 1, .n_channel = 6, .n_inner = 4 * 3 * 3};
     t.layer.weight = net_random(net, "w", MPQ_SHAPE(6, 4, 3, 3), false);
     t.layer.bias = net_random(net, "b", MPQ_SHAPE(6), false);
     t.layer.x = x;

@@ -28,7 +28,7 @@ static int setup(void **state)
     for (uint32_t l = 0; l < N_LAYER; l++) {
         struct mpq_supernet_layer *layer = &f.net.layer[l];
         f.layer[l] = (struct mpq_layer){
-            .n_outer = 1, .n_channel = 1, .n_inner = N_PARAM, .n_param = N_PARAM};
+            .n_group = 1, .n_outer = 1, .n_channel = 1, .n_inner = N_PARAM, .n_param = N_PARAM};
         layer->candidates = layer->active = 1 << 2 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 6;
         layer->w = mpq_arena_alloc(&f.ctx, f.arena, N_PARAM, sizeof *layer->w);
         for (uint32_t i = 0; i < N_PARAM; i++)
@@ -73,7 +73,8 @@ static void weights_on_levels_are_calm_and_on_boundaries_turbulent(void **state)
     const int8_t level[] = {-3, -1, 1, 3};
     const mpq_real calm[] = {-3, -1, 1, 3, -9, 9}, stormy[] = {-2, 0, 2, MPQ_REAL(0.2), -2, 0};
     const mpq_real one = 1;
-    struct mpq_layer layer = {.n_outer = 1, .n_channel = 1, .n_inner = 6, .n_param = 6};
+    struct mpq_layer layer = {
+        .n_group = 1, .n_outer = 1, .n_channel = 1, .n_inner = 6, .n_param = 6};
     (void)f;
     mpq_levels_set(2, level, 4, &levels);
     CHECK_NEAR(mpq_freeze_unstable_share(&levels, &layer, calm, &one), 0, 0, 0);
