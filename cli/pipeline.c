@@ -253,8 +253,9 @@ static uint32_t tune_batch(const struct mpq_pipeline *p)
     return p->batch == 1 ? 1 : batch;
 }
 
-/* As many steps as the effort's amount of arithmetic allows, forward and backward of four paths; a
- * function of the model alone, so that a run repeats. */
+/* As many steps as the effort's amount of arithmetic allows, forward and backward of four paths,
+ * and no more than 30 passes over the samples, which few samples would be learned by heart in. A
+ * function of model and data alone, so that a run repeats. */
 static uint32_t tune_steps(const struct mpq_pipeline *p, uint32_t batch)
 {
     static const double effort_macs[] = {[MPQ_EFFORT_NONE] = 0,
@@ -263,12 +264,12 @@ static uint32_t tune_steps(const struct mpq_pipeline *p, uint32_t batch)
                                          [MPQ_EFFORT_THOROUGH] = 4e13};
     if (p->options->steps >= 0)
         return (uint32_t)p->options->steps;
-    double per_step = 4.0 * 3.0 * batch * (double)total_macs(p);
-    double steps = effort_macs[p->options->effort] / per_step;
-    return p->options->effort == MPQ_EFFORT_NONE ? 0
-           : steps < 20                          ? 20
-           : steps > 2000                        ? 2000
-                                                 : (uint32_t)steps;
+    if (p->options->effort == MPQ_EFFORT_NONE)
+        return 0;
+    double steps = effort_macs[p->options->effort] / (4.0 * 3.0 * batch * (double)total_macs(p));
+    double most = 30.0 * p->tune.n / batch;
+    steps = steps < most ? steps : most;
+    return steps < 20 ? 20 : (uint32_t)steps;
 }
 
 /* The sampler's walk from all widest until the weights take at most `bits_total` bits. */

@@ -116,11 +116,11 @@ static void check_layer(struct net *net, struct trial *t, mpq_value_id y)
     double error, shift;
     measure(net, t, true, NULL, y, reference, &error, &shift);
     double nearest[9];
-    for (uint8_t b = 2; b <= 8; b += b < 4 ? 1 : 4)
+    for (uint8_t b = 2; b <= 8; b = (uint8_t)(b < 4 ? b + 1 : b + 4))
         measure(net, t, false, &b, y, reference, &nearest[b], &shift);
     CHECK_OK(&net->ctx, mpq_round_supernet(&net->ctx, net->arena, &t->net, &t->network, &t->node,
                                            &samples, sample, 64));
-    for (uint8_t b = 2; b <= 8; b += b < 4 ? 1 : 4) {
+    for (uint8_t b = 2; b <= 8; b = (uint8_t)(b < 4 ? b + 1 : b + 4)) {
         measure(net, t, false, &b, y, reference, &error, &shift);
         if (!(error < 0.9 * nearest[b]))
             fail_msg("%d bits: error %g, %g with nearest levels", b, error, nearest[b]);
