@@ -67,9 +67,9 @@ static void add_layer(struct list *list, const struct mpq_supernet *net, uint32_
                 width_name(list->ctx, list->arena, l, b, "bias"));
         add(list, MPQ_INT8, width->levels.n, width->levels.level,
             width_name(list->ctx, list->arena, l, b, "level"));
-        if (width->q)
-            add(list, MPQ_INT8, shape->n_param, width->q,
-                width_name(list->ctx, list->arena, l, b, "code"));
+        if (width->offset)
+            add(list, MPQ_FLOAT, shape->n_param, width->offset,
+                width_name(list->ctx, list->arena, l, b, "offset"));
     }
 }
 
@@ -143,24 +143,17 @@ static enum mpq_status read_array(const struct reader *r, const char *name, enum
     return MPQ_OK;
 }
 
-static enum mpq_status read_codes(const struct reader *r, const struct mpq_layer *shape, uint32_t l,
-                                  int b, struct mpq_supernet_width *width)
+static enum mpq_status read_offset(const struct reader *r, const struct mpq_layer *shape,
+                                   uint32_t l, int b, struct mpq_supernet_width *width)
 {
-    struct mpq_tensor code;
-    const char *name = width_name(r->ctx, r->arena, l, b, "code");
+    struct mpq_tensor offset;
+    const char *name = width_name(r->ctx, r->arena, l, b, "offset");
     if (!name)
         return MPQ_E_NOMEM;
     if (!mpq_npz_has(r->npz, name))
         return MPQ_OK;
-    MPQ_TRY(read_array(r, name, MPQ_INT8, shape->n_param, &code));
-    bool is_level[256] = {false};
-    for (uint32_t k = 0; k < width->levels.n; k++)
-        is_level[width->levels.level[k] + 128] = true;
-    for (int64_t i = 0; i < shape->n_param; i++)
-        if (!is_level[mpq_tensor_int(&code, i) + 128])
-            return mpq_fail(r->ctx, MPQ_E_FORMAT,
-                            "%s: a code of layer %" PRIu32 " is no level of it", r->path, l);
-    width->q = code.data;
+    MPQ_TRY(read_array(r, name, MPQ_FLOAT, shape->n_param, &offset));
+    width->offset = offset.data;
     return MPQ_OK;
 }
 
@@ -189,7 +182,7 @@ static enum mpq_status read_width(const struct reader *r, const struct mpq_layer
                            shape->n_channel, &bias));
         memcpy(width->bias, bias.data, bytes);
     }
-    return read_codes(r, shape, l, b, width);
+    return read_offset(r, shape, l, b, width);
 }
 
 static enum mpq_status read_layer(const struct reader *r, const struct mpq_layer *shape, uint32_t l,

@@ -8,10 +8,8 @@
  *   act_zero_point   int32  [G]
  *   act_bits         int32  [G]
  *   layerI.weight    float        latent weight of layer I
- *   layerI.B.scale   float        of its width B
- *   layerI.B.bias    float        absent where the layer has none
- *   layerI.B.level   int8
- */
+ *   layerI.B.scale, .bias, .level, .offset of its width B; no bias where the layer has none, no
+ * offset where weights are rounded as they are */
 #ifndef MPQ_CLI_CHECKPOINT_H
 #define MPQ_CLI_CHECKPOINT_H
 

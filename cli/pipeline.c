@@ -324,7 +324,6 @@ static enum mpq_status round_widths(struct mpq_ctx *ctx, struct mpq_pipeline *p)
                               p->tune.sample, n);
 }
 
-/* Tune p->net as it is and round it. */
 static enum mpq_status tune(struct mpq_ctx *ctx, struct mpq_pipeline *p, struct mpq_arena *scratch,
                             uint32_t batch)
 {
@@ -347,27 +346,25 @@ static enum mpq_status tune(struct mpq_ctx *ctx, struct mpq_pipeline *p, struct 
     MPQ_TRY(mpq_tune(ctx, &p->net, p->fake_graph, batch, &samples, &targets, &options, &p->tuned));
     mpq_log(ctx, MPQ_LOG_INFO, "tuning took the loss of random paths from %.5f to %.5f",
             p->tuned.first_loss, p->tuned.last_loss);
-    return round_widths(ctx, p);
+    return MPQ_OK;
 }
 
-/* The family as fitted and rounded, against the same tuned first; p->net becomes the better one. */
-static enum mpq_status choose_tuned(struct mpq_ctx *ctx, struct mpq_pipeline *p,
-                                    struct mpq_arena *scratch, uint32_t batch)
+/* Round the family as fitted, tune it from there, and go back where that did not help. */
+static enum mpq_status round_and_tune(struct mpq_ctx *ctx, struct mpq_pipeline *p,
+                                      struct mpq_arena *scratch, uint32_t batch)
 {
     double before, after;
-    struct mpq_supernet start, rounded;
+    struct mpq_supernet rounded;
     size_t n_entry = (size_t)p->layers.n_layer * MPQ_N_BITS;
-    MPQ_TRY(mpq_supernet_copy(ctx, scratch, &p->net, &start));
     MPQ_TRY(round_widths(ctx, p));
     if (!p->n_step)
         return MPQ_OK;
     MPQ_TRY(family_loss(ctx, p, "before tuning", &before));
+    MPQ_TRY(mpq_supernet_copy(ctx, scratch, &p->net, &rounded));
     double *sensitivity =
         mpq_arena_copy(ctx, scratch, p->sensitivity, n_entry * sizeof *sensitivity);
     if (!sensitivity)
         return MPQ_E_NOMEM;
-    MPQ_TRY(mpq_supernet_copy(ctx, scratch, &p->net, &rounded));
-    mpq_supernet_assign(&p->net, &start);
     MPQ_TRY(tune(ctx, p, scratch, batch));
     MPQ_TRY(family_loss(ctx, p, "after tuning", &after));
     p->has_sensitivity = true;
@@ -389,7 +386,7 @@ enum mpq_status mpq_pipeline_tune(struct mpq_ctx *ctx, struct mpq_pipeline *p)
     struct mpq_arena *scratch = mpq_arena_create(ctx);
     if (!scratch)
         return MPQ_E_NOMEM;
-    enum mpq_status status = choose_tuned(ctx, p, scratch, batch);
+    enum mpq_status status = round_and_tune(ctx, p, scratch, batch);
     mpq_arena_free(scratch);
     if (status != MPQ_OK || !p->options->checkpoint)
         return status;

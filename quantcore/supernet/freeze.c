@@ -38,8 +38,8 @@ double mpq_freeze_turbulence(const struct mpq_supernet *net, uint32_t l)
     for (int b = MPQ_MIN_BITS; b <= MPQ_MAX_BITS; b++)
         if (layer->active >> b & 1) {
             const struct mpq_supernet_width *width = &layer->width[b];
-            sum += mpq_freeze_unstable_share(&width->levels, &net->layers->layer[l], layer->w,
-                                             width->scale) /
+            sum += mpq_freeze_unstable_share(&width->levels, &net->layers->layer[l],
+                                             mpq_supernet_weights(net, l, b), width->scale) /
                    b;
             n++;
         }

@@ -157,11 +157,11 @@ static enum mpq_status gather(struct mpq_ctx *ctx, struct mpq_arena *scratch,
 
 /* ---- rounding ---- */
 
-/* Codes to find for one width of a layer. */
+/* One width of a layer at work. */
 struct job {
     const struct mpq_levels *levels;
-    const mpq_real *scale; /* [n_channel]                                        */
-    int8_t *q;             /* [n_param] holds the nearest, gets the second-order */
+    const mpq_real *scale; /* [n_channel] */
+    mpq_real *offset;      /* [n_param] to find */
 };
 
 /* One group of a layer, its k inputs taken in `order`, the strongest first. */
@@ -192,7 +192,8 @@ static void round_channels(void *arg, int64_t begin, int64_t end, int thread)
             const double *u = r->upper + j * r->k;
             int8_t level = mpq_levels_nearest(r->job.levels, (mpq_real)(row[j] / scale));
             double step = (row[j] - level * scale) / u[j];
-            r->job.q[weight_index(r->layer, c, r->order[j])] = level;
+            int64_t at = weight_index(r->layer, c, r->order[j]);
+            r->job.offset[at] = (mpq_real)(row[j] - (double)r->w[at]);
             for (int64_t i = j + 1; i < r->k; i++)
                 row[i] -= step * u[i];
         }
@@ -283,29 +284,33 @@ static enum mpq_status round_widths(struct mpq_ctx *ctx, struct mpq_arena *arena
     size_t n_param = (size_t)layer->n_param, n_channel = (size_t)layer->n_channel;
     double *shift = mpq_arena_alloc(ctx, scratch, n_channel, sizeof *shift);
     int8_t *nearest = mpq_arena_alloc(ctx, scratch, n_param, 1);
-    if (!shift || !nearest)
+    int8_t *rounded = mpq_arena_alloc(ctx, scratch, n_param, 1);
+    mpq_real *target = mpq_arena_alloc(ctx, scratch, n_param, sizeof *target);
+    if (!shift || !nearest || !rounded || !target)
         return MPQ_E_NOMEM;
     for (int b = MPQ_MIN_BITS; b <= MPQ_MAX_BITS; b++) {
         struct mpq_supernet_width *width = &net_layer->width[b];
         if (!(net_layer->candidates >> b & 1))
             continue;
-        int8_t *q = mpq_arena_alloc(ctx, arena, n_param, 1);
+        mpq_real *offset = mpq_arena_alloc(ctx, arena, n_param, sizeof *offset);
         mpq_real *scale = mpq_arena_alloc(ctx, scratch, n_channel, sizeof *scale);
-        if (!q || !scale)
+        if (!offset || !scale)
             return MPQ_E_NOMEM;
         for (size_t c = 0; c < n_channel; c++)
             scale[c] = mpq_scale_round((float)width->scale[c]);
-        mpq_levels_encode(&width->levels, layer, net_layer->w, scale, q);
-        job[n_job++] = (struct job){&width->levels, scale, q};
+        job[n_job++] = (struct job){&width->levels, scale, offset};
     }
     MPQ_TRY(round_layer(ctx, scratch, layer, net_layer->w, gram, job, n_job));
     for (int i = 0; i < n_job; i++) {
         struct mpq_supernet_width *width = &net_layer->width[job[i].levels->bits];
-        width->q = job[i].q;
+        width->offset = job[i].offset;
         if (!width->bias)
             continue;
+        for (size_t j = 0; j < n_param; j++)
+            target[j] = net_layer->w[j] + job[i].offset[j];
         mpq_levels_encode(&width->levels, layer, net_layer->w, job[i].scale, nearest);
-        mean_shift(layer, gram, nearest, job[i].q, job[i].scale, shift);
+        mpq_levels_encode(&width->levels, layer, target, job[i].scale, rounded);
+        mean_shift(layer, gram, nearest, rounded, job[i].scale, shift);
         for (size_t c = 0; c < n_channel; c++)
             width->bias[c] -= (mpq_real)shift[c];
     }
@@ -340,7 +345,9 @@ enum mpq_status mpq_round_supernet(struct mpq_ctx *ctx, struct mpq_arena *arena,
     struct mpq_arena *scratch = mpq_arena_create(ctx);
     if (!scratch)
         return MPQ_E_NOMEM;
-    mpq_supernet_forget_codes(net);
+    for (uint32_t l = 0; l < net->layers->n_layer; l++)
+        for (int b = MPQ_MIN_BITS; b <= MPQ_MAX_BITS; b++)
+            net->layer[l].width[b].offset = NULL;
     for (uint32_t l = 0; l < net->layers->n_layer; l++)
         mpq_supernet_apply_layer(net, network->exec, l, mpq_bits_highest(net->layer[l].candidates));
     enum mpq_status status = round_all(ctx, arena, scratch, net, &source);

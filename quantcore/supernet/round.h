@@ -9,12 +9,14 @@
 #include "quantcore/supernet/network.h"
 #include "quantcore/supernet/supernet.h"
 
-/* Codes of every width of every layer, for the inputs that layers have with all widths
- * at their widest. Second moments of these inputs are gathered by running `network`, the
- * fake-quantized graph created with keep_all, whose layers are the nodes layer_node [n_layer], over
- * sample [n]. The biases follow, so that the mean of each output channel stays. Memory for the
- * codes comes from `arena`. Layers with more than 4608 inputs a weight channel, or whose moments
- * cannot be factorised, keep rounding to the nearest.
+/* Offsets (struct mpq_supernet_width) of every width of every layer, for the inputs that layers
+ * have with all widths at their widest. Second moments of these inputs are gathered by running
+ * `network`, the fake-quantized graph created with keep_all, whose layers are the nodes layer_node
+ * [n_layer], over sample [n]. The biases follow, so that the mean of each output channel stays.
+ * Memory for the codes comes from `arena`. Layers with more than 4608 inputs a weight channel, or
+ * whose moments cannot be factorised, get none and round to the nearest. What a weight is rounded
+ * from, the offset keeps: corrected by the errors before it, it lies nearest to the level it was
+ * given, so tuning can go on from there.
  *
  * Rounding again for the inputs under a chosen allocation was tried and made it worse: it aims at
  * the float layer's answer to inputs that are wrong already. */

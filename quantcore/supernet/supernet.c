@@ -26,9 +26,10 @@ static enum mpq_status create_layer(struct mpq_ctx *ctx, struct mpq_arena *arena
     out->w = mpq_arena_copy(ctx, arena, graph->value[layer->weight].constant->data,
                             n_param * sizeof *out->w);
     out->wq = mpq_arena_alloc(ctx, arena, n_param, sizeof *out->wq);
+    out->w_used = mpq_arena_alloc(ctx, arena, n_param, sizeof *out->w_used);
     out->scale_used = mpq_arena_alloc(ctx, arena, 1, channel_bytes(layer));
     out->bias_used = mpq_arena_alloc(ctx, arena, 1, channel_bytes(layer));
-    if (!out->w || !out->wq || !out->scale_used || !out->bias_used)
+    if (!out->w || !out->wq || !out->w_used || !out->scale_used || !out->bias_used)
         return MPQ_E_NOMEM;
     for (int b = MPQ_MIN_BITS; b <= MPQ_MAX_BITS; b++) {
         struct mpq_supernet_width *width = &out->width[b];
@@ -106,11 +107,15 @@ enum mpq_status mpq_supernet_fit(struct mpq_ctx *ctx, struct mpq_supernet *net,
     return MPQ_OK;
 }
 
-void mpq_supernet_forget_codes(struct mpq_supernet *net)
+const mpq_real *mpq_supernet_weights(const struct mpq_supernet *net, uint32_t l, int bits)
 {
-    for (uint32_t l = 0; l < net->layers->n_layer; l++)
-        for (int b = MPQ_MIN_BITS; b <= MPQ_MAX_BITS; b++)
-            net->layer[l].width[b].q = NULL;
+    const struct mpq_supernet_layer *layer = &net->layer[l];
+    const mpq_real *offset = layer->width[bits].offset;
+    if (!offset)
+        return layer->w;
+    for (int64_t i = 0; i < net->layers->layer[l].n_param; i++)
+        layer->w_used[i] = layer->w[i] + offset[i];
+    return layer->w_used;
 }
 
 enum mpq_status mpq_supernet_copy(struct mpq_ctx *ctx, struct mpq_arena *arena,
@@ -152,7 +157,7 @@ void mpq_supernet_assign(struct mpq_supernet *to, const struct mpq_supernet *fro
         memcpy(t->w, f->w, (size_t)shape->n_param * sizeof *t->w);
         for (int b = MPQ_MIN_BITS; b <= MPQ_MAX_BITS; b++) {
             t->width[b].levels = f->width[b].levels;
-            t->width[b].q = f->width[b].q;
+            t->width[b].offset = f->width[b].offset;
             if (t->width[b].scale)
                 memcpy(t->width[b].scale, f->width[b].scale, channel_bytes(shape));
             if (t->width[b].bias)
@@ -194,10 +199,8 @@ void mpq_supernet_apply_layer(const struct mpq_supernet *net, struct mpq_exec *e
     MPQ_ASSERT(layer->candidates >> bits & 1);
     for (int64_t c = 0; c < shape->n_channel; c++)
         layer->scale_used[c] = mpq_scale_round((float)width->scale[c]);
-    if (width->q)
-        decode(shape, width->q, layer->scale_used, layer->wq);
-    else
-        mpq_levels_fake_quant(&width->levels, shape, layer->w, layer->scale_used, layer->wq);
+    mpq_levels_fake_quant(&width->levels, shape, mpq_supernet_weights(net, l, bits),
+                          layer->scale_used, layer->wq);
     mpq_exec_feed(exec, shape->weight, layer->wq);
     if (!width->bias)
         return;
@@ -254,10 +257,7 @@ enum mpq_status mpq_supernet_codes(struct mpq_ctx *ctx, struct mpq_arena *arena,
         mpq_real *rounded = net->layer[l].scale_used;
         for (int64_t c = 0; c < shape->n_channel; c++)
             rounded[c] = scale[c] = mpq_scale_round(scale[c]);
-        if (width->q)
-            memcpy(q, width->q, (size_t)shape->n_param);
-        else
-            mpq_levels_encode(&width->levels, shape, net->layer[l].w, rounded, q);
+        mpq_levels_encode(&width->levels, shape, mpq_supernet_weights(net, l, bits[l]), rounded, q);
         out_code[l] = (struct mpq_layer_code){.bits = bits[l],
                                               .n_level = width->levels.n,
                                               .level = level,

@@ -15,8 +15,10 @@ struct mpq_supernet_width {
     struct mpq_levels levels;
     mpq_real *scale; /* [n_channel] > 0                     */
     mpq_real *bias;  /* [n_channel]; NULL: the layer has no bias */
-    const int8_t *q; /* [n_param] codes found by supernet/round.h; NULL: the levels nearest to the
-                        latent weights. Never changed once made, so copies share it. */
+    /* [n_param] what second-order rounding (supernet/round.h) adds to the latent weights before
+     * they are rounded to the nearest level; NULL: nothing. Fixed once made, so copies share it,
+     * while the latent weights go on being tuned. */
+    const mpq_real *offset;
 };
 
 struct mpq_supernet_layer {
@@ -26,6 +28,7 @@ struct mpq_supernet_layer {
     /* What the path applied last computes with: the quantized weight [n_param], and scale and bias
      * [n_channel] as the file stores them, in 16 bits each (quant/layer.h). */
     mpq_real *wq, *scale_used, *bias_used;
+    mpq_real *w_used; /* [n_param] see mpq_supernet_weights() */
     struct mpq_supernet_width width[MPQ_N_BITS];
 };
 
@@ -50,8 +53,9 @@ enum mpq_status mpq_supernet_fit(struct mpq_ctx *ctx, struct mpq_supernet *net,
                                  const struct mpq_graph *graph, const struct mpq_layer_stats *stats,
                                  bool uniform_levels) MPQ_CHECKED;
 
-/* Back to the nearest levels for all widths, before the latent weights change. Biases stay. */
-void mpq_supernet_forget_codes(struct mpq_supernet *net);
+/* What width b of layer l rounds: its latent weights plus the width's offset, [n_param]. Valid
+ * until the next call for the layer. */
+const mpq_real *mpq_supernet_weights(const struct mpq_supernet *net, uint32_t layer, int bits);
 
 /* A copy in `arena` that shares nothing that tuning changes; and the way back. */
 enum mpq_status mpq_supernet_copy(struct mpq_ctx *ctx, struct mpq_arena *arena,

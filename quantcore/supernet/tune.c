@@ -158,8 +158,8 @@ static void collect_gradients(struct tuner *t)
         if (!dwq)
             continue;
         state->used = true;
-        mpq_levels_backward(&width->levels, shape, t->net->layer[l].w, t->net->layer[l].scale_used,
-                            dwq, t->layer[l].dw, state->dscale);
+        mpq_levels_backward(&width->levels, shape, mpq_supernet_weights(t->net, l, t->bits[l]),
+                            t->net->layer[l].scale_used, dwq, t->layer[l].dw, state->dscale);
         const mpq_real *dbias = width->bias ? mpq_exec_grad(t->network.exec, shape->bias) : NULL;
         for (int64_t c = 0; dbias && c < shape->n_channel; c++)
             state->dbias[c] += dbias[c];
@@ -267,7 +267,6 @@ enum mpq_status mpq_tune(struct mpq_ctx *ctx, struct mpq_supernet *net,
     struct mpq_arena *arena = mpq_arena_create(ctx);
     if (!arena)
         return MPQ_E_NOMEM;
-    mpq_supernet_forget_codes(net);
     enum mpq_status status = create(ctx, arena, &t, graph, batch);
     if (status == MPQ_OK)
         status = tune(ctx, &t, out);

@@ -38,8 +38,7 @@ struct mpq_tune_result {
  * widths are pulled to the widest path's output of the same batch, weight * |y - y_widest|^2 / mean
  * square.
  *
- * Codes of second-order rounding (supernet/round.h) are forgotten first: they belong to the weights
- * as they were. `graph` is the fake-quantized graph. On CANCELLED or any error the net is left
+ * `graph` is the fake-quantized graph. On CANCELLED or any error the net is left
  * between two steps. Random choices come from ctx->seed and the step alone. */
 enum mpq_status mpq_tune(struct mpq_ctx *ctx, struct mpq_supernet *net,
                          const struct mpq_graph *graph, uint32_t batch,
