@@ -90,8 +90,8 @@ enum mpq_status mpq_pipeline_data(struct mpq_ctx *ctx, struct mpq_pipeline *p)
     p->is_synthetic = !options->data;
     if (p->is_synthetic)
         mpq_log(ctx, MPQ_LOG_WARNING,
-                "no --data: calibrating on random inputs. Expect a larger loss of accuracy than "
-                "with a few hundred real inputs, and measure it before use");
+                "no --data: calibrating on made-up inputs. Expect a larger loss of accuracy than "
+                "with a few hundred real ones, and measure it before use");
     MPQ_TRY(shuffled(ctx, p->arena, data, &rest));
     uint32_t n = rest.n;
     if (n < MIN_TO_SPLIT) {

@@ -12,9 +12,9 @@
 
 struct mpq_levels {
     int bits;
-    uint32_t n;        /* 2^bits, at most 255 for 8 bits           */
-    int8_t level[256]; /* ascending, distinct, -127..127           */
-    /* nearest[floor(2z) + 256]: level nearest to z in [-128, 128). Exact, because midpoints of
+    uint32_t n;        /* 2^bits, at most 255 for 8 bits */
+    int8_t level[256]; /* ascending, distinct, -127..127 */
+    /* nearest[floor(2z) + 256]: the level nearest to z in [-128, 128). Exact, because midpoints of
      * integers are multiples of one half; at one, the upper level. */
     int8_t nearest[512];
 };

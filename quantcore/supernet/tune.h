@@ -13,16 +13,15 @@
 
 struct mpq_tune_options {
     uint32_t n_step;
-    uint32_t n_random; /* random paths a step, besides the widest                                 */
-    bool freeze;       /* the width scheduler, supernet/freeze.h                                  */
-    bool align;        /* the distortion mitigation, below                                        */
-    double
-        weight_rate;   /* of the latent weights, in units of each layer's root mean square a step */
-    double scale_rate; /* of the channel scales, relative                                         */
-    double bias_rate;  /* of the biases, in units of each layer's output root mean square         */
-    double align_weight;       /* of the mitigation against the distillation loss        */
-    const double *sensitivity; /* guides the random paths, see supernet/sample.h     */
-    const struct mpq_layer_stats *stats; /* [n_layer] of the float model */
+    uint32_t n_random;         /* random paths a step, besides the widest                         */
+    bool freeze;               /* the width scheduler, supernet/freeze.h                          */
+    bool align;                /* the distortion mitigation, below                                */
+    double weight_rate;        /* a step of the latent weights, over the layer's root mean square */
+    double scale_rate;         /* of the channel scales, relative                                 */
+    double bias_rate;          /* of the biases, over the layer output's root mean square         */
+    double align_weight;       /* of the mitigation against the distillation loss                 */
+    const double *sensitivity; /* guides the random paths, see sample.h */
+    const struct mpq_layer_stats *stats; /* [n_layer] of the float model          */
 };
 
 struct mpq_tune_result {
