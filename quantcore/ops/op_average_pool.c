@@ -38,12 +38,12 @@ static void sum_plane(const struct mpq_pool *pool, const mpq_real *x, mpq_real *
     const struct mpq_pool_dim *d = &pool->dim[0], *h = &pool->dim[1], *w = &pool->dim[2];
     for (int64_t i = 0; i < pool->out_count; i++)
         y[i] = 0;
-    for (int64_t kd = 0; kd < d->kernel; kd++)
-        for (int64_t kh = 0; kh < h->kernel; kh++)
+    int64_t d_begin, d_end, h_begin, h_end, w_begin, w_end;
+    for (int64_t kd = 0; kd < d->kernel; kd++) {
+        mpq_pool_valid(d, kd, &d_begin, &d_end);
+        for (int64_t kh = 0; kh < h->kernel; kh++) {
+            mpq_pool_valid(h, kh, &h_begin, &h_end);
             for (int64_t kw = 0; kw < w->kernel; kw++) {
-                int64_t d_begin, d_end, h_begin, h_end, w_begin, w_end;
-                mpq_pool_valid(d, kd, &d_begin, &d_end);
-                mpq_pool_valid(h, kh, &h_begin, &h_end);
                 mpq_pool_valid(w, kw, &w_begin, &w_end);
                 int64_t column = w_begin * w->stride + kw * w->dilation - w->pad;
                 for (int64_t od = d_begin; od < d_end; od++)
@@ -55,6 +55,8 @@ static void sum_plane(const struct mpq_pool *pool, const mpq_real *x, mpq_real *
                                 w->stride);
                     }
             }
+        }
+    }
 }
 
 static void forward_planes(void *arg, int64_t begin, int64_t end, int thread)
