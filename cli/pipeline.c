@@ -368,10 +368,10 @@ static enum mpq_status round_and_tune(struct mpq_ctx *ctx, struct mpq_pipeline *
     MPQ_TRY(tune(ctx, p, scratch, batch));
     MPQ_TRY(family_loss(ctx, p, "after tuning", &after));
     p->has_sensitivity = true;
-    if (after < before)
+    p->tuning_helped = after < before;
+    if (p->tuning_helped)
         return MPQ_OK;
-    mpq_log(ctx, MPQ_LOG_WARNING,
-            "tuning did not help on inputs held back from it and is left out");
+    mpq_log(ctx, MPQ_LOG_INFO, "tuning did not help on inputs held back from it and is left out");
     mpq_supernet_assign(&p->net, &rounded);
     memcpy(p->sensitivity, sensitivity, n_entry * sizeof *sensitivity);
     return MPQ_OK;

@@ -56,6 +56,7 @@ struct mpq_pipeline {
     /* tune */
     struct mpq_tune_result tuned;
     uint32_t n_step;
+    bool tuning_helped;   /* on the decide part; else the net is as it was before    */
     bool has_sensitivity; /* of the net as it is now */
 
     /* search */

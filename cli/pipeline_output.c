@@ -190,7 +190,7 @@ static enum mpq_status echo_options(struct mpq_ctx *ctx, struct mpq_pipeline *p,
                                     struct mpq_report *report)
 {
     size_t n = mpq_option_count(), n_version = mpq_version_count();
-    struct mpq_report_fact *fact = mpq_arena_alloc(ctx, p->arena, n + n_version + 4, sizeof *fact);
+    struct mpq_report_fact *fact = mpq_arena_alloc(ctx, p->arena, n + n_version + 5, sizeof *fact);
     if (!fact)
         return MPQ_E_NOMEM;
     uint32_t n_fact = 0;
@@ -206,6 +206,10 @@ static enum mpq_status echo_options(struct mpq_ctx *ctx, struct mpq_pipeline *p,
     }
     const struct mpq_report_fact counts[] = {
         {"tune_steps", mpq_arena_printf(ctx, p->arena, "%u", p->n_step)},
+        {"tuning", p->is_resumed      ? "from the checkpoint"
+                   : !p->n_step       ? "none"
+                   : p->tuning_helped ? "kept"
+                                      : "left out"},
         {"tune_samples", mpq_arena_printf(ctx, p->arena, "%u", p->tune.n)},
         {"decide_samples", mpq_arena_printf(ctx, p->arena, "%u", p->decide.n)},
         {"decide_loss", mpq_arena_printf(ctx, p->arena, "%.9g", p->loss)},
