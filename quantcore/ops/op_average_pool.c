@@ -35,28 +35,9 @@ static void sum_row(mpq_real *restrict y, const mpq_real *restrict x, int64_t n,
 
 static void sum_plane(const struct mpq_pool *pool, const mpq_real *x, mpq_real *y)
 {
-    const struct mpq_pool_dim *d = &pool->dim[0], *h = &pool->dim[1], *w = &pool->dim[2];
     for (int64_t i = 0; i < pool->out_count; i++)
         y[i] = 0;
-    int64_t d_begin, d_end, h_begin, h_end, w_begin, w_end;
-    for (int64_t kd = 0; kd < d->kernel; kd++) {
-        mpq_pool_valid(d, kd, &d_begin, &d_end);
-        for (int64_t kh = 0; kh < h->kernel; kh++) {
-            mpq_pool_valid(h, kh, &h_begin, &h_end);
-            for (int64_t kw = 0; kw < w->kernel; kw++) {
-                mpq_pool_valid(w, kw, &w_begin, &w_end);
-                int64_t column = w_begin * w->stride + kw * w->dilation - w->pad;
-                for (int64_t od = d_begin; od < d_end; od++)
-                    for (int64_t oh = h_begin; oh < h_end; oh++) {
-                        int64_t depth = od * d->stride + kd * d->dilation - d->pad;
-                        int64_t row = oh * h->stride + kh * h->dilation - h->pad;
-                        sum_row(y + (od * h->out + oh) * w->out + w_begin,
-                                x + (depth * h->in + row) * w->in + column, w_end - w_begin,
-                                w->stride);
-                    }
-            }
-        }
-    }
+    mpq_pool_sweep(pool, x, y, sum_row);
 }
 
 static void forward_planes(void *arg, int64_t begin, int64_t end, int thread)

@@ -58,9 +58,11 @@ static double run(struct mpq_evaluator *e, uint32_t batch, mpq_node_id first)
     return mpq_network_loss(e->network, e->targets, row, n, 0) * n / (double)e->targets->n_sample;
 }
 
-static enum mpq_status run_all(struct mpq_ctx *ctx, struct mpq_evaluator *e, double *out_loss)
+enum mpq_status mpq_evaluate(struct mpq_ctx *ctx, struct mpq_evaluator *e, const uint8_t *bits,
+                             double *out_loss)
 {
     double loss = 0;
+    mpq_supernet_apply(e->net, e->network->exec, bits);
     for (uint32_t b = 0; b < batch_count(e); b++) {
         if (ctx->cancel && *ctx->cancel)
             return mpq_fail(ctx, MPQ_E_CANCELLED, "interrupted during evaluation");
@@ -69,20 +71,6 @@ static enum mpq_status run_all(struct mpq_ctx *ctx, struct mpq_evaluator *e, dou
     }
     *out_loss = isfinite(loss) ? loss : (double)INFINITY;
     return MPQ_OK;
-}
-
-enum mpq_status mpq_evaluate(struct mpq_ctx *ctx, struct mpq_evaluator *e, const uint8_t *bits,
-                             double *out_loss)
-{
-    mpq_supernet_apply(e->net, e->network->exec, bits);
-    return run_all(ctx, e, out_loss);
-}
-
-enum mpq_status mpq_evaluate_codes(struct mpq_ctx *ctx, struct mpq_evaluator *e,
-                                   const struct mpq_layer_code *code, double *out_loss)
-{
-    mpq_supernet_apply_codes(e->net, e->network->exec, code);
-    return run_all(ctx, e, out_loss);
 }
 
 enum mpq_status mpq_sensitivity(struct mpq_ctx *ctx, struct mpq_evaluator *e, double *out)

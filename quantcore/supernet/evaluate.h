@@ -24,10 +24,6 @@ enum mpq_status mpq_evaluator_create(struct mpq_ctx *ctx, struct mpq_arena *aren
 enum mpq_status mpq_evaluate(struct mpq_ctx *ctx, struct mpq_evaluator *evaluator,
                              const uint8_t *bits, double *out_loss) MPQ_CHECKED;
 
-/* The same of codes [n_layer]. */
-enum mpq_status mpq_evaluate_codes(struct mpq_ctx *ctx, struct mpq_evaluator *evaluator,
-                                   const struct mpq_layer_code *code, double *out_loss) MPQ_CHECKED;
-
 /* out[l * MPQ_N_BITS + b]: the loss with layer l at b bits and all others at their widest, NaN
  * where b is no candidate. Layers are visited last first, so that what comes before a layer is
  * computed once a batch. */

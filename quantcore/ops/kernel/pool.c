@@ -122,7 +122,8 @@ void mpq_pool_make(const struct mpq_node *node, const struct mpq_shape *x,
     }
 }
 
-void mpq_pool_valid(const struct mpq_pool_dim *d, int64_t tap, int64_t *begin, int64_t *end)
+/* Windows [*begin, *end) whose tap falls inside the input. */
+static void find_valid(const struct mpq_pool_dim *d, int64_t tap, int64_t *begin, int64_t *end)
 {
     int64_t shift = tap * d->dilation - d->pad; /* input of window 0 */
     int64_t first = shift < 0 ? (-shift + d->stride - 1) / d->stride : 0;
@@ -132,4 +133,29 @@ void mpq_pool_valid(const struct mpq_pool_dim *d, int64_t tap, int64_t *begin, i
     *end = stop < d->out ? stop : d->out;
     if (*end < *begin)
         *end = *begin;
+}
+
+void mpq_pool_sweep(const struct mpq_pool *pool, const mpq_real *x, mpq_real *y,
+                    mpq_pool_row_fn *row_fn)
+{
+    const struct mpq_pool_dim *d = &pool->dim[0], *h = &pool->dim[1], *w = &pool->dim[2];
+    int64_t d_begin, d_end, h_begin, h_end, w_begin, w_end;
+    for (int64_t kd = 0; kd < d->kernel; kd++) {
+        find_valid(d, kd, &d_begin, &d_end);
+        for (int64_t kh = 0; kh < h->kernel; kh++) {
+            find_valid(h, kh, &h_begin, &h_end);
+            for (int64_t kw = 0; kw < w->kernel; kw++) {
+                find_valid(w, kw, &w_begin, &w_end);
+                int64_t column = w_begin * w->stride + kw * w->dilation - w->pad;
+                for (int64_t od = d_begin; od < d_end; od++)
+                    for (int64_t oh = h_begin; oh < h_end; oh++) {
+                        int64_t depth = od * d->stride + kd * d->dilation - d->pad;
+                        int64_t row = oh * h->stride + kh * h->dilation - h->pad;
+                        row_fn(y + (od * h->out + oh) * w->out + w_begin,
+                               x + (depth * h->in + row) * w->in + column, w_end - w_begin,
+                               w->stride);
+                    }
+            }
+        }
+    }
 }

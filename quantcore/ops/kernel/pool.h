@@ -36,7 +36,13 @@ enum mpq_status mpq_pool_infer(struct mpq_ctx *ctx, const struct mpq_node *node,
 void mpq_pool_make(const struct mpq_node *node, const struct mpq_shape *x,
                    const struct mpq_shape *y, struct mpq_pool *out);
 
-/* Windows [*begin, *end) whose tap falls inside the input. */
-void mpq_pool_valid(const struct mpq_pool_dim *dim, int64_t tap, int64_t *begin, int64_t *end);
+/* Take n inputs, `stride` apart, into n windows: y[i] = y[i] op x[i * stride]. */
+typedef void mpq_pool_row_fn(mpq_real *restrict y, const mpq_real *restrict x, int64_t n,
+                             int64_t stride);
+
+/* One plane: every tap of the kernel is applied to a whole row of windows at once, to those for
+ * which it falls inside the input. y holds the start value in every window. */
+void mpq_pool_sweep(const struct mpq_pool *pool, const mpq_real *x, mpq_real *y,
+                    mpq_pool_row_fn *row_fn);
 
 #endif
