@@ -104,8 +104,9 @@ enum mpq_status mpq_observer_add(struct mpq_ctx *ctx, struct mpq_observer *o,
     return MPQ_OK;
 }
 
-void mpq_observer_ranges(const struct mpq_observer *o, int bits, struct mpq_act_quant *out_quant)
+void mpq_observer_ranges(const struct mpq_observer *o, struct mpq_act_form form,
+                         struct mpq_act_quant *out_quant)
 {
     for (uint32_t g = 0; g < o->plan->n_group; g++)
-        mpq_histogram_range(&o->histogram[g], bits, &out_quant[g]);
+        mpq_histogram_range(&o->histogram[g], form, &out_quant[g]);
 }

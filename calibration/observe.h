@@ -26,8 +26,8 @@ enum mpq_status mpq_observer_create(struct mpq_ctx *ctx, struct mpq_arena *arena
 enum mpq_status mpq_observer_add(struct mpq_ctx *ctx, struct mpq_observer *observer,
                                  const struct mpq_graph *graph, struct mpq_exec *exec) MPQ_CHECKED;
 
-/* Activation quantization of every group, `bits` wide, out_quant [n_group]. */
-void mpq_observer_ranges(const struct mpq_observer *observer, int bits,
+/* Activation quantization of every group in that form, out_quant [n_group]. */
+void mpq_observer_ranges(const struct mpq_observer *observer, struct mpq_act_form form,
                          struct mpq_act_quant *out_quant);
 
 #endif

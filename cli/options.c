@@ -69,6 +69,13 @@ static bool parse_choice(const struct option_row *row, const char *text, void *f
     return false;
 }
 
+static bool parse_target(const struct option_row *row, const char *text, void *field)
+{
+    (void)row;
+    *(const struct mpq_target **)field = mpq_target_find(text);
+    return *(const struct mpq_target **)field != NULL;
+}
+
 static bool parse_unsigned(const struct option_row *row, const char *text, void *field)
 {
     (void)row;
@@ -232,9 +239,12 @@ static const struct option_row table[] = {
      "(k = 1000, Ki = 1024)."},
     {"bits", 0, CONVERT, "LIST", parse_bits, "a list of widths from 2 to 8, as 2,4,8", FIELD(bits),
      "2,3,4,5,6,8", NULL, "Weight widths a layer may get."},
-    {"storage", 0, CONVERT, "packed|int8", A_CHOICE, FIELD(storage), "packed", NULL,
-     "packed stores each weight in its own number of bits, unpacked by standard operators when "
-     "the model is loaded; int8 stores a byte a weight."},
+    {"target", 0, CONVERT, MPQ_TARGET_NAMES, parse_target, NULL, FIELD(target), "ort", NULL,
+     "Who runs the file. ort: ONNX Runtime, each weight in its own number of bits, unpacked by "
+     "standard operators when the model is loaded; int8: a byte a weight, for whatever reads 8-bit "
+     "QDQ; onnx: the types int2, int4 and int8 of opsets 25, 21 and 13; openvino; tensorrt: signed "
+     "types, zero point 0; qnn: weights in int4 and int8, activations of 8 bits, or with qnn16 of "
+     "16."},
     {"effort", 0, CONVERT, "none|quick|default|thorough", A_CHOICE, FIELD(effort), "default", NULL,
      "How long to tune the weights before the search; none: not at all."},
     {"steps", 0, CONVERT, "N", parse_count, "a number of steps", FIELD(steps), NULL,

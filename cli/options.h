@@ -44,7 +44,7 @@ struct mpq_options {
     int64_t steps;         /* -1: as the effort says                     */
     uint64_t seed;
     int64_t threads; /* >= 1                                             */
-    int storage;     /* enum mpq_storage                                 */
+    const struct mpq_target *target;
     bool overwrite, no_freeze, no_align;
 
     struct mpq_preprocess preprocess; /* the preset with its overrides applied */

@@ -181,7 +181,7 @@ enum mpq_status mpq_pipeline_calibrate(struct mpq_ctx *ctx, struct mpq_pipeline 
                                 observe, &o);
     mpq_arena_free(scratch);
     MPQ_TRY(status);
-    mpq_observer_ranges(&p->observer, 8, p->act_quant);
+    mpq_observer_ranges(&p->observer, p->options->target->act, p->act_quant);
     return MPQ_OK;
 }
 
@@ -223,7 +223,8 @@ enum mpq_status mpq_pipeline_prepare(struct mpq_ctx *ctx, struct mpq_pipeline *p
         MPQ_TRY(
             mpq_checkpoint_load(ctx, p->arena, &checkpoint, &p->layers, p->options->checkpoint));
     } else
-        MPQ_TRY(mpq_supernet_fit(ctx, &p->net, p->graph, p->observer.stats, false));
+        MPQ_TRY(mpq_supernet_fit(ctx, &p->net, p->graph, p->observer.stats,
+                                 mpq_target_integer_widths(p->options->target)));
     struct mpq_samples samples = mpq_pipeline_samples(&p->decide);
     MPQ_TRY(mpq_targets_create(ctx, p->arena, &p->float_network, &samples, p->decide.sample,
                                p->decide.n, &p->decide_targets));

@@ -11,7 +11,7 @@ struct mpq_export_plan mpq_pipeline_export_plan(const struct mpq_pipeline *p)
                                     .layers = &p->layers,
                                     .act = &p->act,
                                     .act_quant = p->act_quant,
-                                    .storage = (enum mpq_storage)p->options->storage};
+                                    .target = p->options->target};
 }
 
 static enum mpq_status file_size(struct mpq_ctx *ctx, void *arg, const uint8_t *bits,

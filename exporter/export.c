@@ -2,12 +2,11 @@
 
 #include "exporter/build.h"
 #include "exporter/qdq.h"
+#include "exporter/respell.h"
 #include "exporter/write.h"
 #include "proto/proto_model.h"
 
 #include <string.h>
-
-#define LOWEST_IR_VERSION 7 /* the one of opset 13 */
 
 static const Onnx__ModelProto *source_of(const struct mpq_graph *graph)
 {
@@ -64,6 +63,7 @@ static enum mpq_status write_node(struct mpq_qdq *qdq, mpq_node_id n)
         if (!attr[a])
             return MPQ_E_NOMEM;
     }
+    MPQ_TRY(mpq_respell(&qdq->build, node, graph->opset, qdq->opset, out));
     return mpq_build_append_node(&qdq->build, out) ? MPQ_OK : MPQ_E_NOMEM;
 }
 
@@ -136,9 +136,9 @@ static bool is_default_domain(const char *domain)
     return !domain || !*domain || strcmp(domain, "ai.onnx") == 0;
 }
 
-/* The opset of ai.onnx that the graph speaks, and those of other domains as they were. */
-static enum mpq_status write_opsets(struct mpq_ctx *ctx, struct mpq_arena *arena,
-                                    const struct mpq_graph *graph, Onnx__ModelProto *out)
+/* That of ai.onnx, and those of other domains as they were. */
+static enum mpq_status write_opsets(struct mpq_ctx *ctx, struct mpq_arena *arena, int64_t opset,
+                                    Onnx__ModelProto *out)
 {
     size_t n = out->n_opset_import;
     Onnx__OperatorSetIdProto *own = mpq_arena_alloc(ctx, arena, 1, sizeof *own);
@@ -148,7 +148,7 @@ static enum mpq_status write_opsets(struct mpq_ctx *ctx, struct mpq_arena *arena
     onnx__operator_set_id_proto__init(own);
     own->domain = mpq_write_text("");
     own->has_version = 1;
-    own->version = graph->opset;
+    own->version = opset;
     list[0] = own;
     size_t n_list = 1;
     for (size_t i = 0; i < n; i++)
@@ -201,10 +201,11 @@ static enum mpq_status write_model(struct mpq_qdq *qdq, Onnx__ModelProto **out_m
         *out = *source_of(graph);
     out->n_training_info = 0; /* it speaks of initializers that are no more */
     out->has_ir_version = 1;
-    if (out->ir_version < LOWEST_IR_VERSION)
-        out->ir_version = LOWEST_IR_VERSION;
+    int64_t lowest = mpq_target_ir_version_of(qdq->opset > graph->opset ? qdq->opset : 0);
+    if (out->ir_version < lowest)
+        out->ir_version = lowest;
     out->graph = out_graph;
-    MPQ_TRY(write_opsets(ctx, arena, graph, out));
+    MPQ_TRY(write_opsets(ctx, arena, qdq->opset, out));
     MPQ_TRY(write_producer(ctx, arena, out));
     MPQ_TRY(write_graph(qdq, out_graph));
     *out_model = out;

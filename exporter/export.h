@@ -2,13 +2,7 @@
 #ifndef MPQ_EXPORTER_EXPORT_H
 #define MPQ_EXPORTER_EXPORT_H
 
-#include "quantcore/quant/layer.h"
-
-enum mpq_storage {
-    MPQ_STORAGE_PACKED, /* true size for every width: codes are unpacked by standard operators that
-                           runtimes fold at load (the storage program, exporter/README.md)   */
-    MPQ_STORAGE_INT8    /* one byte a weight                                                  */
-};
+#include "exporter/target.h"
 
 struct mpq_export_plan {
     const struct mpq_graph *graph; /* simplified: what mpq_simplify() returned        */
@@ -16,12 +10,14 @@ struct mpq_export_plan {
     const struct mpq_layer_code *code;     /* [n_layer]                               */
     const struct mpq_act_plan *act;        /* values to quantize; NULL: none          */
     const struct mpq_act_quant *act_quant; /* [n_group]                               */
-    enum mpq_storage storage;
+    const struct mpq_target *target;
 };
 
 /* The complete file. Names, inputs, outputs, metadata, doc strings and unknown fields of the source
  * survive; the producer is us. Same plan, same bytes. Channel scales are rounded to bfloat16 and
- * biases to float16. LIMIT above 2 GiB. */
+ * biases to float16. The opset is the graph's unless the target's types need a later one. LIMIT
+ * above 2 GiB; UNSUPPORTED where levels or activations are not of the target's form, or a node
+ * cannot be said in the opset. */
 enum mpq_status mpq_export(struct mpq_ctx *ctx, struct mpq_arena *arena,
                            const struct mpq_export_plan *plan, uint8_t **out_data,
                            size_t *out_bytes) MPQ_CHECKED;

@@ -64,27 +64,72 @@ static void find_float_constants(struct mpq_qdq *qdq)
     }
 }
 
+/* UNDEFINED: it comes as a program. */
+static enum mpq_dtype weight_type(const struct mpq_qdq *qdq, uint32_t l, int bits)
+{
+    const struct mpq_target *target = qdq->plan->target;
+    const struct mpq_layer *layer = &qdq->plan->layers->layer[l];
+    if (target->folds && bits < 8)
+        return MPQ_UNDEFINED;
+    int64_t n_column = layer->n_inner == 1 ? layer->n_channel : 0;
+    return mpq_target_container(target, bits, input_scale(qdq, l) > 0.0f, n_column);
+}
+
+static enum mpq_status check_levels(struct mpq_ctx *ctx, const struct mpq_target *target,
+                                    const struct mpq_layer *layer,
+                                    const struct mpq_layer_code *code)
+{
+    int half = 1 << (code->bits - 1);
+    if (!(mpq_target_integer_widths(target) >> code->bits & 1) ||
+        (code->level[0] >= -half && code->level[code->n_level - 1] < half))
+        return MPQ_OK;
+    return mpq_fail(
+        ctx, MPQ_E_UNSUPPORTED,
+        "layer '%s': its %d-bit levels reach from %d to %d, and %s has only integers of "
+        "%d bits; they were made for another --target",
+        layer->name, code->bits, code->level[0], code->level[code->n_level - 1], target->name,
+        code->bits);
+}
+
+static enum mpq_status check_activations(struct mpq_ctx *ctx, const struct mpq_export_plan *plan)
+{
+    struct mpq_act_form form = plan->target->act;
+    for (uint32_t g = 0; plan->act && g < plan->act->n_group; g++) {
+        const struct mpq_act_quant *quant = &plan->act_quant[g];
+        if (quant->bits > form.bits || (quant->bits > 8 && form.bits != quant->bits) ||
+            (form.is_symmetric && quant->zero_point != 1 << (quant->bits - 1)))
+            return mpq_fail(ctx, MPQ_E_UNSUPPORTED,
+                            "activations of %d bits with zero point %d were not made for --target "
+                            "%s",
+                            quant->bits, quant->zero_point, plan->target->name);
+    }
+    return MPQ_OK;
+}
+
 static enum mpq_status describe_layers(struct mpq_qdq *qdq, const uint8_t *bits)
 {
     const struct mpq_export_plan *plan = qdq->plan;
     struct mpq_build *build = &qdq->build;
     bool is_short = biases_are_short(plan);
-    qdq->form = plan->storage == MPQ_STORAGE_INT8 ? MPQ_PARAM_PLAIN
-                : is_short                        ? MPQ_PARAM_SHORT
-                                                  : MPQ_PARAM_LONG_BIAS;
+    const struct mpq_target *target = plan->target;
+    qdq->form = !target->folds ? MPQ_PARAM_PLAIN : is_short ? MPQ_PARAM_SHORT : MPQ_PARAM_LONG_BIAS;
+    qdq->opset = plan->graph->opset > target->opset ? plan->graph->opset : target->opset;
     for (uint32_t l = 0; l < plan->layers->n_layer; l++) {
         const struct mpq_layer *layer = &plan->layers->layer[l];
         struct mpq_storage_layer *stored = &qdq->stored[l];
         stored->shape = plan->graph->value[layer->weight].constant->shape;
         stored->bits = bits ? bits[l] : plan->code[l].bits;
-        if (plan->storage == MPQ_STORAGE_INT8)
-            stored->bits = 8;
+        stored->dtype = weight_type(qdq, l, stored->bits);
+        if (qdq->opset < mpq_target_opset_of(stored->dtype))
+            qdq->opset = mpq_target_opset_of(stored->dtype);
         qdq->layer_of[layer->node] = l;
-        qdq->param[l] = (struct mpq_param){.layer = layer, .x_scale = input_scale(qdq, l)};
+        float bias_unit = target->has_float_bias ? 0.0f : input_scale(qdq, l);
+        qdq->param[l] = (struct mpq_param){.layer = layer, .x_scale = bias_unit};
         if (bits)
             continue;
-        MPQ_TRY(mpq_param_init(build->ctx, build->arena, layer, &plan->code[l], input_scale(qdq, l),
-                               is_short, &qdq->param[l]));
+        MPQ_TRY(check_levels(build->ctx, target, layer, &plan->code[l]));
+        MPQ_TRY(mpq_param_init(build->ctx, build->arena, layer, &plan->code[l], bias_unit, is_short,
+                               &qdq->param[l]));
         stored->level = plan->code[l].level;
         stored->n_level = plan->code[l].n_level;
         stored->q = qdq->param[l].q;
@@ -116,6 +161,7 @@ enum mpq_status mpq_qdq_init(struct mpq_ctx *ctx, struct mpq_arena *arena,
         out->layer_of[n] = NO_LAYER;
     for (mpq_value_id v = 0; v < graph->n_value; v++)
         out->made_as[v] = out->read_as[v] = graph->value[v].name;
+    MPQ_TRY(check_activations(ctx, plan));
     MPQ_TRY(describe_layers(out, bits));
     find_float_constants(out);
     return MPQ_OK;
@@ -123,8 +169,25 @@ enum mpq_status mpq_qdq_init(struct mpq_ctx *ctx, struct mpq_arena *arena,
 
 /* ---- activations ---- */
 
+/* An integer of the activations' type, counted from that of the smallest integer, 0. */
+static const char *activation_integer(struct mpq_qdq *qdq, int value, int bits)
+{
+    bool is_signed = qdq->plan->target->act.is_symmetric;
+    if (is_signed)
+        value -= 1 << (bits - 1);
+    union {
+        uint8_t u8;
+        int8_t i8;
+        uint16_t u16;
+    } data;
+    enum mpq_dtype dtype = bits > 8 ? MPQ_UINT16 : is_signed ? MPQ_INT8 : MPQ_UINT8;
+    struct mpq_tensor tensor = {.dtype = dtype, .data = &data};
+    mpq_tensor_set_int(&tensor, 0, value);
+    return mpq_build_shared(&qdq->build, &tensor);
+}
+
 /* value -> QuantizeLinear -> DequantizeLinear, which all its readers read. Between the two a Clip
- * of the uint8 holds back what a narrower activation cannot express: put there, and not on the
+ * of the integers holds back what a narrower activation cannot express: put there, and not on the
  * float, it leaves the layer's output next to QuantizeLinear, as integer kernels want it. The zero
  * point is written even if it is 0: older runtimes absorb a Relu only into one they can see. */
 static enum mpq_status quantize_value(struct mpq_qdq *qdq, mpq_value_id v,
@@ -132,11 +195,13 @@ static enum mpq_status quantize_value(struct mpq_qdq *qdq, mpq_value_id v,
 {
     struct mpq_build *build = &qdq->build;
     const char *scale = mpq_build_shared_float(build, quant->scale);
-    const char *zero = mpq_build_shared_uint8(build, (uint8_t)quant->zero_point);
+    const char *zero = activation_integer(qdq, quant->zero_point, quant->bits);
     const char *q = MPQ_BUILD_OP(build, "QuantizeLinear", {qdq->made_as[v], scale, zero});
     if (quant->bits < 8) {
-        const char *highest = mpq_build_shared_uint8(build, (uint8_t)((1 << quant->bits) - 1));
-        q = MPQ_BUILD_OP(build, "Clip", {q, "", highest});
+        bool is_signed = qdq->plan->target->act.is_symmetric;
+        const char *lowest = is_signed ? activation_integer(qdq, 0, quant->bits) : "";
+        const char *highest = activation_integer(qdq, (1 << quant->bits) - 1, quant->bits);
+        q = MPQ_BUILD_OP(build, "Clip", {q, lowest, highest});
     }
     return MPQ_BUILD_OP(build, "DequantizeLinear", {q, scale, zero}, .out = qdq->read_as[v])
                ? MPQ_OK
@@ -218,7 +283,9 @@ static const char *name_of(struct mpq_qdq *qdq, mpq_value_id value)
 /* Gemm's integer kernel wants a zero point a channel; nobody else needs one. */
 static const char *weight_zero(struct mpq_qdq *qdq, const struct mpq_layer *layer)
 {
-    if (strcmp(qdq->plan->graph->node[layer->node].op_type, "Gemm") != 0)
+    enum mpq_dtype dtype = qdq->stored[qdq->layer_of[layer->node]].dtype;
+    if (strcmp(qdq->plan->graph->node[layer->node].op_type, "Gemm") != 0 ||
+        (dtype != MPQ_UNDEFINED && dtype != MPQ_INT8))
         return NULL;
     struct mpq_tensor zero = {MPQ_INT8, MPQ_SHAPE(layer->n_channel), NULL};
     zero.data = mpq_arena_alloc(qdq->build.ctx, qdq->build.arena, (size_t)layer->n_channel, 1);

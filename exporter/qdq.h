@@ -13,6 +13,7 @@ struct mpq_qdq {
     struct mpq_storage_program storage;
     struct mpq_storage_layer *stored; /* [n_layer]                                             */
     enum mpq_param_form form;
+    int64_t opset;               /* of the file                                           */
     struct mpq_param *param;     /* [n_layer]                                             */
     uint32_t *layer_of;          /* [n_node] the layer a node is, or UINT32_MAX           */
     const char **made_as;        /* [n_value] name under which its producer writes it     */

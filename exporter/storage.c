@@ -18,7 +18,7 @@ static bool uses_cells(const struct mpq_storage_layer *layer)
 
 static bool uses_planes(const struct mpq_storage_layer *layer)
 {
-    return layer->bits < 8 && !uses_cells(layer);
+    return layer->dtype == MPQ_UNDEFINED && !uses_cells(layer);
 }
 
 /* The position of each weight's level. */
@@ -221,10 +221,10 @@ static const char *cells_weight(struct mpq_storage_program *program,
 const char *mpq_storage_weight(struct mpq_storage_program *program, uint32_t layer)
 {
     struct mpq_storage_layer *l = &program->layer[layer];
-    if (l->bits < 8)
+    if (l->dtype == MPQ_UNDEFINED)
         return l->piece ? planes_weight(program->build, l) : cells_weight(program, l);
     struct mpq_build *build = program->build;
-    struct mpq_tensor tensor = {MPQ_INT8, l->shape, NULL};
+    struct mpq_tensor tensor = {l->dtype, l->shape, NULL};
     if (!build->measured) {
         size_t bytes = (size_t)mpq_shape_count(&l->shape);
         tensor.data = mpq_arena_copy(build->ctx, build->arena, l->q, bytes);

@@ -10,7 +10,7 @@
  *       Gather(Gather(level, codes), index) -> Reshape;  codes [2^k, g] and the high tables are
  *       computed from Range, once a file for each width that occurs
  *
- * 8-bit weights are a plain int8 initializer. */
+ * Weights of 8 bits, and all weights for a runtime that does not fold, are plain initializers. */
 #ifndef MPQ_EXPORTER_STORAGE_H
 #define MPQ_EXPORTER_STORAGE_H
 
@@ -20,7 +20,8 @@
 #define MPQ_STORAGE_MAX_CELL_BITS 14
 
 struct mpq_storage_layer {
-    int bits;                /* 8 also where int8 storage is asked for     */
+    int bits;
+    enum mpq_dtype dtype;    /* of its initializer; UNDEFINED: it comes as a program */
     struct mpq_shape shape;  /* of the weight                             */
     const int8_t *level, *q; /* as struct mpq_layer_code; unread where build->measured */
     uint32_t n_level;

@@ -13,10 +13,9 @@ static size_t varint_bytes(int64_t value)
 /* Elements of fewer than 8 bits lie one a byte in memory; in a file the first is in the low bits.
  */
 static uint8_t *pack_small(struct mpq_ctx *ctx, struct mpq_arena *arena,
-                           const struct mpq_tensor *tensor, int bits, size_t *out_bytes)
+                           const struct mpq_tensor *tensor, int bits, size_t bytes)
 {
     size_t per_byte = 8 / (size_t)bits, n = (size_t)mpq_shape_count(&tensor->shape);
-    size_t bytes = (n + per_byte - 1) / per_byte;
     uint8_t *packed = mpq_arena_alloc(ctx, arena, bytes, 1);
     if (!packed)
         return NULL;
@@ -24,7 +23,6 @@ static uint8_t *pack_small(struct mpq_ctx *ctx, struct mpq_arena *arena,
         unsigned element = ((const uint8_t *)tensor->data)[i] & ((1u << bits) - 1);
         packed[i / per_byte] |= (uint8_t)(element << (i % per_byte * (size_t)bits));
     }
-    *out_bytes = bytes;
     return packed;
 }
 
@@ -84,8 +82,10 @@ Onnx__TensorProto *mpq_write_tensor(struct mpq_ctx *ctx, struct mpq_arena *arena
     out->raw_data.data = tensor->data;
     out->raw_data.len = mpq_tensor_bytes(tensor);
     int bits = mpq_dtype_bits(tensor->dtype);
-    if (bits < 8) {
-        out->raw_data.data = pack_small(ctx, arena, tensor, bits, &out->raw_data.len);
+    if (bits < 8)
+        out->raw_data.len = (n * (size_t)bits + 7) / 8;
+    if (bits < 8 && tensor->data) {
+        out->raw_data.data = pack_small(ctx, arena, tensor, bits, out->raw_data.len);
         if (!out->raw_data.data)
             return NULL;
     }

@@ -69,11 +69,16 @@ double mpq_histogram_mse(const struct mpq_histogram *h, const struct mpq_act_qua
     return h->n ? sum / (double)h->n : 0;
 }
 
-static struct mpq_act_quant quant_of_range(double low, double high, int bits)
+static struct mpq_act_quant quant_of_range(double low, double high, struct mpq_act_form form)
 {
-    double q_max = (double)((1 << bits) - 1);
+    double q_max = (double)((1 << form.bits) - 1);
+    if (form.is_symmetric) {
+        int zero_point = 1 << (form.bits - 1);
+        float scale = (float)(fmax(-low, high) / (zero_point - 1));
+        return (struct mpq_act_quant){scale > 0 ? scale : 1.0f, zero_point, form.bits};
+    }
     float scale = (float)((high - low) / q_max);
-    struct mpq_act_quant quant = {scale > 0 ? scale : 1.0f, 0, bits};
+    struct mpq_act_quant quant = {scale > 0 ? scale : 1.0f, 0, form.bits};
     double zero_point = rint(-low / (double)quant.scale);
     quant.zero_point = (int)(zero_point < 0 ? 0 : zero_point > q_max ? q_max : zero_point);
     return quant;
@@ -81,13 +86,14 @@ static struct mpq_act_quant quant_of_range(double low, double high, int bits)
 
 struct best {
     const struct mpq_histogram *histogram;
+    struct mpq_act_form form;
     struct mpq_act_quant quant;
     double mse, low, high;
 };
 
 static void try_range(struct best *best, double low, double high)
 {
-    struct mpq_act_quant quant = quant_of_range(low, high, best->quant.bits);
+    struct mpq_act_quant quant = quant_of_range(low, high, best->form);
     double mse = mpq_histogram_mse(best->histogram, &quant);
     if (mse < best->mse) {
         best->quant = quant;
@@ -97,12 +103,13 @@ static void try_range(struct best *best, double low, double high)
     }
 }
 
-void mpq_histogram_range(const struct mpq_histogram *h, int bits, struct mpq_act_quant *out)
+void mpq_histogram_range(const struct mpq_histogram *h, struct mpq_act_form form,
+                         struct mpq_act_quant *out)
 {
     double low = h->n && h->minimum < 0 ? h->minimum : 0;
     double high = h->n && h->maximum > 0 ? h->maximum : 0;
-    struct best best = {h, quant_of_range(low, high, bits), 0, low, high};
-    if (high > low) {
+    struct best best = {h, form, quant_of_range(low, high, form), 0, low, high};
+    if (high > low && form.bits <= 8) {
         enum { STEPS = 50 };
         best.mse = mpq_histogram_mse(h, &best.quant);
         for (int i = 1; i < STEPS; i++) {
@@ -110,7 +117,7 @@ void mpq_histogram_range(const struct mpq_histogram *h, int bits, struct mpq_act
             try_range(&best, low * shrink, high * shrink);
         }
         double best_low = best.low, best_high = best.high;
-        for (int i = 1; i <= STEPS && low < 0 && high > 0; i++) {
+        for (int i = 1; i <= STEPS && low < 0 && high > 0 && !form.is_symmetric; i++) {
             double shrink = (double)i / STEPS;
             try_range(&best, low * shrink, best_high);
             try_range(&best, best_low, high * shrink);

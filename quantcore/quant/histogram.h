@@ -21,11 +21,12 @@ struct mpq_histogram {
  * place of the bins. */
 void mpq_histogram_add(struct mpq_histogram *histogram, const mpq_real *x, int64_t n);
 
-/* The affine quantization of `bits` (<= 8) bits with the least mean squared error on the histogram.
- * Zero is always represented exactly (ONNX padding and Relu need it). Candidates: the exact range
- * and shrunken ones, each end by itself where values of both signs occur. An empty or all-zero
- * histogram gives scale 1, zero point 0. */
-void mpq_histogram_range(const struct mpq_histogram *histogram, int bits,
+/* The affine quantization of that form with the least mean squared error on the histogram. Zero is
+ * always represented exactly (ONNX padding and Relu need it). Candidates: the exact range and
+ * shrunken ones, each end by itself where values of both signs occur and the form lets it. 16 bits
+ * resolve more than the bins do and get the exact range. An empty or all-zero histogram gives
+ * scale 1 and, where the form leaves it open, zero point 0. */
+void mpq_histogram_range(const struct mpq_histogram *histogram, struct mpq_act_form form,
                          struct mpq_act_quant *out);
 
 /* Mean squared error of that quantization on the histogram. */

@@ -56,11 +56,18 @@ struct mpq_act_plan {
     uint32_t n_group;
 };
 
-/* uint8 affine quantization of an activation: q = saturate(rint(x / scale) + zero_point) in
- * [0, 2^bits - 1], rint to even. As ONNX QuantizeLinear for 8 bits. */
+/* Affine quantization of an activation: q = saturate(rint(x / scale) + zero_point) in
+ * [0, 2^bits - 1], rint to even. As ONNX QuantizeLinear to an unsigned type; a signed type with
+ * zero point 0 is the same arithmetic as zero point 2^(bits - 1) here. */
 struct mpq_act_quant {
     float scale; /* > 0 */
     int zero_point, bits;
+};
+
+/* What a runtime wants of every activation. */
+struct mpq_act_form {
+    int bits;          /* 2..8, or 16                     */
+    bool is_symmetric; /* zero point 2^(bits - 1), always */
 };
 
 /* Channel scales are stored with 16 bits, as bfloat16: the nearest such number, to be taken before

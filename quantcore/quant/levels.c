@@ -38,6 +38,15 @@ void mpq_levels_uniform(int bits, struct mpq_levels *out)
     mpq_levels_set(bits, level, n, out);
 }
 
+void mpq_levels_integers(int bits, struct mpq_levels *out)
+{
+    int8_t level[MAX_LEVELS];
+    int half = 1 << (bits - 1), first = bits == 8 ? -127 : -half;
+    for (int k = first; k < half; k++)
+        level[k - first] = (int8_t)k;
+    mpq_levels_set(bits, level, (uint32_t)(half - first), out);
+}
+
 /* ---- elementwise ---- */
 
 /* Walk the rows of equal scale: body sees c, begin and n of each run of consecutive elements. */
@@ -147,7 +156,7 @@ static void search_scales(const struct fit *fit, const struct mpq_levels *levels
 {
     enum { STEPS = 24 };
     const struct mpq_layer *layer = fit->layer;
-    double outermost = levels->level[levels->n - 1];
+    double outermost = (levels->level[levels->n - 1] - levels->level[0]) / 2.0;
     mpq_real largest = 0;
     for (int64_t c = 0; c < layer->n_channel; c++) {
         double most = 0;
@@ -248,7 +257,7 @@ static void round_levels(int bits, double *center, uint32_t n, struct mpq_levels
 
 enum mpq_status mpq_levels_fit(struct mpq_ctx *ctx, const struct mpq_layer *layer,
                                const mpq_real *w, const mpq_real *importance, int bits,
-                               bool uniform_only, struct mpq_levels *out_levels,
+                               bool integers_only, struct mpq_levels *out_levels,
                                mpq_real *out_scale)
 {
     struct mpq_arena *scratch = mpq_arena_create(ctx);
@@ -261,11 +270,14 @@ enum mpq_status mpq_levels_fit(struct mpq_ctx *ctx, const struct mpq_layer *laye
         mpq_arena_free(scratch);
         return MPQ_E_NOMEM;
     }
-    mpq_levels_uniform(bits, out_levels);
+    if (integers_only)
+        mpq_levels_integers(bits, out_levels);
+    else
+        mpq_levels_uniform(bits, out_levels);
     search_scales(&fit, out_levels, out_scale);
     double best = refit_scales(&fit, out_levels, out_scale);
     /* At 7 and 8 bits the grid itself has hardly more points than there are levels. */
-    if (!uniform_only && bits < 7) {
+    if (!integers_only && bits < 7) {
         struct mpq_levels levels = *out_levels;
         memcpy(scale, out_scale, (size_t)layer->n_channel * sizeof *scale);
         for (int round = 0; round < 6; round++) {

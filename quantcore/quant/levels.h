@@ -22,13 +22,17 @@ struct mpq_levels {
 /* Equally spaced levels: -127..127 for 8 bits, else centred on zero and scaled to the grid. */
 void mpq_levels_uniform(int bits, struct mpq_levels *out);
 
+/* The integers that a signed type of that many bits holds, -2^(bits-1)..2^(bits-1)-1; for 8 bits
+ * -127..127. What DequantizeLinear makes of a weight of such a type. */
+void mpq_levels_integers(int bits, struct mpq_levels *out);
+
 /* Levels from an ascending list of n distinct int8 values; fills the table. */
 void mpq_levels_set(int bits, const int8_t *level, uint32_t n, struct mpq_levels *out);
 
 /* Levels and channel scales with little weighted squared error sum h * (w - level*scale)^2 on the
  * weight w[n_outer][n_channel][n_inner] (struct mpq_layer). Alternates Lloyd's iteration over a
  * histogram of w/scale with least-squares scales of each channel. Where the best uniform grid is
- * better it is kept.
+ * better it is kept. integers_only: mpq_levels_integers(), and only scales are fitted.
  *
  *   importance  [n_group, n_outer * n_inner] h of each weight of a channel, >= 0: the mean square
  * of the input it multiplies; NULL: all 1 out_scale   [n_channel] > 0
@@ -36,7 +40,7 @@ void mpq_levels_set(int bits, const int8_t *level, uint32_t n, struct mpq_levels
  * NOMEM only; scratch memory comes from an arena of its own. */
 enum mpq_status mpq_levels_fit(struct mpq_ctx *ctx, const struct mpq_layer *layer,
                                const mpq_real *w, const mpq_real *importance, int bits,
-                               bool uniform_only, struct mpq_levels *out_levels,
+                               bool integers_only, struct mpq_levels *out_levels,
                                mpq_real *out_scale) MPQ_CHECKED;
 
 /* The level nearest to z = w / scale. */

@@ -84,7 +84,7 @@ static void correct_bias(struct mpq_supernet_layer *layer, const struct mpq_laye
 
 enum mpq_status mpq_supernet_fit(struct mpq_ctx *ctx, struct mpq_supernet *net,
                                  const struct mpq_graph *graph, const struct mpq_layer_stats *stats,
-                                 bool uniform_levels)
+                                 mpq_bits_mask integers)
 {
     for (uint32_t l = 0; l < net->layers->n_layer; l++) {
         struct mpq_supernet_layer *layer = &net->layer[l];
@@ -93,7 +93,7 @@ enum mpq_status mpq_supernet_fit(struct mpq_ctx *ctx, struct mpq_supernet *net,
             struct mpq_supernet_width *width = &layer->width[b];
             if (!(layer->candidates >> b & 1))
                 continue;
-            MPQ_TRY(mpq_levels_fit(ctx, shape, layer->w, stats[l].input_power, b, uniform_levels,
+            MPQ_TRY(mpq_levels_fit(ctx, shape, layer->w, stats[l].input_power, b, integers >> b & 1,
                                    &width->levels, width->scale));
             /* As the file will hold them: a rounded scale is a gain, and its mean must be undone
              * too. */

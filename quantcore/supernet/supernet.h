@@ -48,10 +48,11 @@ enum mpq_status mpq_supernet_create(struct mpq_ctx *ctx, struct mpq_arena *arena
 /* Fit each width to the latent weights as they are now: levels and scales with the input power as
  * importance (quant/levels.h), and the float bias less the mean shift that rounding the weights
  * causes, sum_k (wq - w)_k * mean input_k (Nagel et al., "Data-Free Quantization", ICCV 2019,
- * section 4.2). stats [n_layer]. */
+ * section 4.2). stats [n_layer]. Widths in `integers` get the levels of a signed integer type
+ * (mpq_levels_integers), the others whatever levels fit best. */
 enum mpq_status mpq_supernet_fit(struct mpq_ctx *ctx, struct mpq_supernet *net,
                                  const struct mpq_graph *graph, const struct mpq_layer_stats *stats,
-                                 bool uniform_levels) MPQ_CHECKED;
+                                 mpq_bits_mask integers) MPQ_CHECKED;
 
 /* What width b of layer l rounds: its latent weights plus the width's offset, [n_param]. Valid
  * until the next call for the layer. */

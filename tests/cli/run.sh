@@ -84,6 +84,7 @@ refuse 2 '--size is not an option of inspect' inspect good.onnx --size 15%
 refuse 2 'eval needs samples' eval good.onnx
 refuse 2 'the model itself' convert good.onnx -o good.onnx
 refuse 2 'none|quick|default|thorough' convert good.onnx --effort some
+refuse 2 'ort|int8|onnx|openvino|tensorrt|qnn|qnn16' convert good.onnx --target gpu
 
 # ---- models ----
 for command in 'inspect' 'eval --data good.npz' 'convert -o out/a.onnx --effort none'; do
@@ -140,6 +141,23 @@ expect 0 '' convert good.onnx -o out/a.onnx --data good.npz --effort none --size
 cmp -s out/a.onnx first.onnx || complain "is not the same file twice"
 [ -s stdout ] || [ -s stderr ] && complain "is not quiet"
 expect 0 'top-1' eval out/a.onnx --data good.npz --reference good.onnx
+
+# ---- targets: each gives a file; what was tuned for one is refused by another ----
+for target in ort int8 onnx openvino tensorrt qnn qnn16; do
+    rm -f out/*
+    expect 0 'file bytes' convert good.onnx -o out/a.onnx --data good.npz --effort none \
+        --size 100% --bits 4,8 --target $target
+    expect 0 'top-1' eval out/a.onnx --data good.npz --reference good.onnx
+done
+rm -f out/*
+expect 0 '' convert good.onnx -o out/a.onnx --data good.npz --effort none --size 100% -q \
+    --checkpoint out/tuned.npz
+expect 0 '' convert good.onnx -o out/b.onnx --data good.npz --effort none --size 100% -q \
+    --checkpoint out/tuned.npz --target int8
+expect 3 'were not made for --target tensorrt' convert good.onnx -o out/c.onnx --data good.npz \
+    --effort none --size 100% -q --checkpoint out/tuned.npz --target tensorrt
+expect 3 'they were made for another --target' convert good.onnx -o out/c.onnx --data good.npz \
+    --effort none --size 100% --bits 4 -q --checkpoint out/tuned.npz --target qnn
 
 # ---- interruption: one signal ends it at the next step, with nothing written; until then its idle
 # threads sleep, though nobody has asked for it ----

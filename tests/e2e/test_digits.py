@@ -173,7 +173,7 @@ class Cnn15(Conversion, unittest.TestCase):
 
 class CnnInt8(Conversion, unittest.TestCase):
     model, percent, max_lost = "digits_cnn.onnx", 40, 3
-    options = ("--effort", "none", "--bits", "8", "--storage", "int8")
+    options = ("--effort", "none", "--bits", "8", "--target", "int8")
     integer_ops = {"QLinearConv": 10, "QGemm": 1}
 
 
@@ -188,11 +188,11 @@ class Storage(unittest.TestCase):
         folder = SCRATCH / "Storage"
         folder.mkdir()
         for bits in (2, 3, 4, 5, 6, 8):
-            files = [folder / f"{bits}.{storage}.onnx" for storage in ("packed", "int8")]
-            for file, storage in zip(files, ("packed", "int8"), strict=True):
+            files = [folder / f"{bits}.{target}.onnx" for target in ("ort", "int8")]
+            for file, target in zip(files, ("ort", "int8"), strict=True):
                 run("convert", MODELS / "digits_cnn.onnx", "--data", MODELS / "digits_calib.npz",
                     "--preprocess", "unit", "--bits", bits, "--size", "100%", "--effort", "none",
-                    "--storage", storage, "--output", file, "--threads", 1)
+                    "--target", target, "--output", file, "--threads", 1)
             with self.subTest(bits=bits):
                 subprocess.run([sys.executable, "-B", CHECK_EXPORT, *files, "--qlinearconv", "10",
                                 "--reference"], check=True, stdout=subprocess.DEVNULL)

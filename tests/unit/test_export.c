@@ -31,6 +31,8 @@ static void code_layer(struct case_ *c, uint32_t l, int bits)
     int first = bits == 8 ? -127 : -63, step = bits == 8 ? 1 : 126 / (1 << bits);
     if (bits == 7)
         first = -64, step = 1;
+    if (mpq_target_integer_widths(c->plan.target) >> bits & 1)
+        first = -(1 << (bits - 1)), step = 1;
     for (uint32_t i = 0; i < n_level; i++)
         level[i] = (int8_t)(first + (int)i * step);
     for (int64_t i = 0; i < layer->n_param; i++)
@@ -59,8 +61,8 @@ static void case_init(struct case_ *c, struct net *net)
         mpq_arena_alloc(&net->ctx, net->arena, c->act.n_group, sizeof *quant);
     for (uint32_t g = 0; g < c->act.n_group; g++)
         quant[g] = (struct mpq_act_quant){0.02f + 0.001f * (float)g, 7, 8};
-    c->plan =
-        (struct mpq_export_plan){c->graph, &c->layers, c->code, &c->act, quant, MPQ_STORAGE_PACKED};
+    c->plan = (struct mpq_export_plan){c->graph, &c->layers, c->code,
+                                       &c->act,  quant,      mpq_target_find("ort")};
 }
 
 static void stay_float(struct case_ *c)
@@ -82,6 +84,20 @@ static struct mpq_graph *round_trip(struct case_ *c)
     CHECK_OK(ctx, mpq_import_bytes(ctx, c->net->arena, data, bytes, NULL, &graph));
     CHECK_OK(ctx, mpq_graph_check(ctx, graph));
     return graph;
+}
+
+/* Another target, with activations in its form. */
+static void aim(struct case_ *c, const char *target)
+{
+    c->plan.target = mpq_target_find(target);
+    assert_non_null(c->plan.target);
+    struct mpq_act_form form = c->plan.target->act;
+    struct mpq_act_quant *quant =
+        mpq_arena_alloc(&c->net->ctx, c->net->arena, c->act.n_group, sizeof *quant);
+    for (uint32_t g = 0; g < c->act.n_group; g++)
+        quant[g] = (struct mpq_act_quant){0.02f + 0.001f * (float)g,
+                                          form.is_symmetric ? 1 << (form.bits - 1) : 7, form.bits};
+    c->plan.act_quant = quant;
 }
 
 /* The value of input i of the node that has that name, computed by our own operators. */
@@ -146,14 +162,161 @@ static void test_every_width(void **state)
     build_small(*state);
     case_init(&c, *state);
     assert_int_equal(c.layers.n_layer, 4);
-    for (int bits = MPQ_MIN_BITS; bits <= MPQ_MAX_BITS; bits++) {
+    for (int bits = MPQ_MIN_BITS; bits <= MPQ_MAX_BITS; bits++)
+        for (size_t t = 0; t < mpq_target_count(); t++) {
+            aim(&c, mpq_target_at(t)->name);
+            for (uint32_t l = 0; l < c.layers.n_layer; l++)
+                code_layer(&c, l, bits);
+            check_layers(&c, round_trip(&c));
+        }
+}
+
+static enum mpq_dtype weight_type(const struct mpq_graph *graph, const char *node)
+{
+    for (uint32_t n = 0; n < graph->n_node; n++)
+        if (strcmp(graph->node[n].name, node) == 0) {
+            const struct mpq_node *dq = &graph->node[graph->value[graph->node[n].in[1]].producer];
+            return graph->value[dq->in[0]].constant->dtype;
+        }
+    return MPQ_UNDEFINED;
+}
+
+static int64_t file_opset(struct case_ *c, int64_t *out_ir_version)
+{
+    uint8_t *data;
+    size_t bytes;
+    struct mpq_graph *graph;
+    struct mpq_ctx *ctx = &c->net->ctx;
+    CHECK_OK(ctx, mpq_export(ctx, c->net->arena, &c->plan, &data, &bytes));
+    CHECK_OK(ctx, mpq_import_bytes(ctx, c->net->arena, data, bytes, NULL, &graph));
+    assert_int_equal(data[0], 1 << 3); /* ir_version is field 1, a varint */
+    *out_ir_version = data[1];
+    return graph->opset;
+}
+
+/* A file needs no later opset and IR than its types do; int2 stays away from where ONNX Runtime
+ * gets it wrong (L1, L5). */
+static void test_native_types(void **state)
+{
+    static const struct {
+        const char *target;
+        int bits;
+        bool is_float;
+        enum mpq_dtype conv, matmul; /* N = 11 */
+        int64_t opset, ir_version;
+    } cases[] = {
+        {"onnx", 8, false, MPQ_INT8, MPQ_INT8, 13, 7},
+        {"onnx", 5, false, MPQ_INT8, MPQ_INT8, 13, 7},
+        {"onnx", 3, false, MPQ_INT4, MPQ_INT4, 21, 10},
+        {"onnx", 2, false, MPQ_INT4, MPQ_INT4, 21, 10},
+        {"onnx", 2, true, MPQ_INT2, MPQ_INT4, 25, 13},
+        {"int8", 2, false, MPQ_INT8, MPQ_INT8, 13, 7},
+        {"tensorrt", 3, false, MPQ_INT8, MPQ_INT8, 13, 7},
+        {"qnn", 4, false, MPQ_INT4, MPQ_INT4, 21, 10},
+        {"qnn16", 8, false, MPQ_INT8, MPQ_INT8, 21, 10},
+    };
+    for (size_t i = 0; i < MPQ_COUNT(cases); i++) {
+        void *net;
+        struct net *p;
+        int64_t ir_version;
+        assert_int_equal(net_setup(&net), 0);
+        p = net;
+        struct case_ c;
+        build_small(p);
+        case_init(&c, p);
+        if (cases[i].is_float)
+            stay_float(&c);
+        aim(&c, cases[i].target);
         for (uint32_t l = 0; l < c.layers.n_layer; l++)
-            code_layer(&c, l, bits);
-        c.plan.storage = MPQ_STORAGE_PACKED;
-        check_layers(&c, round_trip(&c));
-        c.plan.storage = MPQ_STORAGE_INT8;
-        check_layers(&c, round_trip(&c));
+            code_layer(&c, l, cases[i].bits);
+        struct mpq_graph *graph = round_trip(&c);
+        assert_int_equal(weight_type(graph, "c2"), cases[i].conv);
+        assert_int_equal(weight_type(graph, "y"), cases[i].matmul);
+        assert_int_equal(file_opset(&c, &ir_version), cases[i].opset);
+        assert_int_equal(ir_version, cases[i].ir_version);
+        net_teardown(&net);
     }
+    (void)state;
+}
+
+/* Signed types have zero point 0 and biases stay float. */
+static void test_tensorrt(void **state)
+{
+    struct case_ c;
+    build_small(*state);
+    case_init(&c, *state);
+    aim(&c, "tensorrt");
+    for (uint32_t l = 0; l < c.layers.n_layer; l++)
+        code_layer(&c, l, 8);
+    struct mpq_graph *graph = round_trip(&c);
+    for (uint32_t n = 0; n < graph->n_node; n++) {
+        const struct mpq_node *node = &graph->node[n];
+        if (strcmp(node->op_type, "QuantizeLinear") != 0 &&
+            strcmp(node->op_type, "DequantizeLinear") != 0)
+            continue;
+        if (node->n_in < 3)
+            continue;
+        const struct mpq_tensor *zero = graph->value[node->in[2]].constant;
+        assert_int_equal(zero->dtype, MPQ_INT8);
+        for (int64_t i = 0; i < mpq_shape_count(&zero->shape); i++)
+            assert_int_equal(mpq_tensor_int(zero, i), 0);
+    }
+    const struct mpq_node *conv = &graph->node[graph->value[mpq_graph_find(graph, "c1")].producer];
+    assert_int_equal(graph->value[conv->in[2]].constant->dtype, MPQ_FLOAT);
+}
+
+/* What was made for one target is refused by another, with a sentence. */
+static void test_other_target(void **state)
+{
+    struct case_ c;
+    build_small(*state);
+    case_init(&c, *state);
+    struct mpq_ctx *ctx = &c.net->ctx;
+    uint8_t *data;
+    size_t bytes;
+    for (uint32_t l = 0; l < c.layers.n_layer; l++)
+        code_layer(&c, l, 4); /* levels up to 63 */
+    c.plan.target = mpq_target_find("onnx");
+    CHECK_FAILS(ctx, mpq_export(ctx, c.net->arena, &c.plan, &data, &bytes), MPQ_E_UNSUPPORTED,
+                "levels");
+    c.plan.target = mpq_target_find("tensorrt");
+    CHECK_FAILS(ctx, mpq_export(ctx, c.net->arena, &c.plan, &data, &bytes), MPQ_E_UNSUPPORTED,
+                "zero point 7");
+    assert_null(mpq_target_find("gpu"));
+}
+
+static void test_target_names(void **state)
+{
+    (void)state;
+    char names[256] = "";
+    for (size_t t = 0; t < mpq_target_count(); t++) {
+        strcat(names, t ? "|" : "");
+        strcat(names, mpq_target_at(t)->name);
+    }
+    assert_string_equal(names, MPQ_TARGET_NAMES);
+}
+
+/* Operators whose spelling changed between opset 13 and what int4 needs. */
+static void test_later_opset(void **state)
+{
+    struct net *net = *state;
+    struct case_ c;
+    mpq_value_id x = net_input(net, "x", MPQ_SHAPE(-1, 4, 6, 6));
+    mpq_value_id w = net_random(net, "w", MPQ_SHAPE(4, 4, 1, 1), false);
+    mpq_value_id y = net_node(net, "Conv", "c", NET_NO_ATTRS, NET_IN(x, w));
+    mpq_value_id m = net_node(net, "ReduceMean", "m", NET_ATTRS(NET_INTS("axes", 2, 3)), NET_IN(y));
+    net_output(net, m);
+    case_init(&c, net);
+    aim(&c, "onnx");
+    code_layer(&c, 0, 4);
+    struct mpq_graph *graph = round_trip(&c);
+    assert_int_equal(graph->opset, 21);
+    for (uint32_t n = 0; n < graph->n_node; n++)
+        if (strcmp(graph->node[n].op_type, "ReduceMean") == 0) {
+            assert_int_equal(graph->node[n].n_in, 2);
+            assert_null(mpq_attr_find(&graph->node[n].attr_set, "axes"));
+            assert_int_equal(mpq_tensor_int(graph->value[graph->node[n].in[1]].constant, 1), 3);
+        }
 }
 
 static void test_float_activations(void **state)
@@ -284,8 +447,9 @@ static void test_dead_channel(void **state)
     ((float *)c.code[0].scale)[1] = mpq_scale_round(1e-12f);
     ((float *)c.code[0].scale)[2] = mpq_scale_round(1e-39f);
     ((float *)c.code[0].bias)[2] = 0;
-    for (int storage = MPQ_STORAGE_PACKED; storage <= MPQ_STORAGE_INT8; storage++) {
-        c.plan.storage = (enum mpq_storage)storage;
+    const char *targets[] = {"ort", "int8"};
+    for (size_t t = 0; t < MPQ_COUNT(targets); t++) {
+        c.plan.target = mpq_target_find(targets[t]);
         struct mpq_graph *graph = round_trip(&c);
         const float *b = constant_input(&c, graph, layer->name, 2)->data;
         const float *w = constant_input(&c, graph, layer->name, 1)->data;
@@ -371,6 +535,11 @@ int main(void)
         cmocka_unit_test(test_pack_planes),
         cmocka_unit_test(test_pack_cells),
         cmocka_unit_test_setup_teardown(test_every_width, net_setup, net_teardown),
+        cmocka_unit_test(test_native_types),
+        cmocka_unit_test(test_target_names),
+        cmocka_unit_test_setup_teardown(test_tensorrt, net_setup, net_teardown),
+        cmocka_unit_test_setup_teardown(test_other_target, net_setup, net_teardown),
+        cmocka_unit_test_setup_teardown(test_later_opset, net_setup, net_teardown),
         cmocka_unit_test_setup_teardown(test_float_activations, net_setup, net_teardown),
         cmocka_unit_test_setup_teardown(test_large_layers, net_setup, net_teardown),
         cmocka_unit_test_setup_teardown(test_mixed_widths_and_determinism, net_setup, net_teardown),

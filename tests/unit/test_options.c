@@ -55,7 +55,7 @@ static void defaults(void **state)
     assert_null(o->data);
     CHECK_NEAR(o->size.share, 0.2, 1e-12, 0);
     assert_int_equal(o->effort, MPQ_EFFORT_DEFAULT);
-    assert_int_equal(o->storage, MPQ_STORAGE_PACKED);
+    assert_string_equal(o->target->name, "ort");
     assert_int_equal(o->steps, -1);
     assert_int_equal(o->seed, 1);
     assert_true(o->threads >= 1);

@@ -52,6 +52,21 @@ static void nearest_is_nearest(void **state)
     }
 }
 
+/* Of the best of a fine ladder of steps between the integers of that many bits. */
+static double best_integer_mse(const mpq_real *w, int bits)
+{
+    double best = 1, low = -(1 << (bits - 1)), high = -low - 1;
+    for (double step = 0.1; step < 1.5; step *= 1.01) {
+        double sum = 0;
+        for (int i = 0; i < N; i++) {
+            double q = fmin(fmax(rint((double)w[i] / step), low), high);
+            sum += ((double)w[i] - q * step) * ((double)w[i] - q * step);
+        }
+        best = fmin(best, sum / N);
+    }
+    return best;
+}
+
 /* Lloyd-Max quantizers of a Gaussian: Max, "Quantizing for minimum distortion", 1960, table I, and
  * the best uniform ones. Levels on the int8 grid and a finite sample cost a few percent. */
 static void gaussian_errors_are_those_of_the_literature(void **state)
@@ -71,6 +86,7 @@ static void gaussian_errors_are_those_of_the_literature(void **state)
         double codebook = mse(&levels, &layer, w, &scale);
         CHECK_OK(&ctx, mpq_levels_fit(&ctx, &layer, w, NULL, bits, true, &levels, &scale));
         assert_true(codebook <= mse(&levels, &layer, w, &scale));
+        CHECK_NEAR(mse(&levels, &layer, w, &scale), best_integer_mse(w, bits), 0.02, 0);
     }
 }
 
@@ -172,7 +188,7 @@ static void ranges_hold_zero_and_beat_minmax(void **state)
             for (int i = 0; i < N && !sign; i++)
                 x[i] = x[i] > 0 ? x[i] : 0;
             mpq_histogram_add(&h, x, N);
-            mpq_histogram_range(&h, bits, &quant);
+            mpq_histogram_range(&h, (struct mpq_act_form){bits, false}, &quant);
             assert_true(quant.zero_point >= 0 && quant.zero_point < 1 << bits);
             if (!sign)
                 assert_int_equal(quant.zero_point, 0);
@@ -188,7 +204,7 @@ static void ranges_hold_zero_and_beat_minmax(void **state)
         x[i] = x[i] > 0 ? x[i] : 0;
     struct mpq_act_quant quant;
     mpq_histogram_add(&h, x, N);
-    mpq_histogram_range(&h, 4, &quant);
+    mpq_histogram_range(&h, (struct mpq_act_form){4, false}, &quant);
     double relu_mse = 1;
     for (double step = 0.1; step < 0.4; step += 0.001) {
         double sum = 0;
@@ -201,21 +217,44 @@ static void ranges_hold_zero_and_beat_minmax(void **state)
     CHECK_NEAR(mpq_histogram_mse(&h, &quant), relu_mse, 0.03, 0);
 }
 
+static void other_forms_of_activations(void **state)
+{
+    (void)state;
+    static struct mpq_histogram h;
+    static mpq_real x[N];
+    struct mpq_act_quant quant;
+    memset(&h, 0, sizeof h);
+    fill_normal(x, N, 3);
+    mpq_histogram_add(&h, x, N);
+    mpq_histogram_range(&h, (struct mpq_act_form){8, true}, &quant);
+    assert_int_equal(quant.zero_point, 128);
+    assert_true(quant.bits == 8 &&
+                127 * (double)quant.scale <= fmax(-h.minimum, h.maximum) * 1.0001);
+    double eight = mpq_histogram_mse(&h, &quant);
+    mpq_histogram_range(&h, (struct mpq_act_form){16, false}, &quant);
+    CHECK_NEAR(quant.scale, (h.maximum - h.minimum) / 65535, 1e-6, 0);
+    CHECK_NEAR(quant.zero_point, -h.minimum / (double)quant.scale, 0, 0.5);
+    assert_true(mpq_histogram_mse(&h, &quant) < eight / 1000);
+    memset(&h, 0, sizeof h);
+    mpq_histogram_range(&h, (struct mpq_act_form){8, true}, &quant);
+    assert_true(quant.scale > 0 && quant.zero_point == 128);
+}
+
 static void empty_and_constant_values_have_a_range(void **state)
 {
     (void)state;
     static struct mpq_histogram h;
     struct mpq_act_quant quant;
     memset(&h, 0, sizeof h);
-    mpq_histogram_range(&h, 8, &quant);
+    mpq_histogram_range(&h, (struct mpq_act_form){8, false}, &quant);
     assert_true(quant.scale > 0);
     const mpq_real zeros[4] = {0}, sevens[4] = {7, 7, 7, 7};
     mpq_histogram_add(&h, zeros, 4);
-    mpq_histogram_range(&h, 8, &quant);
+    mpq_histogram_range(&h, (struct mpq_act_form){8, false}, &quant);
     assert_true(quant.scale > 0 && quant.zero_point == 0);
     memset(&h, 0, sizeof h);
     mpq_histogram_add(&h, sevens, 4);
-    mpq_histogram_range(&h, 8, &quant);
+    mpq_histogram_range(&h, (struct mpq_act_form){8, false}, &quant);
     CHECK_NEAR(rint(7 / (double)quant.scale) * (double)quant.scale, 7, 0.01, 0);
 }
 
@@ -229,6 +268,7 @@ int main(void)
         cmocka_unit_test(gradients_follow_lsq),
         cmocka_unit_test(histogram_grows_without_losing_values),
         cmocka_unit_test(ranges_hold_zero_and_beat_minmax),
+        cmocka_unit_test(other_forms_of_activations),
         cmocka_unit_test(empty_and_constant_values_have_a_range),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

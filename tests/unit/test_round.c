@@ -112,7 +112,7 @@ static void check_layer(struct net *net, struct trial *t, mpq_value_id y)
                                 &(struct mpq_exec_options){.keep_all = true}, &t->network));
     CHECK_OK(&net->ctx, mpq_supernet_create(&net->ctx, net->arena, net->graph, &t->table,
                                             1 << 2 | 1 << 3 | 1 << 4 | 1 << 8, &t->net));
-    CHECK_OK(&net->ctx, mpq_supernet_fit(&net->ctx, &t->net, net->graph, &stats, false));
+    CHECK_OK(&net->ctx, mpq_supernet_fit(&net->ctx, &t->net, net->graph, &stats, 0));
     double error, shift;
     measure(net, t, true, NULL, y, reference, &error, &shift);
     double nearest[9];

@@ -25,6 +25,10 @@ static int setup(void **state)
     f.table = (struct mpq_layer_table){.n_layer = N_LAYER, .layer = f.layer};
     f.net.layers = &f.table;
     f.net.layer = mpq_arena_alloc(&f.ctx, f.arena, N_LAYER, sizeof *f.net.layer);
+    /* The best steps between equally spaced levels for a Gaussian: J. Max, "Quantizing for minimum
+     * distortion", IRE Transactions on Information Theory, 1960, table II. */
+    static const double step[] = {
+        [2] = 0.9957, [3] = 0.5860, [4] = 0.3352, [5] = 0.1881, [6] = 0.1041};
     for (uint32_t l = 0; l < N_LAYER; l++) {
         struct mpq_supernet_layer *layer = &f.net.layer[l];
         f.layer[l] = (struct mpq_layer){
@@ -35,8 +39,8 @@ static int setup(void **state)
             layer->w[i] = (mpq_real)mpq_rng_normal(l, MPQ_STREAM_TEST, 0, i);
         for (int b = 2; b <= 6; b++) {
             layer->width[b].scale = mpq_arena_alloc(&f.ctx, f.arena, 1, sizeof(mpq_real));
-            CHECK_OK(&f.ctx, mpq_levels_fit(&f.ctx, &f.layer[l], layer->w, NULL, b, true,
-                                            &layer->width[b].levels, layer->width[b].scale));
+            mpq_levels_uniform(b, &layer->width[b].levels);
+            *layer->width[b].scale = (mpq_real)(step[b] * ((1 << b) - 1) / (b <= 4 ? 126 : 254));
         }
     }
     *state = &f;
