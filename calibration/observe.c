@@ -20,68 +20,82 @@ enum mpq_status mpq_observer_create(struct mpq_ctx *ctx, struct mpq_arena *arena
         const struct mpq_layer *layer = &layers->layer[l];
         struct mpq_layer_stats *stats = &o.stats[l];
         size_t n_weight = (size_t)(layer->n_group * layer->n_outer * layer->n_inner);
+        o.keep[layer->y] = true;
+        if (layer->x == MPQ_NO_VALUE)
+            continue;
+        o.keep[layer->x] = true;
         stats->input_mean = mpq_arena_alloc(ctx, arena, n_weight, sizeof(mpq_real));
         stats->input_power = mpq_arena_alloc(ctx, arena, n_weight, sizeof(mpq_real));
         if (!stats->input_mean || !stats->input_power)
             return MPQ_E_NOMEM;
-        o.keep[layer->x] = o.keep[layer->y] = true;
     }
     *out = o;
     return MPQ_OK;
 }
 
-/* Mean and mean square of x[outer][n][inner] for each place of the middle dimension, added to the
- * running means over n_seen positions; each serves `repeat` consecutive weights. */
-static void add_input(const mpq_real *x, int64_t outer, int64_t n, int64_t inner, uint64_t n_seen,
-                      int64_t repeat, struct mpq_layer_stats *stats)
+/* Mean and mean square at one place (group, c) of the input. */
+static void measure_place(const mpq_real *x, const struct mpq_layer_input *in, int64_t group,
+                          int64_t c, double *out_mean, double *out_power)
 {
-    double n_value = (double)(outer * inner), share = n_value / (n_value + (double)n_seen);
-    for (int64_t c = 0; c < n; c++) {
-        double sum = 0, square = 0;
-        for (int64_t o = 0; o < outer; o++) {
-            const mpq_real *row = x + (o * n + c) * inner;
+    double sum = 0, square = 0;
+    for (int64_t o = 0; o < in->outer; o++)
+        for (int64_t m = 0; m < in->middle; m++) {
+            int64_t at = ((o * in->group + group) * in->middle + m) * in->n + c;
+            const mpq_real *row = x + at * in->inner;
             mpq_real row_sum = 0, row_square = 0;
-            for (int64_t i = 0; i < inner; i++) {
+            for (int64_t i = 0; i < in->inner; i++) {
                 row_sum += row[i];
                 row_square += row[i] * row[i];
             }
             sum += (double)row_sum;
             square += (double)row_square;
         }
-        for (int64_t r = c * repeat; r < (c + 1) * repeat; r++) {
-            mpq_real *mean = &stats->input_mean[r], *power = &stats->input_power[r];
-            *mean += (mpq_real)(share * (sum / n_value - (double)*mean));
-            *power += (mpq_real)(share * (square / n_value - (double)*power));
+    double n_value = (double)(in->outer * in->middle * in->inner);
+    *out_mean = sum / n_value;
+    *out_power = square / n_value;
+}
+
+/* Add to the running means, in which this batch has the given share. A place serves as many
+ * consecutive weights as a channel has for it: the taps of a kernel. */
+static void observe_input(const struct mpq_layer *layer, const struct mpq_tensor *x, double share,
+                          struct mpq_layer_stats *stats)
+{
+    struct mpq_layer_input in = mpq_layer_input(layer, &x->shape);
+    int64_t n_place = in.group * in.n;
+    int64_t repeat = layer->n_group * layer->n_outer * layer->n_inner / (n_place ? n_place : 1);
+    for (int64_t place = 0; place < n_place; place++) {
+        double mean, power;
+        measure_place(x->data, &in, place / in.n, place % in.n, &mean, &power);
+        for (int64_t r = place * repeat; r < (place + 1) * repeat; r++) {
+            stats->input_mean[r] += (mpq_real)(share * (mean - (double)stats->input_mean[r]));
+            stats->input_power[r] += (mpq_real)(share * (power - (double)stats->input_power[r]));
         }
     }
 }
 
-static void observe_layer(struct mpq_observer *o, uint32_t l, const struct mpq_graph *graph,
-                          struct mpq_exec *exec)
+static double mean_square(const struct mpq_tensor *tensor)
+{
+    const mpq_real *y = tensor->data;
+    int64_t n = mpq_shape_count(&tensor->shape);
+    double sum = 0;
+    for (int64_t i = 0; i < n; i++)
+        sum += (double)y[i] * (double)y[i];
+    return sum / (double)n;
+}
+
+static void observe_layer(struct mpq_observer *o, uint32_t l, struct mpq_exec *exec)
 {
     const struct mpq_layer *layer = &o->layers->layer[l];
-    const struct mpq_tensor *x = mpq_exec_tensor(exec, layer->x);
+    struct mpq_layer_stats *stats = &o->stats[l];
     const struct mpq_tensor *y = mpq_exec_tensor(exec, layer->y);
-    const struct mpq_tensor *w = graph->value[layer->weight].constant;
-    /* A convolution's weight [M, C/G, k...] meets its input [N, C, ...] channel by channel; the
-     * others contract the last dimension of the input. */
-    bool is_conv = w->shape.rank > 2;
-    int axis = is_conv ? 1 : x->shape.rank - 1;
-    int64_t outer = mpq_shape_count_range(&x->shape, 0, axis), n = x->shape.dim[axis];
-    int64_t inner = mpq_shape_count_range(&x->shape, axis + 1, x->shape.rank);
-    uint64_t before = o->n_seen[l];
-    int64_t repeat = layer->n_group * layer->n_outer * layer->n_inner / n;
-    add_input(x->data, outer, n, inner, before, repeat, &o->stats[l]);
-    o->n_seen[l] += (uint64_t)(outer * inner);
-
-    const mpq_real *out = y->data;
-    int64_t n_out = mpq_shape_count(&y->shape);
-    double sum = 0;
-    for (int64_t i = 0; i < n_out; i++)
-        sum += (double)out[i] * (double)out[i];
-    double share = (double)(outer * inner) / (double)o->n_seen[l];
-    if (n_out)
-        o->stats[l].output_power += share * (sum / (double)n_out - o->stats[l].output_power);
+    uint64_t n = (uint64_t)mpq_shape_count(&y->shape);
+    if (!n)
+        return;
+    o->n_seen[l] += n;
+    double share = (double)n / (double)o->n_seen[l];
+    stats->output_power += share * (mean_square(y) - stats->output_power);
+    if (layer->x != MPQ_NO_VALUE)
+        observe_input(layer, mpq_exec_tensor(exec, layer->x), share, stats);
 }
 
 enum mpq_status mpq_observer_add(struct mpq_ctx *ctx, struct mpq_observer *o,
@@ -100,7 +114,7 @@ enum mpq_status mpq_observer_add(struct mpq_ctx *ctx, struct mpq_observer *o,
         mpq_histogram_add(&o->histogram[group], tensor->data, mpq_shape_count(&tensor->shape));
     }
     for (uint32_t l = 0; l < o->layers->n_layer; l++)
-        observe_layer(o, l, graph, exec);
+        observe_layer(o, l, exec);
     return MPQ_OK;
 }
 

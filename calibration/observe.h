@@ -11,7 +11,7 @@ struct mpq_observer {
     const struct mpq_act_plan *plan;
     struct mpq_histogram *histogram; /* [n_group] */
     struct mpq_layer_stats *stats;   /* [n_layer] */
-    uint64_t *n_seen;                /* [n_layer] input positions summed so far */
+    uint64_t *n_seen;                /* [n_layer] output elements seen so far */
     bool *keep; /* [n_value] values that must be kept for observing, for mpq_exec_create */
 };
 

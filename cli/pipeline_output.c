@@ -234,7 +234,7 @@ enum mpq_status mpq_pipeline_report(struct mpq_ctx *ctx, struct mpq_pipeline *p,
     double bits_sum = 0, n_param = 0;
     for (uint32_t l = 0; l < n_layer; l++) {
         const struct mpq_layer *layer = &p->layers.layer[l];
-        uint32_t group = p->act.group[layer->x];
+        uint32_t group = layer->is_weight_only ? MPQ_NO_GROUP : p->act.group[layer->x];
         row[l] = (struct mpq_report_layer){
             .node = layer->name,
             .operator_type = p->graph->node[layer->node].op_type,

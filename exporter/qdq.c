@@ -28,21 +28,20 @@ static bool biases_are_short(const struct mpq_export_plan *plan)
 }
 
 /* The scale of the layer's input, or 0 where that stays float. */
-static float input_scale(const struct mpq_qdq *qdq, uint32_t layer)
+static float input_scale(const struct mpq_qdq *qdq, uint32_t l)
 {
-    uint32_t group = group_of(qdq, qdq->plan->layers->layer[layer].x);
+    const struct mpq_layer *layer = &qdq->plan->layers->layer[l];
+    uint32_t group = layer->is_weight_only ? MPQ_NO_GROUP : group_of(qdq, layer->x);
     return group == MPQ_NO_GROUP ? 0.0f : qdq->plan->act_quant[group].scale;
 }
 
 /* Whether input i of the node is a weight or bias that its layer brings in a form of its own. */
 static bool is_replaced(const struct mpq_qdq *qdq, mpq_node_id node, uint32_t i)
 {
-    uint32_t l = qdq->layer_of[node];
-    if (l == NO_LAYER)
-        return false;
-    const struct mpq_layer *layer = &qdq->plan->layers->layer[l];
     mpq_value_id value = qdq->plan->graph->node[node].in[i];
-    return value != MPQ_NO_VALUE && (value == layer->weight || value == layer->bias);
+    uint32_t l = value == MPQ_NO_VALUE ? NO_LAYER : qdq->layer_of[value];
+    return l != NO_LAYER &&
+           (qdq->plan->layers->layer[l].is_weight_only || qdq->plan->layers->layer[l].node == node);
 }
 
 /* Constants that some node, subgraph or graph output still reads as they are. */
@@ -122,7 +121,9 @@ static enum mpq_status describe_layers(struct mpq_qdq *qdq, const uint8_t *bits)
         stored->dtype = weight_type(qdq, l, stored->bits);
         if (qdq->opset < mpq_target_opset_of(stored->dtype))
             qdq->opset = mpq_target_opset_of(stored->dtype);
-        qdq->layer_of[layer->node] = l;
+        qdq->layer_of[layer->weight] = l;
+        if (layer->bias != MPQ_NO_VALUE)
+            qdq->layer_of[layer->bias] = l;
         float bias_unit = target->has_float_bias ? 0.0f : input_scale(qdq, l);
         qdq->param[l] = (struct mpq_param){.layer = layer, .x_scale = bias_unit};
         if (bits)
@@ -147,7 +148,7 @@ enum mpq_status mpq_qdq_init(struct mpq_ctx *ctx, struct mpq_arena *arena,
     MPQ_TRY(mpq_build_init(ctx, arena, graph, &out->build));
     out->build.measured = bits != NULL;
     out->stored = mpq_arena_alloc(ctx, arena, n_layer, sizeof *out->stored);
-    out->layer_of = mpq_arena_alloc(ctx, arena, graph->n_node, sizeof *out->layer_of);
+    out->layer_of = mpq_arena_alloc(ctx, arena, graph->n_value, sizeof *out->layer_of);
     out->made_as = mpq_arena_alloc(ctx, arena, graph->n_value, sizeof *out->made_as);
     out->read_as = mpq_arena_alloc(ctx, arena, graph->n_value, sizeof *out->read_as);
     out->is_float = mpq_arena_alloc(ctx, arena, graph->n_value, sizeof *out->is_float);
@@ -157,10 +158,10 @@ enum mpq_status mpq_qdq_init(struct mpq_ctx *ctx, struct mpq_arena *arena,
     if (!out->stored || !out->param || !out->layer_of || !out->made_as || !out->read_as ||
         !out->is_float || !out->weight || !out->bias)
         return MPQ_E_NOMEM;
-    for (mpq_node_id n = 0; n < graph->n_node; n++)
-        out->layer_of[n] = NO_LAYER;
-    for (mpq_value_id v = 0; v < graph->n_value; v++)
+    for (mpq_value_id v = 0; v < graph->n_value; v++) {
+        out->layer_of[v] = NO_LAYER;
         out->made_as[v] = out->read_as[v] = graph->value[v].name;
+    }
     MPQ_TRY(check_activations(ctx, plan));
     MPQ_TRY(describe_layers(out, bits));
     find_float_constants(out);
@@ -261,13 +262,18 @@ enum mpq_status mpq_qdq_begin(struct mpq_qdq *qdq)
 
 /* ---- layers ---- */
 
-static int channel_axis(const struct mpq_layer *layer, const struct mpq_shape *shape)
+/* The dimensions [first, *out_end) of the weight that together count its channels, as few as can
+ * be: one, except for a recurrent layer's two directions and gates. */
+static int channel_axes(const struct mpq_layer *layer, const struct mpq_shape *shape, int *out_end)
 {
-    for (int d = 0; d < shape->rank; d++)
-        if (mpq_shape_count_range(shape, 0, d) == layer->n_outer &&
-            shape->dim[d] == layer->n_channel)
-            return d;
-    MPQ_ASSERT(!"the weight has a channel dimension");
+    for (int first = shape->rank; first-- > 0;)
+        for (int end = first + 1; end <= shape->rank; end++)
+            if (mpq_shape_count_range(shape, 0, first) == layer->n_outer &&
+                mpq_shape_count_range(shape, first, end) == layer->n_channel) {
+                *out_end = end;
+                return first;
+            }
+    MPQ_ASSERT(!"the weight has channel dimensions");
     return 0;
 }
 
@@ -304,15 +310,17 @@ static const char *write_weight(struct mpq_qdq *qdq, uint32_t l)
     const char *name = name_of(qdq, layer->weight);
     const char *q = mpq_storage_weight(&qdq->storage, l);
     const char *scale = qdq->param[l].scale_name;
-    int axis = channel_axis(layer, shape);
+    int end, axis = channel_axes(layer, shape, &end);
     bool is_integer = input_scale(qdq, l) > 0.0f;
-    if (is_integer || qdq->form == MPQ_PARAM_PLAIN) {
+    if (is_integer || (qdq->form == MPQ_PARAM_PLAIN && end == axis + 1)) {
         const char *zero = is_integer ? weight_zero(qdq, layer) : NULL;
         return MPQ_BUILD_OP(build, "DequantizeLinear", {q, scale, zero}, .out = name,
                             .attr = axis == 1 ? NULL : "axis", .attr_int = axis);
     }
-    if (axis + 1 < shape->rank) {
-        int64_t dim[MPQ_MAX_RANK] = {layer->n_channel, 1, 1, 1, 1, 1, 1, 1};
+    if (end < shape->rank || end > axis + 1) {
+        int64_t dim[MPQ_MAX_RANK];
+        for (int d = axis; d < shape->rank; d++)
+            dim[d - axis] = d < end ? shape->dim[d] : 1;
         const char *column = mpq_build_shared_ints(build, dim, (size_t)(shape->rank - axis));
         scale = MPQ_BUILD_OP(build, "Reshape", {scale, column});
     }
@@ -329,14 +337,17 @@ static const char *write_bias(struct mpq_qdq *qdq, uint32_t l)
                         .out = name_of(qdq, param->layer->bias), .attr = "axis");
 }
 
+/* Layers come in the order of their nodes. */
 enum mpq_status mpq_qdq_before_node(struct mpq_qdq *qdq, mpq_node_id node)
 {
-    uint32_t l = qdq->layer_of[node];
-    if (l == NO_LAYER)
-        return MPQ_OK;
-    qdq->weight[l] = write_weight(qdq, l);
-    if (qdq->plan->layers->layer[l].bias != MPQ_NO_VALUE)
-        qdq->bias[l] = write_bias(qdq, l);
+    const struct mpq_layer_table *layers = qdq->plan->layers;
+    for (; qdq->n_done < layers->n_layer && layers->layer[qdq->n_done].node == node;
+         qdq->n_done++) {
+        uint32_t l = qdq->n_done;
+        qdq->weight[l] = write_weight(qdq, l);
+        if (layers->layer[l].bias != MPQ_NO_VALUE)
+            qdq->bias[l] = write_bias(qdq, l);
+    }
     return qdq->build.ctx->status;
 }
 
@@ -347,6 +358,6 @@ const char *mpq_qdq_input(const struct mpq_qdq *qdq, mpq_node_id node, uint32_t 
         return "";
     if (!is_replaced(qdq, node, i))
         return qdq->read_as[value];
-    uint32_t l = qdq->layer_of[node];
+    uint32_t l = qdq->layer_of[value];
     return value == qdq->plan->layers->layer[l].weight ? qdq->weight[l] : qdq->bias[l];
 }

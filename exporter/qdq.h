@@ -15,11 +15,12 @@ struct mpq_qdq {
     enum mpq_param_form form;
     int64_t opset;               /* of the file                                           */
     struct mpq_param *param;     /* [n_layer]                                             */
-    uint32_t *layer_of;          /* [n_node] the layer a node is, or UINT32_MAX           */
+    uint32_t *layer_of;          /* [n_value] the layer it is weight or bias of, or UINT32_MAX */
+    uint32_t n_done;             /* layers written so far                                 */
     const char **made_as;        /* [n_value] name under which its producer writes it     */
     const char **read_as;        /* [n_value] name under which nodes read it              */
     bool *is_float;              /* [n_value] constants that are written as they are      */
-    const char **weight, **bias; /* [n_layer] what its node reads instead; NULL: unchanged */
+    const char **weight, **bias; /* [n_layer] what nodes read instead; NULL: unchanged */
 };
 
 /* bits NULL: plan->code is exported. Else the file is only measured, layer l at bits[l]. */

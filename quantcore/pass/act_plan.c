@@ -158,8 +158,9 @@ static void settle(struct planner *p)
 static void propose(struct planner *p)
 {
     for (uint32_t l = 0; l < p->layers->n_layer; l++) {
-        mpq_value_id ends[2] = {p->layers->layer[l].x, p->layers->layer[l].y};
-        for (int i = 0; i < 2; i++)
+        const struct mpq_layer *layer = &p->layers->layer[l];
+        mpq_value_id ends[2] = {layer->x, layer->y};
+        for (int i = 0; i < 2 && !layer->is_weight_only; i++)
             p->is_fixed[ends[i]] = p->is_quantized[ends[i]] = can_quantize(p, ends[i]);
     }
     for (mpq_node_id n = 0; n < p->graph->n_node; n++) {

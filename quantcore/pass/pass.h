@@ -27,10 +27,14 @@ enum mpq_status mpq_rebatch(struct mpq_ctx *ctx, struct mpq_arena *arena,
                             const struct mpq_graph *graph, struct mpq_graph **out_graph,
                             bool *out_changed) MPQ_CHECKED;
 
-/* Layers in execution order: Conv, Gemm, MatMul with a float input, a constant FLOAT weight as
- * their second input and, if any, a constant bias of one value a channel, both read by that node
- * alone. Everything else with parameters of 64 elements or more is listed as rejected with its
- * reason. `binding` is at batch 1 and gives MACs. */
+/* Layers in execution order, one for each constant FLOAT weight of Conv, ConvTranspose, Gemm,
+ * MatMul (either side), Einsum, LSTM, GRU and RNN (W and R), and for each table of Gather. A weight
+ * that several nodes read is one layer where all read it as their weight. Everything else with
+ * parameters of 64 elements or more is listed as rejected with its reason.
+ *
+ * Conv, Gemm and MatMul with a plain weight and, if any, a constant bias of one value a channel,
+ * both read by that node alone, have integer kernels; all other layers are weight-only. `binding`
+ * is at batch 1 and gives MACs; NULL, where the graph cannot be run: all layers are weight-only. */
 enum mpq_status mpq_layer_table_build(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                       const struct mpq_graph *graph,
                                       const struct mpq_binding *binding,

@@ -9,16 +9,37 @@ static bool free_batch(struct mpq_value *value)
     return is_one;
 }
 
-/* The constant list in input i if it begins with 1 and the node's data are no constant. */
+/* Values that depend on an input of the graph; the others, which unpack weights, have no batch.
+ * NULL: no memory. */
+static bool *find_varying(struct mpq_ctx *ctx, const struct mpq_graph *graph)
+{
+    bool *varies = mpq_arena_alloc(ctx, graph->arena, graph->n_value, sizeof *varies);
+    if (!varies)
+        return NULL;
+    for (uint32_t i = 0; i < graph->n_input; i++)
+        varies[graph->input[i]] = true;
+    for (uint32_t n = 0; n < graph->n_node; n++) {
+        const struct mpq_node *node = &graph->node[n];
+        bool any = false;
+        for (uint32_t i = 0; i < node->n_in; i++)
+            any |= node->in[i] != MPQ_NO_VALUE && varies[node->in[i]];
+        for (uint32_t i = 0; i < node->n_out; i++)
+            if (node->out[i] != MPQ_NO_VALUE)
+                varies[node->out[i]] = any;
+    }
+    return varies;
+}
+
+/* The constant list in input i if it begins with 1. */
 static const struct mpq_tensor *find_target(const struct mpq_graph *graph,
                                             const struct mpq_node *node, uint32_t i)
 {
-    if (i >= node->n_in || node->in[i] == MPQ_NO_VALUE || node->in[0] == MPQ_NO_VALUE)
+    if (i >= node->n_in || node->in[i] == MPQ_NO_VALUE)
         return NULL;
     const struct mpq_tensor *target = graph->value[node->in[i]].constant;
     bool is_ours = target && target->dtype == MPQ_INT64 && target->shape.rank == 1 &&
                    target->shape.dim[0] > 0 && mpq_tensor_int(target, 0) == 1;
-    return is_ours && !graph->value[node->in[0]].constant ? target : NULL;
+    return is_ours ? target : NULL;
 }
 
 static enum mpq_status set_target(struct mpq_ctx *ctx, struct mpq_graph *graph,
@@ -80,10 +101,16 @@ enum mpq_status mpq_rebatch(struct mpq_ctx *ctx, struct mpq_arena *arena,
     for (uint32_t i = 0; i < copy->n_input; i++)
         has_changed |= free_batch(&copy->value[copy->input[i]]);
     if (has_changed) {
+        const bool *varies = find_varying(ctx, copy);
+        if (!varies)
+            return MPQ_E_NOMEM;
         for (uint32_t v = 0; v < copy->n_value; v++)
-            if (copy->value[v].producer != MPQ_NO_NODE)
+            if (copy->value[v].producer != MPQ_NO_NODE && varies[v])
                 free_batch(&copy->value[v]);
         for (uint32_t n = 0; n < copy->n_node; n++) {
+            mpq_value_id data = copy->node[n].n_in ? copy->node[n].in[0] : MPQ_NO_VALUE;
+            if (data == MPQ_NO_VALUE || !varies[data])
+                continue;
             MPQ_TRY(free_reshape(ctx, copy, &copy->node[n]));
             MPQ_TRY(free_resize(ctx, copy, &copy->node[n]));
         }

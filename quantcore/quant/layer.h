@@ -10,18 +10,30 @@
 #define MPQ_MAX_BITS 8
 #define MPQ_N_BITS   (MPQ_MAX_BITS + 1) /* length of tables indexed by width */
 
-/* A layer: a node with a constant weight that can be stored with few bits. A view, not IR. The
- * weight, in its own element order, is w[n_outer][n_channel][n_inner], with one scale a channel:
- * Conv [M,C/G,kH,kW] is 1 x M x C/G*kH*kW; MatMul [K,N] is K x N x 1; Gemm transB 1 x N x K. */
+/* A layer: a constant weight that can be stored with few bits, and the node that reads it. A view,
+ * not IR. The weight, in its own element order, is w[n_outer][n_channel][n_inner], with one scale a
+ * channel: Conv [M,C/G,kH,kW] is 1 x M x C/G*kH*kW; MatMul [K,N] is K x N x 1; Gemm transB 1 x N x
+ * K; W and R of LSTM, GRU and RNN [D,4H,I] 1 x D*4H x I.
+ *
+ * Only plain products have integer kernels. Other layers are weight-only: their weight becomes
+ * float when the model is loaded, their inputs and outputs are not quantized on their account, and
+ * `bias` is NO_VALUE: it stays as it is. A node may have two layers (W and R), and a weight-only
+ * layer several nodes, of which this is the first. */
 struct mpq_layer {
     const char *name;          /* of the node, or of its output where it has none           */
-    mpq_node_id node;          /* in the graph the table was built for                      */
+    mpq_node_id node;          /* in the graph the table was built for; ascending           */
     mpq_value_id weight, bias; /* bias NO_VALUE: none                                       */
-    mpq_value_id x, y;         /* data input; output after the activation fused into the
-                                  layer (Relu, Clip), else the node's own output            */
+    mpq_value_id x, y;         /* what the weight is multiplied with, NO_VALUE where that is
+                                  no value of the graph; output after the activation fused into
+                                  the layer (Relu, Clip), else the node's own output        */
+    int x_input;      /* the input of the node that x is; -1: x is no input                   */
+    int x_axis;       /* the dimension of x that the weight sums over; < 0: from the end       */
+    int x_group_axis; /* the dimension of x along which groups differ; -1: consecutive runs of
+                         x_axis do, as in a grouped convolution                               */
+    bool is_weight_only;
     int64_t n_outer, n_channel, n_inner;
-    int64_t n_group;   /* channels c of one n_channel / n_group read the same inputs; 1 unless the
-                          layer is a grouped convolution */
+    int64_t n_group;   /* channels c of one n_channel / n_group read the same inputs: the groups of
+                          a convolution, the directions of R; else 1 */
     int64_t n_param;   /* elements of the weight: the product of the three          */
     uint64_t macs;     /* of one sample                                             */
     bool is_depthwise; /* Conv with one input channel a group and more than 1 group */
@@ -37,11 +49,32 @@ struct mpq_layer_table {
     } * rejected;
 };
 
+/* The input x of a layer seen as x[outer][group][middle][n][inner], of which the n values at one
+ * (outer, group, middle, inner) meet the weights of one output. */
+struct mpq_layer_input {
+    int64_t outer, group, middle, n, inner;
+};
+
+static inline struct mpq_layer_input mpq_layer_input(const struct mpq_layer *layer,
+                                                     const struct mpq_shape *x)
+{
+    int axis = layer->x_axis < 0 ? layer->x_axis + x->rank : layer->x_axis;
+    int group = layer->x_group_axis;
+    bool is_grouped = group >= 0;
+    axis = axis < 0 ? 0 : axis; /* a vector, seen as a column */
+    return (struct mpq_layer_input){.outer = mpq_shape_count_range(x, 0, is_grouped ? group : axis),
+                                    .group = is_grouped ? x->dim[group] : 1,
+                                    .middle =
+                                        is_grouped ? mpq_shape_count_range(x, group + 1, axis) : 1,
+                                    .n = x->dim[axis],
+                                    .inner = mpq_shape_count_range(x, axis + 1, x->rank)};
+}
+
 /* What calibration saw at a layer of the float model. */
 struct mpq_layer_stats {
     /* Mean and mean square of the input that each weight of an output channel multiplies, [n_group,
      * n_outer * n_inner]: the mean square is the diagonal of the layer's Hessian up to a factor.
-     * Zero padding is not counted. */
+     * Zero padding is not counted. NULL where the layer has no x. */
     mpq_real *input_mean, *input_power;
     double output_power; /* mean square of the layer's output, > 0 */
 };

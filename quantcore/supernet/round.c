@@ -84,25 +84,39 @@ static void gather_conv(struct gram *gram, const struct mpq_conv *conv, const mp
     gram->n_row += (uint64_t)((total + apart - 1) / (apart ? apart : 1));
 }
 
-/* Gemm and MatMul: the rows of the input are those of X; of Gemm's transposed input, its columns.
- */
-static void gather_matrix(struct gram *gram, const struct mpq_node *node,
-                          const struct mpq_tensor *x, double share, mpq_real *rows)
+/* A plain product: the rows of the input are those of X, wherever their n numbers lie. Of all rows
+ * the given share; the rest of the batch repeats a sample. */
+static void gather_product(struct gram *gram, const struct mpq_layer_input *in, const mpq_real *x,
+                           double share, mpq_real *rows)
 {
-    bool transposed = mpq_attr_int(&node->attr_set, "transA", 0) != 0;
-    int64_t k = gram->k, total = mpq_shape_count(&x->shape) / k;
-    total = (int64_t)((double)total * share + 0.5); /* the rest of the batch repeats a sample */
-    const mpq_real *data = x->data;
-    int64_t stride = mpq_shape_count(&x->shape) / k;
-    for (int64_t first = 0; first < total; first += ROWS) {
-        int64_t n_row = total - first < ROWS ? total - first : ROWS;
-        for (int64_t r = 0; r < n_row; r++)
-            for (int64_t i = 0; i < k; i++)
-                rows[r * k + i] =
-                    transposed ? data[i * stride + first + r] : data[(first + r) * k + i];
-        add_rows(gram, 0, rows, n_row);
-    }
+    int64_t total = in->outer * in->middle * in->inner;
+    total = (int64_t)((double)total * share + 0.5);
+    for (int64_t g = 0; g < in->group; g++)
+        for (int64_t first = 0; first < total; first += ROWS) {
+            int64_t n_row = total - first < ROWS ? total - first : ROWS;
+            for (int64_t r = 0; r < n_row; r++) {
+                int64_t i = (first + r) % in->inner, at = (first + r) / in->inner;
+                int64_t o = at / in->middle, m = at % in->middle;
+                const mpq_real *from =
+                    x + ((o * in->group + g) * in->middle + m) * in->n * in->inner + i;
+                for (int64_t k = 0; k < in->n; k++)
+                    rows[r * in->n + k] = from[k * in->inner];
+            }
+            add_rows(gram, g, rows, n_row);
+        }
     gram->n_row += (uint64_t)total;
+}
+
+/* Whether X can be gathered: the layer is a convolution or a product whose every input meets one
+ * weight of a channel. ConvTranspose, where it meets all taps of the kernel, is neither. */
+static bool is_gathered(const struct mpq_layer *layer, const struct source *source, mpq_node_id id)
+{
+    struct mpq_network *network = source->network;
+    if (layer->x == MPQ_NO_VALUE || layer->n_outer * layer->n_inner > MAX_INPUTS)
+        return false;
+    struct mpq_layer_input in = mpq_layer_input(layer, &network->binding.tensor[layer->x].shape);
+    return mpq_node_is(&network->graph->node[id], "Conv") ||
+           in.n == layer->n_outer * layer->n_inner;
 }
 
 static enum mpq_status create_gram(struct mpq_ctx *ctx, struct mpq_arena *arena,
@@ -110,8 +124,6 @@ static enum mpq_status create_gram(struct mpq_ctx *ctx, struct mpq_arena *arena,
 {
     out->k = layer->n_outer * layer->n_inner;
     out->n_group = layer->n_group;
-    if (out->k > MAX_INPUTS)
-        return MPQ_OK;
     out->mean = mpq_arena_alloc(ctx, arena, (size_t)(out->n_group * out->k), sizeof *out->mean);
     out->moment =
         mpq_arena_alloc(ctx, arena, (size_t)(out->n_group * out->k * out->k), sizeof *out->moment);
@@ -125,7 +137,8 @@ static enum mpq_status gather(struct mpq_ctx *ctx, struct mpq_arena *scratch,
     struct mpq_network *network = source->network;
     int64_t most = 1;
     for (uint32_t l = 0; l < layers->n_layer; l++) {
-        MPQ_TRY(create_gram(ctx, scratch, &layers->layer[l], &gram[l]));
+        if (is_gathered(&layers->layer[l], source, source->layer_node[l]))
+            MPQ_TRY(create_gram(ctx, scratch, &layers->layer[l], &gram[l]));
         most = gram[l].moment && gram[l].k > most ? gram[l].k : most;
     }
     mpq_real *rows = mpq_arena_alloc(ctx, scratch, (size_t)(ROWS * most), sizeof *rows);
@@ -139,13 +152,17 @@ static enum mpq_status gather(struct mpq_ctx *ctx, struct mpq_arena *scratch,
         mpq_exec_forward(network->exec, 0, network->graph->n_node);
         for (uint32_t l = 0; l < layers->n_layer; l++) {
             const struct mpq_node *node = &network->graph->node[source->layer_node[l]];
-            const struct mpq_tensor *x[2] = {mpq_exec_tensor(network->exec, node->in[0]),
-                                             mpq_exec_tensor(network->exec, node->in[1])};
+            const struct mpq_layer *layer = &layers->layer[l];
             double share = (double)n / network->batch;
             if (!gram[l].moment)
                 continue;
+            /* As the node reads it, which may be quantized. */
+            mpq_value_id v = layer->x_input < 0 ? layer->x : node->in[layer->x_input];
+            const struct mpq_tensor *x[2] = {mpq_exec_tensor(network->exec, v),
+                                             mpq_exec_tensor(network->exec, layer->weight)};
             if (!mpq_node_is(node, "Conv")) {
-                gather_matrix(&gram[l], node, x[0], share, rows);
+                struct mpq_layer_input in = mpq_layer_input(layer, &x[0]->shape);
+                gather_product(&gram[l], &in, x[0]->data, share, rows);
                 continue;
             }
             struct mpq_conv conv = mpq_conv_geometry(node, x);

@@ -113,13 +113,26 @@ static const struct mpq_tensor *constant_input(struct case_ *c, const struct mpq
     return NULL;
 }
 
+/* The position of a constant among the inputs of the layer's node. */
+static uint32_t input_of(const struct case_ *c, const struct mpq_layer *layer, mpq_value_id value)
+{
+    const struct mpq_node *node = &c->graph->node[layer->node];
+    for (uint32_t i = 0; i < node->n_in; i++)
+        if (node->in[i] == value)
+            return i;
+    fail_msg("%s does not read its weight", layer->name);
+    return 0;
+}
+
 /* Weights, and biases within float16 and one step, are what the codes say. */
 static void check_layers(struct case_ *c, const struct mpq_graph *graph)
 {
     for (uint32_t l = 0; l < c->layers.n_layer; l++) {
         const struct mpq_layer *layer = &c->layers.layer[l];
         const struct mpq_layer_code *code = &c->code[l];
-        const struct mpq_tensor *w = constant_input(c, graph, layer->name, 1);
+        const char *name = c->graph->node[layer->node].name;
+        const struct mpq_tensor *w =
+            constant_input(c, graph, name, input_of(c, layer, layer->weight));
         assert_non_null(w->data);
         assert_int_equal(mpq_shape_count(&w->shape), layer->n_param);
         assert_true(mpq_shape_equal(&w->shape, &c->graph->value[layer->weight].constant->shape));
@@ -132,7 +145,7 @@ static void check_layers(struct case_ *c, const struct mpq_graph *graph)
         }
         if (!code->bias)
             continue;
-        const struct mpq_tensor *b = constant_input(c, graph, layer->name, 2);
+        const struct mpq_tensor *b = constant_input(c, graph, name, 2);
         for (int64_t i = 0; i < layer->n_channel; i++)
             CHECK_NEAR(((const float *)b->data)[i], code->bias[i], 1e-3, 1e-3);
     }
@@ -316,6 +329,51 @@ static void test_later_opset(void **state)
             assert_int_equal(graph->node[n].n_in, 2);
             assert_null(mpq_attr_find(&graph->node[n].attr_set, "axes"));
             assert_int_equal(mpq_tensor_int(graph->value[graph->node[n].in[1]].constant, 1), 3);
+        }
+}
+
+/* table (odd count) -> GRU of two directions -> MatMul from the left -> ConvTranspose, with a
+ * MatMul that shares the table: all weight-only. */
+static void build_weight_only(struct net *net)
+{
+    mpq_value_id ids = net_input(net, "ids", MPQ_SHAPE(7, 1));
+    net->graph->value[ids].dtype = MPQ_INT64;
+    mpq_value_id table = net_random(net, "table", MPQ_SHAPE(45, 23), false);
+    mpq_value_id e = net_node(net, "Gather", "e", NET_NO_ATTRS, NET_IN(table, ids));
+    const struct mpq_attr attrs[] = {NET_INT("hidden_size", 17),
+                                     NET_STRING("direction", "bidirectional")};
+    mpq_value_id w = net_random(net, "w", MPQ_SHAPE(2, 51, 23), false);
+    mpq_value_id r = net_random(net, "r", MPQ_SHAPE(2, 51, 17), false);
+    mpq_value_id h = net_node(net, "GRU", "h", MPQ_COUNT(attrs), attrs, NET_IN(e, w, r));
+    mpq_value_id columns =
+        net_node(net, "Transpose", "columns", NET_ATTRS(NET_INTS("perm", 1, 2, 3, 0)), NET_IN(h));
+    mpq_value_id left = net_random(net, "left", MPQ_SHAPE(61, 17), false);
+    mpq_value_id m = net_node(net, "MatMul", "m", NET_NO_ATTRS, NET_IN(left, columns));
+    mpq_value_id deconv = net_random(net, "deconv", MPQ_SHAPE(1, 3, 19, 19), false);
+    net_output(net, net_node(net, "ConvTranspose", "y", NET_NO_ATTRS, NET_IN(m, deconv)));
+    mpq_value_id tied = net_input(net, "x", MPQ_SHAPE(-1, 45));
+    net_output(net, net_node(net, "MatMul", "z", NET_NO_ATTRS, NET_IN(tied, table)));
+}
+
+static void test_weight_only(void **state)
+{
+    struct net *net = *state;
+    struct case_ c;
+    build_weight_only(net);
+    case_init(&c, net);
+    assert_int_equal(c.layers.n_layer, 5);
+    assert_int_equal(c.act.n_group, 0);
+    for (int bits = MPQ_MIN_BITS; bits <= MPQ_MAX_BITS; bits++)
+        for (size_t t = 0; t < mpq_target_count(); t++) {
+            aim(&c, mpq_target_at(t)->name);
+            for (uint32_t l = 0; l < c.layers.n_layer; l++)
+                code_layer(&c, l, bits);
+            struct mpq_graph *graph = round_trip(&c);
+            check_layers(&c, graph);
+            mpq_value_id table = mpq_graph_find(graph, "table"); /* unpacked once */
+            for (mpq_node_id n = 0; n < graph->n_node; n++)
+                if (strcmp(graph->node[n].name, "z") == 0)
+                    assert_int_equal(graph->node[n].in[1], table);
         }
 }
 
@@ -540,6 +598,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_tensorrt, net_setup, net_teardown),
         cmocka_unit_test_setup_teardown(test_other_target, net_setup, net_teardown),
         cmocka_unit_test_setup_teardown(test_later_opset, net_setup, net_teardown),
+        cmocka_unit_test_setup_teardown(test_weight_only, net_setup, net_teardown),
         cmocka_unit_test_setup_teardown(test_float_activations, net_setup, net_teardown),
         cmocka_unit_test_setup_teardown(test_large_layers, net_setup, net_teardown),
         cmocka_unit_test_setup_teardown(test_mixed_widths_and_determinism, net_setup, net_teardown),

@@ -1,6 +1,7 @@
 /* The layer table, the activation plan and the fake quantization that follows from it. */
 #include "tests/unit/net.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -85,38 +86,192 @@ static void depthwise_conv(void **state)
     assert_int_equal(plan.layers.layer[0].macs, 8 * 9 * 36);
 }
 
-static void shared_weights_are_rejected(void **state)
+/* w[n_outer][n_channel][n_inner], without integer kernels: x and y stay float, no bias. */
+static void check_weight_only(const struct mpq_layer *layer, int64_t n_outer, int64_t n_channel,
+                              int64_t n_inner)
+{
+    assert_true(layer->is_weight_only);
+    assert_int_equal(layer->bias, MPQ_NO_VALUE);
+    assert_int_equal(layer->n_outer, n_outer);
+    assert_int_equal(layer->n_channel, n_channel);
+    assert_int_equal(layer->n_inner, n_inner);
+    assert_int_equal(layer->n_param, n_outer * n_channel * n_inner);
+}
+
+/* The one layer of a net whose activations all stay float. */
+static struct mpq_layer only_layer(struct net *net)
+{
+    struct plan plan = build(net);
+    assert_int_equal(plan.layers.n_layer, 1);
+    assert_int_equal(plan.layers.n_rejected, 0);
+    assert_int_equal(plan.act.n_group, 0);
+    return plan.layers.layer[0];
+}
+
+static void shared_weights_are_one_layer(void **state)
 {
     struct net *net = *state;
     mpq_value_id x = net_input(net, "x", MPQ_SHAPE(-1, 8));
     mpq_value_id w = net_random(net, "w", MPQ_SHAPE(8, 8), false);
     mpq_value_id a = net_node(net, "MatMul", "a", NET_NO_ATTRS, NET_IN(x, w));
     net_output(net, net_node(net, "MatMul", "b", NET_NO_ATTRS, NET_IN(a, w)));
-    struct plan plan = build(net);
-    assert_int_equal(plan.layers.n_layer, 0);
-    assert_int_equal(plan.layers.n_rejected, 2);
-    assert_string_equal(plan.layers.rejected[1].reason,
-                        "its weight is shared by nodes 'a' and 'b'");
-    assert_int_equal(plan.act.n_group, 0);
+    struct mpq_layer layer = only_layer(net);
+    check_weight_only(&layer, 8, 8, 1);
+    assert_string_equal(layer.name, "a");
+    assert_int_equal(layer.x, x);
 }
 
-static void left_weights_are_rejected(void **state)
+static void a_weight_that_is_also_an_operand_is_rejected(void **state)
+{
+    struct net *net = *state;
+    mpq_value_id w = net_random(net, "w", MPQ_SHAPE(8, 8), false);
+    mpq_value_id x = net_input(net, "x", MPQ_SHAPE(8, 8));
+    mpq_value_id a = net_node(net, "MatMul", "a", NET_NO_ATTRS, NET_IN(x, w));
+    net_output(net, net_node(net, "Add", "b", NET_NO_ATTRS, NET_IN(a, w)));
+    struct plan plan = build(net);
+    assert_int_equal(plan.layers.n_layer, 0);
+    assert_string_equal(plan.layers.rejected[0].reason, "its weight is shared with node 'b' (Add)");
+}
+
+static void left_weights_are_weight_only(void **state)
+{
+    struct net *net = *state;
+    mpq_value_id x = net_input(net, "x", MPQ_SHAPE(-1, 40, 3));
+    net_output(net, net_node(net, "MatMul", "y", NET_NO_ATTRS,
+                             NET_IN(net_random(net, "w", MPQ_SHAPE(32, 40), false), x)));
+    struct mpq_layer layer = only_layer(net);
+    check_weight_only(&layer, 1, 32, 40);
+    struct mpq_layer_input in = mpq_layer_input(&layer, &MPQ_SHAPE(5, 40, 3));
+    assert_int_equal(in.outer, 5);
+    assert_int_equal(in.n, 40);
+    assert_int_equal(in.inner, 3);
+}
+
+static void small_left_weights_are_rejected(void **state)
 {
     struct net *net = *state;
     mpq_value_id x = net_input(net, "x", MPQ_SHAPE(8, 3));
     net_output(net, net_node(net, "MatMul", "y", NET_NO_ATTRS,
                              NET_IN(net_random(net, "w", MPQ_SHAPE(8, 8), false), x)));
-    check_rejected(net, "left operand");
+    check_rejected(net, "is small");
 }
 
-static void computed_bias_is_rejected(void **state)
+static void infinite_weights_are_rejected(void **state)
+{
+    struct net *net = *state;
+    mpq_value_id w = net_random(net, "w", MPQ_SHAPE(8, 8), false);
+    mpq_tensor_set_double((struct mpq_tensor *)net->graph->value[w].constant, 5, -INFINITY);
+    net_output(net, net_node(net, "MatMul", "y", NET_NO_ATTRS,
+                             NET_IN(net_input(net, "x", MPQ_SHAPE(3, 8)), w)));
+    check_rejected(net, "infinite");
+}
+
+static void a_computed_bias_leaves_the_weight_alone(void **state)
 {
     struct net *net = *state;
     mpq_value_id b = net_input(net, "b", MPQ_SHAPE(8));
     net_output(net, net_node(net, "Gemm", "y", NET_NO_ATTRS,
                              NET_IN(net_input(net, "x", MPQ_SHAPE(3, 8)),
                                     net_random(net, "w", MPQ_SHAPE(8, 8), false), b)));
-    check_rejected(net, "bias is computed");
+    struct mpq_layer layer = only_layer(net);
+    check_weight_only(&layer, 8, 8, 1);
+}
+
+static void transposed_convolutions(void **state)
+{
+    struct net *net = *state;
+    mpq_value_id x = net_input(net, "x", MPQ_SHAPE(-1, 16, 5, 5));
+    mpq_value_id a = net_node(net, "ConvTranspose", "a", NET_NO_ATTRS,
+                              NET_IN(x, net_random(net, "w", MPQ_SHAPE(16, 8, 3, 3), false)));
+    mpq_value_id b = net_node(net, "ConvTranspose", "b", NET_ATTRS(NET_INT("group", 2)),
+                              NET_IN(a, net_random(net, "v", MPQ_SHAPE(8, 16, 3, 3), false)));
+    net_output(net, b);
+    struct plan plan = build(net);
+    assert_int_equal(plan.layers.n_layer, 2);
+    check_weight_only(&plan.layers.layer[0], 16, 8, 9);
+    check_weight_only(&plan.layers.layer[1], 1, 8, 144); /* by input channel */
+    assert_int_equal(plan.layers.layer[1].n_group, 8);
+    assert_int_equal(plan.act.n_group, 0);
+}
+
+static void recurrent_nodes_have_two_layers(void **state)
+{
+    struct net *net = *state;
+    mpq_value_id x = net_input(net, "x", MPQ_SHAPE(7, 1, 12));
+    const struct mpq_attr attrs[] = {NET_INT("hidden_size", 20),
+                                     NET_STRING("direction", "bidirectional")};
+    mpq_value_id y = net_node(net, "GRU", "y", MPQ_COUNT(attrs), attrs,
+                              NET_IN(x, net_random(net, "w", MPQ_SHAPE(2, 60, 12), false),
+                                     net_random(net, "r", MPQ_SHAPE(2, 60, 20), false)));
+    net_output(net, y);
+    struct plan plan = build(net);
+    assert_int_equal(plan.layers.n_layer, 2);
+    const struct mpq_layer *w = &plan.layers.layer[0], *r = &plan.layers.layer[1];
+    check_weight_only(w, 1, 120, 12);
+    check_weight_only(r, 1, 120, 20);
+    assert_string_equal(w->name, "y.W");
+    assert_string_equal(r->name, "y.R");
+    assert_int_equal(w->x, x);
+    assert_int_equal(w->macs, 7 * 120 * 12);
+    assert_int_equal(r->macs, 7 * 120 * 20);
+    /* R sees the states of its own direction. */
+    assert_int_equal(r->x, y);
+    assert_int_equal(r->n_group, 2);
+    struct mpq_layer_input in = mpq_layer_input(r, &MPQ_SHAPE(7, 2, 3, 20));
+    assert_int_equal(in.outer, 7);
+    assert_int_equal(in.group, 2);
+    assert_int_equal(in.middle, 3);
+    assert_int_equal(in.n, 20);
+    assert_int_equal(in.inner, 1);
+}
+
+/* Rows that differ in size get a scale each, where that pays; else columns do. */
+static void tables_have_scales_by_row_or_column(void **state)
+{
+    for (int differ = 0; differ < 2; differ++) {
+        struct net *net;
+        net_setup((void **)&net);
+        mpq_value_id x = net_input(net, "x", MPQ_SHAPE(-1, 4));
+        net->graph->value[x].dtype = MPQ_INT64;
+        mpq_value_id w = net_random(net, "w", MPQ_SHAPE(100, 24), false);
+        float *table = net->graph->value[w].constant->data;
+        for (int i = 0; differ && i < 2400; i++)
+            table[i] *= (float)(1 << i / 24 / 10);
+        net_output(net, net_node(net, "Gather", "y", NET_NO_ATTRS, NET_IN(w, x)));
+        struct mpq_layer layer = only_layer(net);
+        if (differ)
+            check_weight_only(&layer, 1, 100, 24);
+        else
+            check_weight_only(&layer, 100, 24, 1);
+        assert_int_equal(layer.x, MPQ_NO_VALUE);
+        void *done = net;
+        net_teardown(&done);
+    }
+    (void)state;
+}
+
+static void einsum_operands(void **state)
+{
+    struct net *net = *state;
+    mpq_value_id x = net_input(net, "x", MPQ_SHAPE(-1, 5, 40));
+    net_output(net,
+               net_node(net, "Einsum", "y", NET_ATTRS(NET_STRING("equation", "bsi, ihd -> bhsd")),
+                        NET_IN(x, net_random(net, "w", MPQ_SHAPE(40, 4, 8), false))));
+    struct mpq_layer layer = only_layer(net);
+    check_weight_only(&layer, 40 * 4, 8, 1);
+}
+
+/* Without shapes everything that could be a layer is a weight-only one. */
+static void layers_of_an_unbound_graph(void **state)
+{
+    struct net *net = *state;
+    mpq_value_id x = net_input(net, "x", MPQ_SHAPE(-1, 8));
+    mpq_value_id a = gemm(net, x, "a", 8, 10);
+    net_output(net, net_node(net, "Relu", "r", NET_NO_ATTRS, NET_IN(a)));
+    struct mpq_layer_table layers;
+    CHECK_OK(&net->ctx, mpq_layer_table_build(&net->ctx, net->arena, net->graph, NULL, &layers));
+    assert_int_equal(layers.n_layer, 1);
+    check_weight_only(&layers.layer[0], 1, 10, 8);
 }
 
 static void other_operators_are_rejected(void **state)
@@ -253,6 +408,25 @@ static void rebatch_frees_the_first_dimension(void **state)
     assert_false(has_changed);
 }
 
+/* A weight that is computed from constants has no batch, though it may begin with 1. */
+static void rebatch_leaves_weights_alone(void **state)
+{
+    struct net *net = *state;
+    mpq_value_id x = net_input(net, "x", MPQ_SHAPE(1, 8));
+    mpq_value_id w = net_node(net, "Neg", "w", NET_NO_ATTRS,
+                              NET_IN(net_random(net, "v", MPQ_SHAPE(4, 2), false)));
+    mpq_value_id target = net_ints(net, "target", 2, (int64_t[]){1, 8});
+    mpq_value_id row = net_node(net, "Reshape", "row", NET_NO_ATTRS, NET_IN(w, target));
+    net_output(net, net_node(net, "Add", "y", NET_NO_ATTRS, NET_IN(x, row)));
+    struct mpq_graph *graph;
+    struct mpq_binding binding;
+    bool has_changed;
+    CHECK_OK(&net->ctx, mpq_rebatch(&net->ctx, net->arena, net->graph, &graph, &has_changed));
+    assert_true(has_changed);
+    CHECK_OK(&net->ctx, mpq_bind_batch(&net->ctx, net->arena, graph, 5, &binding));
+    assert_true(mpq_shape_equal(&binding.tensor[row].shape, &MPQ_SHAPE(1, 8)));
+}
+
 static void open_sizes_are_assumed(void **state)
 {
     struct net *net = *state;
@@ -273,15 +447,24 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(layers_in_order),
         TEST(depthwise_conv),
-        TEST(shared_weights_are_rejected),
-        TEST(left_weights_are_rejected),
-        TEST(computed_bias_is_rejected),
+        TEST(shared_weights_are_one_layer),
+        TEST(a_weight_that_is_also_an_operand_is_rejected),
+        TEST(left_weights_are_weight_only),
+        TEST(small_left_weights_are_rejected),
+        TEST(infinite_weights_are_rejected),
+        TEST(a_computed_bias_leaves_the_weight_alone),
+        TEST(transposed_convolutions),
+        TEST(recurrent_nodes_have_two_layers),
+        cmocka_unit_test(tables_have_scales_by_row_or_column),
+        TEST(einsum_operands),
+        TEST(layers_of_an_unbound_graph),
         TEST(other_operators_are_rejected),
         TEST(add_and_relu),
         TEST(float_arithmetic_stays),
         TEST(movers_share_a_group),
         TEST(fake_quant_is_read_by_everyone),
         TEST(rebatch_frees_the_first_dimension),
+        TEST(rebatch_leaves_weights_alone),
         TEST(open_sizes_are_assumed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
