@@ -289,7 +289,7 @@ static const char *name_of(struct mpq_qdq *qdq, mpq_value_id value)
 /* Gemm's integer kernel wants a zero point a channel; nobody else needs one. */
 static const char *weight_zero(struct mpq_qdq *qdq, const struct mpq_layer *layer)
 {
-    enum mpq_dtype dtype = qdq->stored[qdq->layer_of[layer->node]].dtype;
+    enum mpq_dtype dtype = qdq->stored[qdq->layer_of[layer->weight]].dtype;
     if (strcmp(qdq->plan->graph->node[layer->node].op_type, "Gemm") != 0 ||
         (dtype != MPQ_UNDEFINED && dtype != MPQ_INT8))
         return NULL;
