@@ -217,8 +217,9 @@ enum mpq_status mpq_checkpoint_load(struct mpq_ctx *ctx, struct mpq_arena *arena
         struct mpq_act_quant quant = {(float)mpq_tensor_double(&scale, g),
                                       (int)mpq_tensor_int(&zero_point, g),
                                       (int)mpq_tensor_int(&bits, g)};
-        if (!(quant.scale > 0) || quant.bits < MPQ_MIN_BITS || (quant.bits > MPQ_MAX_BITS && quant.bits != 16) ||
-            quant.zero_point < 0 || quant.zero_point >= 1 << quant.bits)
+        if (!(quant.scale > 0) || quant.bits < MPQ_MIN_BITS ||
+            (quant.bits > MPQ_MAX_BITS && quant.bits != 16) || quant.zero_point < 0 ||
+            quant.zero_point >= 1 << quant.bits)
             return mpq_fail(ctx, MPQ_E_FORMAT,
                             "%s: the range of value group %" PRIu32 " is invalid", path, g);
         c->act_quant[g] = quant;

@@ -187,7 +187,7 @@ static void print_layers(const struct model_facts *facts)
                width, layer->name, facts->graph->node[layer->node].op_type,
                MPQ_SHAPE_TEXT(&facts->binding.tensor[layer->weight].shape), layer->n_param,
                100.0 * (double)layer->n_param / (double)(total ? total : 1), layer->macs,
-               layer->is_depthwise      ? "  depthwise"
+               layer->is_depthwise     ? "  depthwise"
                : layer->is_weight_only ? "  weight-only"
                                        : "");
     }

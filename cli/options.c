@@ -183,6 +183,54 @@ static bool parse_size(const struct option_row *row, const char *text, void *fie
     return false;
 }
 
+static bool parse_avg_bits(const struct option_row *row, const char *text, void *field)
+{
+    return parse_scale(row, text, field) && *(double *)field >= MPQ_MIN_BITS &&
+           *(double *)field <= MPQ_MAX_BITS;
+}
+
+static bool parse_bitops(const struct option_row *row, const char *text, void *field)
+{
+    static const char units[] = "kMGT";
+    (void)row;
+    struct mpq_bitops *bitops = field;
+    int n = 0;
+    *bitops = (struct mpq_bitops){.number = 0};
+    if (sscanf(text, "W%1dA%1d%n", &bitops->weight_bits, &bitops->activation_bits, &n) == 2)
+        return !text[n] && bitops->weight_bits >= MPQ_MIN_BITS &&
+               bitops->weight_bits <= MPQ_MAX_BITS && bitops->activation_bits >= MPQ_MIN_BITS &&
+               bitops->activation_bits <= MPQ_MAX_BITS;
+    *bitops = (struct mpq_bitops){.number = 0};
+    if (!parse_number(text, &text, &bitops->number) || bitops->number <= 0)
+        return false;
+    if (strcmp(text, "%") == 0) {
+        *bitops = (struct mpq_bitops){.share = bitops->number / 100};
+        return true;
+    }
+    const char *unit = *text ? strchr(units, *text) : NULL;
+    for (long i = unit ? unit - units : -1; i >= 0; i--)
+        bitops->number *= 1000;
+    return !text[unit ? 1 : 0] && bitops->number < 1e19;
+}
+
+static bool parse_time(const struct option_row *row, const char *text, void *field)
+{
+    static const struct {
+        const char *name;
+        double seconds;
+    } unit[] = {{"s", 1}, {"ms", 1e-3}, {"us", 1e-6}};
+    (void)row;
+    double value;
+    if (!parse_number(text, &text, &value) || value <= 0 || value > 1e6)
+        return false;
+    for (size_t i = 0; i < MPQ_COUNT(unit); i++)
+        if (strcmp(text, unit[i].name) == 0) {
+            *(double *)field = value * unit[i].seconds;
+            return true;
+        }
+    return false;
+}
+
 /* ---- the table ---- */
 
 #define CONVERT       MPQ_COMMAND_CONVERT
@@ -190,6 +238,8 @@ static bool parse_size(const struct option_row *row, const char *text, void *fie
 #define ANY           MPQ_COMMAND_ANY
 #define FIELD(member) offsetof(struct mpq_options, member)
 #define TYPED(member) offsetof(struct mpq_options, typed.member)
+
+#define DEFAULT_SIZE "20%"
 
 #define A_FILE      parse_text, "a file name"
 #define A_TEXT      parse_text, "NAME=SIZES"
@@ -234,9 +284,27 @@ static const struct option_row table[] = {
      "commas. The file written has the branch taken alone."},
 
     {"size", 0, CONVERT, "SIZE", parse_size, "a size: N% of the float file up to 100%, or N[k|M]B",
-     FIELD(size), "20%", NULL,
+     FIELD(size), NULL, DEFAULT_SIZE,
      "Largest size of the file written: N% of the float file, or bytes as 150kB, 1.5MB, 64KiB "
-     "(k = 1000, Ki = 1024)."},
+     "(k = 1000, Ki = 1024). With another of the limits that follow, none."},
+    {"avg-bits", 0, CONVERT, "X", parse_avg_bits, "a number from 2 to 8", FIELD(avg_bits), NULL,
+     "no limit", "Largest average width of the weights."},
+    {"bitops", 0, CONVERT, "N", parse_bitops,
+     "a number of BitOPs, as 3e9 or 1.5G, a share of those at 8 bits, as 25%, or those of one "
+     "width, as W4A4",
+     FIELD(bitops), NULL, "no limit",
+     "Most bit operations a sample: MACs * weight bits * activation bits, summed over the layers."},
+    {"latency", 0, CONVERT, "FILE", A_FILE, FIELD(latency), NULL, "none",
+     "CSV of measured times, with a header and columns node, weight_bits, seconds, and "
+     "activation_bits where they matter. A width without a row takes the time of the next wider "
+     "one that has."},
+    {"max-latency", 0, CONVERT, "TIME", parse_time, "a time, as 3.5ms, 800us or 0.1s",
+     FIELD(max_latency), NULL, "no limit", "Largest sum of the layers' times by --latency."},
+    {"exclude", 0, CONVERT, "PATTERNS", parse_text, "a pattern", FIELD(exclude), NULL, "none",
+     "Layers that stay float: names of nodes, operator types, or extended regular expressions that "
+     "match one of them as a whole; several joined by commas."},
+    {"lock", 0, CONVERT, "PATTERN=BITS", parse_text, "PATTERN=BITS", FIELD(lock), NULL, "none",
+     "Layers whose weights get this width, one of --bits; several joined by commas."},
     {"bits", 0, CONVERT, "LIST", parse_bits, "a list of widths from 2 to 8, as 2,4,8", FIELD(bits),
      "2,3,4,5,6,8", NULL, "Weight widths a layer may get."},
     {"target", 0, CONVERT, MPQ_TARGET_NAMES, parse_target, NULL, FIELD(target), "ort", NULL,
@@ -245,6 +313,10 @@ static const struct option_row table[] = {
      "QDQ; onnx: the types int2, int4 and int8 of opsets 25, 21 and 13; openvino; tensorrt: signed "
      "types, zero point 0; qnn: weights in int4 and int8, activations of 8 bits, or with qnn16 of "
      "16."},
+    {"act-bits", 0, CONVERT, "LIST", parse_bits, "a list of widths from 2 to 8, as 4,8",
+     FIELD(act_bits), NULL, "that of --target",
+     "Widths activations may have. More than one are searched, which pays with a limit on BitOPs "
+     "or latency: the file does not shrink."},
     {"effort", 0, CONVERT, "none|quick|default|thorough", A_CHOICE, FIELD(effort), "default", NULL,
      "How long to tune the weights before the search; none: not at all."},
     {"steps", 0, CONVERT, "N", parse_count, "a number of steps", FIELD(steps), NULL,
@@ -483,6 +555,21 @@ static enum mpq_status make_preprocess(struct mpq_ctx *ctx, struct mpq_options *
     return MPQ_OK;
 }
 
+static enum mpq_status check_limits(struct mpq_ctx *ctx, enum mpq_command_bit command,
+                                    struct mpq_options *options)
+{
+    const struct mpq_bitops *bitops = &options->bitops;
+    if (!options->latency != !(options->max_latency > 0))
+        return mpq_fail(ctx, MPQ_E_USAGE, "--latency and --max-latency go together");
+    bool has_limit = options->size.share > 0 || options->size.bytes || options->avg_bits > 0 ||
+                     bitops->number > 0 || bitops->share > 0 || bitops->weight_bits ||
+                     options->latency;
+    for (size_t i = 0; i < MPQ_COUNT(table) && command == MPQ_COMMAND_CONVERT && !has_limit; i++)
+        if (table[i].offset == FIELD(size))
+            return set_option(ctx, i, DEFAULT_SIZE, options);
+    return MPQ_OK;
+}
+
 /* `path` without its suffix, if it has that one, and with `replacement` after it. */
 static const char *replace_suffix(struct mpq_ctx *ctx, struct mpq_arena *arena, const char *path,
                                   const char *suffix, const char *replacement)
@@ -534,6 +621,7 @@ enum mpq_status mpq_options_parse(struct mpq_ctx *ctx, struct mpq_arena *arena,
         return mpq_fail(ctx, MPQ_E_USAGE,
                         "--labels needs the samples they belong to: --eval PATH or --data PATH");
     MPQ_TRY(make_preprocess(ctx, out));
+    MPQ_TRY(check_limits(ctx, command, out));
     return command == MPQ_COMMAND_CONVERT ? name_outputs(ctx, arena, out) : MPQ_OK;
 }
 

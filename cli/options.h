@@ -24,7 +24,14 @@ struct mpq_size {
     uint64_t bytes; /* > 0 where share is 0           */
 };
 
-#define MPQ_MAX_OPTIONS 48
+/* BitOPs: a number, a share of those at 8-bit weights and activations, or those of one width each
+ * for all weights and activations. */
+struct mpq_bitops {
+    double number, share;             /* > 0; else 0 */
+    int weight_bits, activation_bits; /* > 0; else 0; none of them: no limit */
+};
+
+#define MPQ_MAX_OPTIONS 64
 
 /* Everything typed, defaults filled in. Strings are the command line's or live in the arena;
  * NULL: not given and no default. Options of other commands keep their defaults. */
@@ -38,10 +45,18 @@ struct mpq_options {
 
     const char *input_shape, *input_value; /* of all commands */
 
-    struct mpq_size size;
-    bool bits[MPQ_N_BITS]; /* candidate widths, at least one within 2..8 */
-    int effort;            /* enum mpq_effort                            */
-    int64_t steps;         /* -1: as the effort says                     */
+    /* Limits; where none is given, 20 % of the size. */
+    struct mpq_size size; /* neither share nor bytes: no limit    */
+    double avg_bits;      /* of the weights; 0: no limit          */
+    struct mpq_bitops bitops;
+    double max_latency; /* seconds; 0: no limit, else `latency` is given */
+    const char *latency;
+    const char *exclude, *lock;
+
+    bool bits[MPQ_N_BITS], act_bits[MPQ_N_BITS]; /* candidate widths of weights and of activations,
+                                                    at least one each within 2..8              */
+    int effort;                                  /* enum mpq_effort                            */
+    int64_t steps;                               /* -1: as the effort says                     */
     uint64_t seed;
     int64_t threads; /* >= 1                                             */
     const struct mpq_target *target;
@@ -81,7 +96,7 @@ void mpq_options_help(FILE *file, unsigned commands);
 size_t mpq_option_count(void);
 const char *mpq_option_name(size_t i);
 
-/* The budget in bytes for a float file of that size, at least 1. */
+/* The budget in bytes for a float file of that size, at least 1; there is one. */
 uint64_t mpq_size_bytes(const struct mpq_size *size, uint64_t float_bytes);
 
 /* `word` from n words that is nearest to what was typed, or NULL if none is near. */

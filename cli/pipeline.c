@@ -9,6 +9,7 @@
 #include "cli/branches.h"
 #include "cli/checkpoint.h"
 #include "cli/input_shape.h"
+#include "cli/pick.h"
 #include "cli/runner.h"
 #include "importer/import.h"
 #include "quantcore/base/fileio.h"
@@ -31,6 +32,7 @@ enum mpq_status mpq_pipeline_open(struct mpq_ctx *ctx, struct mpq_arena *arena,
     if (!p->layers.n_layer)
         return mpq_fail(ctx, MPQ_E_UNSUPPORTED,
                         "%s: no layer can be quantized (see onnx-mpq inspect)", options->model);
+    MPQ_TRY(mpq_pick_exclude(ctx, arena, options->exclude, p->graph, &p->layers));
     MPQ_TRY(mpq_act_plan_build(ctx, arena, p->graph, &p->binding, &p->layers, &p->act));
     for (uint32_t i = p->graph->n_output; i-- > 0;) {
         int64_t n_class = mpq_metric_classes(&p->binding.tensor[p->graph->output[i]]);
@@ -153,13 +155,29 @@ static struct mpq_checkpoint checkpoint_of(struct mpq_pipeline *p, struct mpq_su
     return (struct mpq_checkpoint){p->graph, net, p->act_quant, p->act.n_group};
 }
 
+static enum mpq_status alloc_activations(struct mpq_ctx *ctx, struct mpq_pipeline *p)
+{
+    size_t n_width = 0;
+    p->act_quant = mpq_arena_alloc(ctx, p->arena, p->act.n_group, sizeof *p->act_quant);
+    if (!p->act_quant)
+        return MPQ_E_NOMEM;
+    for (int b = MPQ_MIN_BITS; b <= MPQ_MAX_BITS; b++) {
+        if (!p->options->act_bits[b])
+            continue;
+        n_width++;
+        p->act_by_width[b] = mpq_arena_alloc(ctx, p->arena, p->act.n_group, sizeof *p->act_quant);
+        if (!p->act_by_width[b])
+            return MPQ_E_NOMEM;
+    }
+    p->n_act = n_width > 1 ? p->act.n_group : 0;
+    return MPQ_OK;
+}
+
 enum mpq_status mpq_pipeline_calibrate(struct mpq_ctx *ctx, struct mpq_pipeline *p)
 {
     enum { MAX_SAMPLES = 1024 };
     MPQ_TRY(mpq_batch_choose(ctx, p->arena, p->graph, p->tune.dataset, &p->run_graph, &p->batch));
-    p->act_quant = mpq_arena_alloc(ctx, p->arena, p->act.n_group, sizeof *p->act_quant);
-    if (!p->act_quant)
-        return MPQ_E_NOMEM;
+    MPQ_TRY(alloc_activations(ctx, p));
     const char *path = p->options->checkpoint;
     p->is_resumed = path && !p->options->overwrite && mpq_file_exists(path);
     if (p->is_resumed) {
@@ -182,6 +200,12 @@ enum mpq_status mpq_pipeline_calibrate(struct mpq_ctx *ctx, struct mpq_pipeline 
     mpq_arena_free(scratch);
     MPQ_TRY(status);
     mpq_observer_ranges(&p->observer, p->options->target->act, p->act_quant);
+    for (int b = MPQ_MIN_BITS; b <= MPQ_MAX_BITS; b++)
+        if (p->act_by_width[b]) {
+            struct mpq_act_form form = {b, p->options->target->act.is_symmetric};
+            mpq_observer_ranges(&p->observer, form, p->act_by_width[b]);
+            memcpy(p->act_quant, p->act_by_width[b], p->act.n_group * sizeof *p->act_quant);
+        }
     return MPQ_OK;
 }
 
@@ -199,8 +223,8 @@ static mpq_bits_mask candidate_mask(const struct mpq_options *options)
 enum mpq_status mpq_pipeline_prepare(struct mpq_ctx *ctx, struct mpq_pipeline *p)
 {
     uint32_t n_layer = p->layers.n_layer;
-    p->sensitivity =
-        mpq_arena_alloc(ctx, p->arena, (size_t)n_layer * MPQ_N_BITS, sizeof *p->sensitivity);
+    size_t n_entry = ((size_t)n_layer + p->n_act) * MPQ_N_BITS;
+    p->sensitivity = mpq_arena_alloc(ctx, p->arena, n_entry, sizeof *p->sensitivity);
     mpq_node_id *node_of = mpq_arena_alloc(ctx, p->arena, p->run_graph->n_node, sizeof *node_of);
     p->layer_node = mpq_arena_alloc(ctx, p->arena, n_layer, sizeof *p->layer_node);
     bool *keep = mpq_arena_alloc(ctx, p->arena, p->run_graph->n_value, sizeof *keep);

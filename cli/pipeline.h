@@ -9,6 +9,7 @@
 #include "cli/options.h"
 #include "exporter/export.h"
 #include "quantcore/quant/report.h"
+#include "quantcore/search/search.h"
 #include "quantcore/supernet/evaluate.h"
 #include "quantcore/supernet/tune.h"
 
@@ -42,8 +43,10 @@ struct mpq_pipeline {
     const struct mpq_graph *run_graph; /* `graph`, with its batch freed where it was fixed */
     uint32_t batch;
     struct mpq_observer observer;
-    struct mpq_act_quant *act_quant; /* [n_group] */
-    bool is_resumed;                 /* from the checkpoint: neither calibrated nor tuned */
+    struct mpq_act_quant *act_quant; /* [n_group] as FakeQuant nodes read it now; else widest  */
+    struct mpq_act_quant *act_by_width[MPQ_N_BITS]; /* [n_group], NULL: no candidate            */
+    uint32_t n_act;  /* groups whose width is searched: n_group, or 0 where there is one width   */
+    bool is_resumed; /* from the checkpoint: neither calibrated nor tuned */
 
     /* prepare */
     struct mpq_graph *fake_graph; /* run_graph with FakeQuant nodes                   */
@@ -61,10 +64,12 @@ struct mpq_pipeline {
 
     /* search */
     uint64_t budget_bytes;
-    uint64_t *layer_bytes; /* [n_layer * MPQ_N_BITS] what a width adds to the file     */
-    double *sensitivity;   /* [n_layer * MPQ_N_BITS], NaN: no candidate */
-    uint8_t *bits;         /* [n_layer]                                 */
-    double loss;           /* of `bits` on the decide part              */
+    uint64_t *layer_bytes; /* [n_layer * MPQ_N_BITS] what a width adds to the file            */
+    double *sensitivity;   /* [(n_layer + n_act) * MPQ_N_BITS], NaN: no candidate             */
+    uint8_t *lock;         /* [n_layer] width that --lock asks for, or 0                      */
+    struct mpq_search_problem problem;
+    struct mpq_search_result found;
+    uint8_t *bits; /* [n_layer + n_act] */
 
     /* export */
     struct mpq_layer_code *code; /* [n_layer] */
@@ -91,6 +96,13 @@ enum mpq_status mpq_pipeline_export(struct mpq_ctx *ctx, struct mpq_pipeline *p)
  * not compute what the network does. */
 enum mpq_status mpq_pipeline_verify(struct mpq_ctx *ctx, struct mpq_pipeline *p, const char *path,
                                     struct mpq_report *report) MPQ_CHECKED;
+
+/* The tables that mpq_pipeline_search() searches by, which makes them if need be. */
+enum mpq_status mpq_pipeline_prepare_search(struct mpq_ctx *ctx,
+                                            struct mpq_pipeline *p) MPQ_CHECKED;
+
+/* Let the fake-quantized network and the export plan have the activations of an allocation. */
+void mpq_pipeline_set_activations(struct mpq_pipeline *p, const uint8_t *bits);
 
 /* What is known before the codes are: plan.code is NULL. */
 struct mpq_export_plan mpq_pipeline_export_plan(const struct mpq_pipeline *p);

@@ -212,7 +212,6 @@ static enum mpq_status echo_options(struct mpq_ctx *ctx, struct mpq_pipeline *p,
                                       : "left out"},
         {"tune_samples", mpq_arena_printf(ctx, p->arena, "%u", p->tune.n)},
         {"decide_samples", mpq_arena_printf(ctx, p->arena, "%u", p->decide.n)},
-        {"decide_loss", mpq_arena_printf(ctx, p->arena, "%.9g", p->loss)},
     };
     memcpy(fact + n_fact, counts, sizeof counts);
     n_fact += (uint32_t)MPQ_COUNT(counts);
@@ -221,6 +220,29 @@ static enum mpq_status echo_options(struct mpq_ctx *ctx, struct mpq_pipeline *p,
             return MPQ_E_NOMEM;
     report->fact = fact;
     report->n_fact = n_fact;
+    return MPQ_OK;
+}
+
+static enum mpq_status report_search(struct mpq_ctx *ctx, struct mpq_pipeline *p,
+                                     struct mpq_report *report)
+{
+    struct mpq_report_limit *limit = mpq_arena_alloc(ctx, p->arena, MPQ_N_COST, sizeof *limit);
+    if (!limit)
+        return MPQ_E_NOMEM;
+    report->limit = limit;
+    report->n_limit = 0;
+    for (uint32_t c = 0; c < p->problem.n_cost; c++) {
+        const struct mpq_cost *cost = &p->problem.cost[c];
+        if (cost->budget != MPQ_NO_LIMIT)
+            limit[report->n_limit++] = (struct mpq_report_limit){
+                cost->name, cost->unit, (double)cost->budget * cost->shown,
+                (double)p->found.cost[c] * cost->shown, p->found.price[c] / cost->shown};
+    }
+    report->loss =
+        mpq_search_mean(p->found.sample_loss, NULL, p->problem.n_sample, &report->loss_error);
+    report->estimate = p->found.estimate;
+    report->bound = p->found.bound;
+    report->bound_is_reached = p->found.is_exact;
     return MPQ_OK;
 }
 
@@ -245,14 +267,18 @@ enum mpq_status mpq_pipeline_report(struct mpq_ctx *ctx, struct mpq_pipeline *p,
             .float_bytes = (uint64_t)layer->n_param * sizeof(float),
             .quantized_bytes = p->layer_bytes[l * MPQ_N_BITS + p->bits[l]],
         };
-        for (int b = 0; b < MPQ_N_BITS; b++)
+        for (int b = 0; b < MPQ_N_BITS; b++) {
             row[l].sensitivity[b] = p->sensitivity[l * MPQ_N_BITS + b];
+            row[l].bytes[b] = p->layer_bytes[l * MPQ_N_BITS + b];
+        }
+        row[l].chosen_by = p->lock[l] ? "lock" : "search";
         bits_sum += (double)row[l].weight_bits * (double)row[l].n_param;
         n_param += (double)row[l].n_param;
         report->bitops +=
             row[l].macs * (uint64_t)row[l].weight_bits * (uint64_t)row[l].activation_bits;
     }
     MPQ_TRY(layer_sqnr(ctx, p, row));
+    MPQ_TRY(report_search(ctx, p, report));
     MPQ_TRY(echo_options(ctx, p, report));
     report->model = p->options->model;
     report->output = p->options->output;
@@ -260,7 +286,6 @@ enum mpq_status mpq_pipeline_report(struct mpq_ctx *ctx, struct mpq_pipeline *p,
     report->layer = row;
     report->n_stage = p->n_stage;
     report->stage = p->stage;
-    report->budget_bytes = p->budget_bytes;
     report->float_bytes = p->float_bytes;
     report->quantized_bytes = p->file_bytes;
     report->average_weight_bits = bits_sum / n_param;

@@ -1,9 +1,11 @@
-/* The pipeline's search stage: what each width costs in the file, what it costs in accuracy, and
- * the best allocation between the two. */
+/* The pipeline's search stage: what each width costs, in the file and elsewhere, what it costs in
+ * accuracy, and the best allocation between the two. */
+#include <math.h>
 #include <string.h>
 
+#include "cli/latency.h"
+#include "cli/pick.h"
 #include "cli/pipeline.h"
-#include "quantcore/search/search.h"
 
 struct mpq_export_plan mpq_pipeline_export_plan(const struct mpq_pipeline *p)
 {
@@ -14,59 +16,222 @@ struct mpq_export_plan mpq_pipeline_export_plan(const struct mpq_pipeline *p)
                                     .target = p->options->target};
 }
 
+void mpq_pipeline_set_activations(struct mpq_pipeline *p, const uint8_t *bits)
+{
+    for (uint32_t g = 0; g < p->n_act; g++)
+        p->act_quant[g] = p->act_by_width[bits[p->layers.n_layer + g]][g];
+}
+
 static enum mpq_status file_size(struct mpq_ctx *ctx, void *arg, const uint8_t *bits,
                                  uint64_t *out_bytes)
 {
-    const struct mpq_pipeline *p = arg;
-    struct mpq_export_plan plan = mpq_pipeline_export_plan(p);
+    struct mpq_pipeline *p = arg;
     size_t bytes;
+    mpq_pipeline_set_activations(p, bits);
+    struct mpq_export_plan plan = mpq_pipeline_export_plan(p);
     MPQ_TRY(mpq_export_size(ctx, &plan, bits, &bytes));
     *out_bytes = bytes;
     return MPQ_OK;
 }
 
-static enum mpq_status score(struct mpq_ctx *ctx, void *arg, const uint8_t *bits, double *out_loss)
+static enum mpq_status score(struct mpq_ctx *ctx, void *arg, const uint8_t *bits,
+                             double *out_sample_loss)
 {
     struct mpq_pipeline *p = arg;
-    return mpq_evaluate(ctx, &p->evaluator, bits, out_loss);
+    mpq_pipeline_set_activations(p, bits);
+    return mpq_evaluate_samples(ctx, &p->evaluator, bits, out_sample_loss);
+}
+
+/* ---- costs ---- */
+
+static int widest(const struct mpq_pipeline *p)
+{
+    return mpq_bits_highest(p->net.layer[0].candidates);
+}
+
+/* The group of activations that layer l computes with. */
+static uint32_t input_group_of(const struct mpq_pipeline *p, uint32_t l)
+{
+    const struct mpq_layer *layer = &p->layers.layer[l];
+    return layer->is_weight_only ? MPQ_NO_GROUP : p->act.group[layer->x];
+}
+
+/* All layers and groups at their widest. */
+static void fill_widest(const struct mpq_pipeline *p, uint8_t *bits)
+{
+    memset(bits, widest(p), p->layers.n_layer);
+    for (uint32_t g = 0; g < p->n_act; g++)
+        for (int b = MPQ_MIN_BITS; b <= MPQ_MAX_BITS; b++)
+            if (p->act_by_width[b])
+                bits[p->layers.n_layer + g] = (uint8_t)b;
 }
 
 /* What layer l adds to the file at b bits: the difference that taking it from the widest width to b
  * makes where all other layers are at b already, so that the constants which all layers of a width
  * share are counted for none of them. *out_other: the rest of the file, with all layers at their
- * widest. */
-static enum mpq_status measure_layers(struct mpq_ctx *ctx, struct mpq_pipeline *p,
+ * widest. bits [n_layer + n_act]: scratch. */
+static enum mpq_status measure_layers(struct mpq_ctx *ctx, struct mpq_pipeline *p, uint8_t *bits,
                                       uint64_t *out_other)
 {
     uint32_t n_layer = p->layers.n_layer;
-    uint8_t *bits = mpq_arena_alloc(ctx, p->arena, n_layer, sizeof *bits);
-    if (!bits)
-        return MPQ_E_NOMEM;
-    int widest = mpq_bits_highest(p->net.layer[0].candidates);
     uint64_t all_widest, weights = 0;
-    memset(bits, widest, n_layer);
+    fill_widest(p, bits);
     MPQ_TRY(file_size(ctx, p, bits, &all_widest));
     for (uint32_t l = 0; l < n_layer; l++) {
-        uint64_t bytes = ((uint64_t)p->layers.layer[l].n_param * (uint64_t)widest + 7) / 8;
-        p->layer_bytes[l * MPQ_N_BITS + widest] = bytes;
+        uint64_t bytes = ((uint64_t)p->layers.layer[l].n_param * (uint64_t)widest(p) + 7) / 8;
+        p->layer_bytes[l * MPQ_N_BITS + widest(p)] = bytes;
         weights += bytes;
     }
-    for (int b = MPQ_MIN_BITS; b < widest; b++) {
+    for (int b = MPQ_MIN_BITS; b < widest(p); b++) {
         uint64_t all_here, one_widest;
         if (!(p->net.layer[0].candidates >> b & 1))
             continue;
         memset(bits, b, n_layer);
         MPQ_TRY(file_size(ctx, p, bits, &all_here));
         for (uint32_t l = 0; l < n_layer; l++) {
-            bits[l] = (uint8_t)widest;
+            bits[l] = (uint8_t)widest(p);
             MPQ_TRY(file_size(ctx, p, bits, &one_widest));
             bits[l] = (uint8_t)b;
-            int64_t bytes = (int64_t)p->layer_bytes[l * MPQ_N_BITS + widest] + (int64_t)all_here -
-                            (int64_t)one_widest;
+            int64_t bytes = (int64_t)p->layer_bytes[l * MPQ_N_BITS + widest(p)] +
+                            (int64_t)all_here - (int64_t)one_widest;
             p->layer_bytes[l * MPQ_N_BITS + b] = bytes > 0 ? (uint64_t)bytes : 0;
         }
     }
     *out_other = all_widest > weights ? all_widest - weights : 0;
+    return MPQ_OK;
+}
+
+/* The same of groups, which have no size but that of a few nodes where they are narrow. */
+static enum mpq_status measure_groups(struct mpq_ctx *ctx, struct mpq_pipeline *p, uint8_t *bits,
+                                      uint64_t *out_bytes)
+{
+    uint64_t all_widest, one;
+    fill_widest(p, bits);
+    MPQ_TRY(file_size(ctx, p, bits, &all_widest));
+    for (uint32_t g = 0; g < p->n_act; g++) {
+        uint8_t *width = &bits[p->layers.n_layer + g], old = *width;
+        for (int b = MPQ_MIN_BITS; b <= MPQ_MAX_BITS; b++) {
+            if (!p->act_by_width[b])
+                continue;
+            *width = (uint8_t)b;
+            MPQ_TRY(file_size(ctx, p, bits, &one));
+            out_bytes[g * MPQ_N_BITS + (uint32_t)b] = one > all_widest ? one - all_widest : 0;
+        }
+        *width = old;
+    }
+    return MPQ_OK;
+}
+
+static enum mpq_status make_costs(struct mpq_ctx *ctx, struct mpq_pipeline *p)
+{
+    struct mpq_search_problem *problem = &p->problem;
+    uint32_t n_layer = p->layers.n_layer;
+    uint64_t *group_bytes =
+        mpq_arena_alloc(ctx, p->arena, (size_t)p->n_act * MPQ_N_BITS, sizeof *group_bytes);
+    uint32_t *input_group = mpq_arena_alloc(ctx, p->arena, n_layer, sizeof *input_group);
+    uint8_t *input_bits = mpq_arena_alloc(ctx, p->arena, n_layer, sizeof *input_bits);
+    uint8_t *bits = mpq_arena_alloc(ctx, p->arena, n_layer + p->n_act, 1);
+    if (!group_bytes || !input_group || !input_bits || !bits)
+        return MPQ_E_NOMEM;
+    for (uint32_t l = 0; l < n_layer; l++) {
+        uint32_t group = input_group_of(p, l);
+        input_group[l] = p->n_act ? group : MPQ_NO_GROUP;
+        input_bits[l] = group == MPQ_NO_GROUP ? 32 : (uint8_t)p->act_quant[group].bits;
+    }
+    problem->input_group = input_group;
+    struct mpq_cost_inputs inputs = {.n_layer = n_layer,
+                                     .n_group = p->n_act,
+                                     .layer = p->layers.layer,
+                                     .input_group = input_group,
+                                     .input_bits = input_bits,
+                                     .layer_bytes = p->layer_bytes,
+                                     .group_bytes = group_bytes,
+                                     .seconds = NULL};
+    double *seconds = NULL;
+    MPQ_TRY(measure_layers(ctx, p, bits, &inputs.other_bytes));
+    MPQ_TRY(measure_groups(ctx, p, bits, group_bytes));
+    if (p->options->latency)
+        MPQ_TRY(mpq_latency_read(ctx, p->arena, p->options->latency, &p->layers, &seconds));
+    inputs.seconds = seconds;
+    problem->n_cost = MPQ_N_COST;
+    for (int kind = 0; kind < MPQ_N_COST; kind++)
+        MPQ_TRY(
+            mpq_cost_make(ctx, p->arena, (enum mpq_cost_kind)kind, &inputs, &problem->cost[kind]));
+    return MPQ_OK;
+}
+
+/* ---- limits ---- */
+
+static uint64_t whole(double x)
+{
+    return x < 1 ? 1 : x < 1e19 ? (uint64_t)x : MPQ_NO_LIMIT - 1;
+}
+
+/* BitOPs with all weights and all quantized activations at these widths. */
+static double uniform_bitops(const struct mpq_pipeline *p, int weight_bits, int activation_bits)
+{
+    double sum = 0;
+    for (uint32_t l = 0; l < p->layers.n_layer; l++) {
+        const struct mpq_layer *layer = &p->layers.layer[l];
+        bool is_float = input_group_of(p, l) == MPQ_NO_GROUP;
+        sum += (double)layer->macs * weight_bits * (is_float ? 32 : activation_bits);
+    }
+    return sum;
+}
+
+static void set_limits(struct mpq_pipeline *p, const struct mpq_options *options)
+{
+    struct mpq_cost *cost = p->problem.cost;
+    const struct mpq_bitops *bitops = &options->bitops;
+    for (int kind = 0; kind < MPQ_N_COST; kind++)
+        cost[kind].budget = MPQ_NO_LIMIT;
+    if (options->size.share > 0 || options->size.bytes)
+        cost[MPQ_COST_size].budget = mpq_size_bytes(&options->size, p->float_bytes);
+    if (options->avg_bits > 0)
+        cost[MPQ_COST_avg_bits].budget =
+            whole(options->avg_bits / cost[MPQ_COST_avg_bits].shown * (1 + 1e-12));
+    if (bitops->number > 0)
+        cost[MPQ_COST_bitops].budget = whole(bitops->number);
+    else if (bitops->share > 0)
+        cost[MPQ_COST_bitops].budget = whole(bitops->share * uniform_bitops(p, 8, 8));
+    else if (bitops->weight_bits)
+        cost[MPQ_COST_bitops].budget =
+            whole(uniform_bitops(p, bitops->weight_bits, bitops->activation_bits));
+    if (options->max_latency > 0)
+        cost[MPQ_COST_latency].budget = whole(options->max_latency * 1e12 * (1 + 1e-12));
+    p->budget_bytes = cost[MPQ_COST_size].budget;
+}
+
+/* ---- losses ---- */
+
+/* What each width adds to the loss with all at their widest; without the widths that locked layers
+ * must not have. */
+static enum mpq_status make_losses(struct mpq_ctx *ctx, struct mpq_pipeline *p)
+{
+    uint32_t n_layer = p->layers.n_layer;
+    size_t n_entry = ((size_t)n_layer + p->n_act) * MPQ_N_BITS;
+    double *loss = mpq_arena_alloc(ctx, p->arena, n_entry, sizeof *loss);
+    uint8_t *bits = mpq_arena_alloc(ctx, p->arena, n_layer + p->n_act, 1);
+    p->lock = mpq_arena_alloc(ctx, p->arena, n_layer, sizeof *p->lock);
+    if (!loss || !bits || !p->lock)
+        return MPQ_E_NOMEM;
+    MPQ_TRY(mpq_pick_lock(ctx, p->arena, p->options->lock, p->graph, &p->layers,
+                          p->net.layer[0].candidates, p->lock));
+    fill_widest(p, bits);
+    mpq_pipeline_set_activations(p, bits);
+    if (!p->has_sensitivity)
+        MPQ_TRY(mpq_sensitivity(ctx, &p->evaluator, p->sensitivity));
+    if (p->n_act)
+        MPQ_TRY(mpq_group_sensitivity(ctx, &p->evaluator, p->act_quant, p->act_by_width, p->n_act,
+                                      p->sensitivity + (size_t)n_layer * MPQ_N_BITS));
+    for (uint32_t i = 0; i < n_entry; i++)
+        loss[i] =
+            p->sensitivity[i] - p->sensitivity[i / MPQ_N_BITS * MPQ_N_BITS + bits[i / MPQ_N_BITS]];
+    for (uint32_t l = 0; l < n_layer; l++)
+        for (uint32_t b = 0; b < MPQ_N_BITS; b++)
+            if (p->lock[l] && p->lock[l] != b)
+                loss[l * MPQ_N_BITS + b] = (double)NAN;
+    p->problem.sensitivity = loss;
     return MPQ_OK;
 }
 
@@ -81,34 +246,35 @@ static uint32_t max_scores(const struct mpq_pipeline *p)
     return n < 30 ? 30 : n > 300 ? 300 : (uint32_t)n;
 }
 
-enum mpq_status mpq_pipeline_search(struct mpq_ctx *ctx, struct mpq_pipeline *p)
+enum mpq_status mpq_pipeline_prepare_search(struct mpq_ctx *ctx, struct mpq_pipeline *p)
 {
     size_t n_entry = (size_t)p->layers.n_layer * MPQ_N_BITS;
     p->layer_bytes = mpq_arena_alloc(ctx, p->arena, n_entry, sizeof *p->layer_bytes);
     if (!p->layer_bytes)
         return MPQ_E_NOMEM;
-    p->budget_bytes = mpq_size_bytes(&p->options->size, p->float_bytes);
-    struct mpq_search_problem problem = {
-        .n_layer = p->layers.n_layer,
-        .sensitivity = p->sensitivity,
-        .layer_bytes = p->layer_bytes,
-        .budget_bytes = p->budget_bytes,
-        .float_bytes = p->float_bytes,
-        .measure = file_size,
-        .score = score,
-        .arg = p,
-        .max_scores = max_scores(p),
-    };
-    MPQ_TRY(measure_layers(ctx, p, &problem.other_bytes));
-    if (!p->has_sensitivity)
-        MPQ_TRY(mpq_sensitivity(ctx, &p->evaluator, p->sensitivity));
-    struct mpq_search_result result;
-    MPQ_TRY(mpq_search(ctx, p->arena, &problem, &result));
-    p->bits = result.bits;
-    p->loss = result.loss;
+    p->problem = (struct mpq_search_problem){.n_layer = p->layers.n_layer,
+                                             .n_group = p->n_act,
+                                             .float_bytes = p->float_bytes,
+                                             .measure = file_size,
+                                             .score = score,
+                                             .arg = p,
+                                             .n_sample = p->decide.n,
+                                             .max_scores = max_scores(p)};
+    MPQ_TRY(make_costs(ctx, p));
+    return make_losses(ctx, p);
+}
+
+enum mpq_status mpq_pipeline_search(struct mpq_ctx *ctx, struct mpq_pipeline *p)
+{
+    if (!p->problem.n_layer)
+        MPQ_TRY(mpq_pipeline_prepare_search(ctx, p));
+    set_limits(p, p->options);
+    MPQ_TRY(mpq_search(ctx, p->arena, &p->problem, &p->found));
+    p->bits = p->found.bits;
+    mpq_pipeline_set_activations(p, p->bits);
     mpq_log(ctx, MPQ_LOG_INFO,
             "search: loss %.5f at %llu bytes after %u evaluations; best uniform: %d bits, %.5f",
-            result.loss, (unsigned long long)result.size_bytes, result.n_score, result.uniform_bits,
-            result.uniform_loss);
+            p->found.loss, (unsigned long long)p->found.cost[0], p->found.n_score,
+            p->found.uniform_bits, p->found.uniform_loss);
     return MPQ_OK;
 }

@@ -32,17 +32,30 @@ static void print_quality(FILE *file, const struct mpq_report *report)
         fprintf(file, "%-12s  %14s  %14.1f  dB\n", "SQNR", "", report->sqnr_db);
 }
 
+/* A price says little by itself; what a tenth less loss would cost is a price one can compare. */
+static void print_limit(FILE *file, const struct mpq_report *report, uint32_t i)
+{
+    const struct mpq_report_limit *limit = &report->limit[i];
+    fprintf(file, "%-12s  %s %.7g of %.7g %s", i ? "" : "limits", limit->name, limit->used,
+            limit->budget, limit->unit);
+    if (limit->price > 0)
+        fprintf(file, ", binds: the next 10 %% less loss costs about %.3g %s",
+                0.1 * report->loss / limit->price, limit->unit);
+    fputc('\n', file);
+}
+
 void mpq_summary_print(FILE *file, const struct mpq_report *report)
 {
     double seconds = 0;
     fprintf(file, "%-12s  %14s  %14s\n", "", "float", "quantized");
     if (report->n_eval)
         print_quality(file, report);
-    fprintf(file, "%-12s  %14" PRIu64 "  %14" PRIu64 "  %.2f %% of float, budget %" PRIu64 "\n",
-            "file bytes", report->float_bytes, report->quantized_bytes,
-            100 * (double)report->quantized_bytes / (double)report->float_bytes,
-            report->budget_bytes);
+    fprintf(file, "%-12s  %14" PRIu64 "  %14" PRIu64 "  %.2f %% of float\n", "file bytes",
+            report->float_bytes, report->quantized_bytes,
+            100 * (double)report->quantized_bytes / (double)report->float_bytes);
     fprintf(file, "%-12s  %14d  %14.2f\n", "weight bits", 32, report->average_weight_bits);
+    for (uint32_t i = 0; i < report->n_limit; i++)
+        print_limit(file, report, i);
     fprintf(file, "%-12s", "seconds");
     for (uint32_t i = 0; i < report->n_stage; i++) {
         fprintf(file, "  %s %.1f", report->stage[i].name, report->stage[i].seconds);

@@ -8,12 +8,9 @@
 struct mpq_version mpq_version_at(size_t i)
 {
     const struct mpq_version version[] = {
-        {"onnx-mpq", MPQ_VERSION},
-        {"protobuf-c", MPQ_BUILT_WITH_PROTOBUF_C},
-        {"BLAS", mpq_gemm_library()},
-        {"libcsv", mpq_report_csv_library()},
-        {"libzip", MPQ_BUILT_WITH_LIBZIP},
-        {"libpng", MPQ_BUILT_WITH_LIBPNG},
+        {"onnx-mpq", MPQ_VERSION},           {"protobuf-c", MPQ_BUILT_WITH_PROTOBUF_C},
+        {"BLAS", mpq_gemm_library()},        {"libcsv", mpq_report_csv_library()},
+        {"libzip", MPQ_BUILT_WITH_LIBZIP},   {"libpng", MPQ_BUILT_WITH_LIBPNG},
         {"libjpeg", MPQ_BUILT_WITH_LIBJPEG},
     };
     return i < MPQ_COUNT(version) ? version[i] : (struct mpq_version){NULL, NULL};

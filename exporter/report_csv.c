@@ -106,6 +106,12 @@ static void layer_header(struct csv_text *csv)
         put(csv, name, false);
     }
     put(csv, "sqnr_db", false);
+    for (int bits = MPQ_MIN_BITS; bits <= MPQ_MAX_BITS; bits++) {
+        char name[24];
+        snprintf(name, sizeof name, "bytes_%d", bits);
+        put(csv, name, false);
+    }
+    put(csv, "chosen_by", false);
     end_row(csv);
 }
 
@@ -122,6 +128,13 @@ static void layer_row(struct csv_text *csv, const struct mpq_report_layer *layer
     for (int bits = MPQ_MIN_BITS; bits <= MPQ_MAX_BITS; bits++)
         put_number(csv, layer->sensitivity[bits]);
     put_number(csv, layer->sqnr_db);
+    for (int bits = MPQ_MIN_BITS; bits <= MPQ_MAX_BITS; bits++) {
+        if (isnan(layer->sensitivity[bits]))
+            put(csv, "", false);
+        else
+            put_count(csv, layer->bytes[bits]);
+    }
+    put_text(csv, layer->chosen_by);
     end_row(csv);
 }
 
@@ -170,6 +183,29 @@ static void stage_rows(struct csv_text *csv, const struct mpq_report_stage *stag
     count_row(csv, key, stage->peak_rss_bytes);
 }
 
+/* limit_<name>_<what> for each limit, spaces as underscores, and which of them bind. */
+static void limit_rows(struct csv_text *csv, const struct mpq_report *report)
+{
+    char binding[256] = "";
+    for (uint32_t i = 0; i < report->n_limit; i++) {
+        const struct mpq_report_limit *limit = &report->limit[i];
+        const double value[] = {limit->budget, limit->used, limit->price};
+        static const char *const what[] = {"budget", "used", "price"};
+        for (size_t j = 0; j < MPQ_COUNT(what); j++) {
+            char key[96];
+            snprintf(key, sizeof key, "limit_%s_%s", limit->name, what[j]);
+            for (char *c = key; *c; c++)
+                if (*c == ' ')
+                    *c = '_';
+            number_row(csv, key, value[j]);
+        }
+        size_t n = strlen(binding);
+        if (limit->price > 0)
+            snprintf(binding + n, sizeof binding - n, "%s%s", n ? "; " : "", limit->name);
+    }
+    text_row(csv, "binding_limits", *binding ? binding : "none");
+}
+
 enum mpq_status mpq_report_summary_csv(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                        const struct mpq_report *report, char **out_text,
                                        size_t *out_bytes)
@@ -180,10 +216,15 @@ enum mpq_status mpq_report_summary_csv(struct mpq_ctx *ctx, struct mpq_arena *ar
     end_row(&csv);
     text_row(&csv, "model", report->model);
     text_row(&csv, "output", report->output);
-    count_row(&csv, "budget_bytes", report->budget_bytes);
+    limit_rows(&csv, report);
     count_row(&csv, "float_bytes", report->float_bytes);
     count_row(&csv, "quantized_bytes", report->quantized_bytes);
     number_row(&csv, "average_weight_bits", report->average_weight_bits);
+    number_row(&csv, "decide_loss", report->loss);
+    number_row(&csv, "decide_loss_error", report->loss_error);
+    number_row(&csv, "estimated_increase", report->estimate);
+    number_row(&csv, "estimated_increase_bound", report->bound);
+    text_row(&csv, "bound_is_reached", report->bound_is_reached ? "yes" : "no");
     count_row(&csv, "bitops", report->bitops);
     count_row(&csv, "eval_samples", report->n_eval);
     text_row(&csv, "metric", report->metric);

@@ -12,6 +12,8 @@ struct mpq_report_layer {
     uint64_t float_bytes, quantized_bytes; /* of the weight, in the two files         */
     double sensitivity[MPQ_N_BITS]; /* by width, in the search's measure; NaN: no candidate */
     double sqnr_db;                 /* of the layer's output against float            */
+    uint64_t bytes[MPQ_N_BITS];     /* by width, in the file                          */
+    const char *chosen_by;          /* "search", "lock", ...                          */
 };
 
 struct mpq_report_stage {
@@ -25,6 +27,13 @@ struct mpq_report_fact {
     const char *key, *value;
 };
 
+/* A limit of the search. Numbers are in `unit`. */
+struct mpq_report_limit {
+    const char *name, *unit;
+    double budget, used;
+    double price; /* by how much the estimated loss falls for one more; 0: does not bind */
+};
+
 struct mpq_report {
     const char *model, *output; /* file names as given */
 
@@ -33,8 +42,16 @@ struct mpq_report {
     const struct mpq_report_stage *stage;
     const struct mpq_report_fact *fact;
 
-    uint64_t budget_bytes, float_bytes, quantized_bytes; /* files, as stat gives them */
-    double average_weight_bits;                          /* by parameters            */
+    /* The search, in its measure of loss. The estimate adds up what each layer's width adds to the
+     * loss by itself; no allocation within the limits has one below `bound`. */
+    uint32_t n_limit;
+    const struct mpq_report_limit *limit;
+    double loss, loss_error; /* mean over the samples that decided, its standard error */
+    double estimate, bound;
+    bool bound_is_reached; /* by some allocation: the bound is exact */
+
+    uint64_t float_bytes, quantized_bytes; /* files, as stat gives them */
+    double average_weight_bits;            /* by parameters            */
     uint64_t bitops; /* sum over layers of macs * weight bits * activation bits      */
 
     /* On the evaluation samples; n_eval 0: there were none and the rest is NaN. */

@@ -10,52 +10,67 @@ struct mpq_searcher_trial {
     double loss;
 };
 
-double mpq_searcher_loss(const struct mpq_searcher *s, uint32_t l, uint32_t b)
+double mpq_searcher_loss(const struct mpq_searcher *s, uint32_t u, uint32_t b)
 {
-    return s->problem->sensitivity[l * MPQ_N_BITS + b];
+    return s->problem->sensitivity[u * MPQ_N_BITS + b];
 }
 
-uint64_t mpq_searcher_bytes(const struct mpq_searcher *s, uint32_t l, uint32_t b)
+bool mpq_searcher_allows(const struct mpq_searcher *s, uint32_t u, uint32_t b)
 {
-    return s->problem->layer_bytes[l * MPQ_N_BITS + b];
+    return b >= MPQ_MIN_BITS && b <= MPQ_MAX_BITS && isfinite(mpq_searcher_loss(s, u, b));
 }
 
-bool mpq_searcher_allows(const struct mpq_searcher *s, uint32_t l, uint32_t b)
-{
-    return b >= MPQ_MIN_BITS && b <= MPQ_MAX_BITS && isfinite(mpq_searcher_loss(s, l, b));
-}
-
-uint32_t mpq_searcher_next(const struct mpq_searcher *s, uint32_t l, uint32_t b, int direction)
+uint32_t mpq_searcher_next(const struct mpq_searcher *s, uint32_t u, uint32_t b, int direction)
 {
     for (b += (uint32_t)direction; b >= MPQ_MIN_BITS && b <= MPQ_MAX_BITS; b += (uint32_t)direction)
-        if (mpq_searcher_allows(s, l, b))
+        if (mpq_searcher_allows(s, u, b))
             return b;
     return 0;
 }
 
-void mpq_searcher_smallest(const struct mpq_searcher *s, uint8_t *out_bits)
+uint64_t mpq_searcher_unit_cost(const struct mpq_searcher *s, uint32_t c, const uint8_t *bits,
+                                uint32_t u, uint32_t b)
 {
-    for (uint32_t l = 0; l < s->problem->n_layer; l++) {
-        out_bits[l] = 0;
-        for (uint32_t b = MPQ_MIN_BITS; b <= MPQ_MAX_BITS; b++)
-            if (mpq_searcher_allows(s, l, b) &&
-                (!out_bits[l] ||
-                 mpq_searcher_bytes(s, l, b) < mpq_searcher_bytes(s, l, out_bits[l])))
-                out_bits[l] = (uint8_t)b;
+    const struct mpq_search_problem *p = s->problem;
+    const struct mpq_cost *cost = &p->cost[c];
+    if (u < p->n_layer)
+        return cost->layer[MPQ_COST_AT(u, b, mpq_cost_input(p->n_layer, p->input_group, bits, u))];
+    uint64_t sum = cost->group[(u - p->n_layer) * MPQ_N_BITS + b];
+    for (uint32_t l = 0; l < p->n_layer; l++)
+        if (p->input_group[l] == u - p->n_layer)
+            sum += cost->layer[MPQ_COST_AT(l, bits[l], b)];
+    return sum;
+}
+
+uint64_t mpq_search_cost(const struct mpq_search_problem *p, uint32_t c, const uint8_t *bits)
+{
+    return mpq_cost_sum(&p->cost[c], p->n_layer, p->n_group, p->input_group, bits);
+}
+
+double mpq_search_mean(const double *x, const double *y, uint32_t n, double *out_error)
+{
+    double mean = 0, square = 0;
+    for (uint32_t i = 0; i < n; i++)
+        mean += (x[i] - (y ? y[i] : 0)) / n;
+    for (uint32_t i = 0; i < n; i++) {
+        double d = x[i] - (y ? y[i] : 0) - mean;
+        square += d * d;
     }
+    *out_error = n > 1 ? sqrt(square / (n - 1) / n) : 0;
+    return mean;
 }
 
 enum mpq_status mpq_searcher_measure(struct mpq_searcher *s, const uint8_t *bits,
-                                     uint64_t *out_bytes, bool *out_fits)
+                                     uint64_t *out_cost, bool *out_fits)
 {
     const struct mpq_search_problem *p = s->problem;
-    uint64_t bytes = p->other_bytes + mpq_cost_sum(p->n_layer, p->layer_bytes, bits);
-    if (p->measure)
-        MPQ_TRY(p->measure(s->ctx, p->arg, bits, &bytes));
-    *out_bytes = bytes;
-    *out_fits =
-        bytes <= p->budget_bytes &&
-        (!p->layer_bitops || mpq_cost_sum(p->n_layer, p->layer_bitops, bits) <= p->budget_bitops);
+    *out_fits = true;
+    for (uint32_t c = 0; c < p->n_cost; c++) {
+        out_cost[c] = mpq_search_cost(p, c, bits);
+        if (c == 0 && p->measure)
+            MPQ_TRY(p->measure(s->ctx, p->arg, bits, &out_cost[c]));
+        *out_fits &= out_cost[c] <= p->cost[c].budget;
+    }
     return MPQ_OK;
 }
 
@@ -67,8 +82,8 @@ bool mpq_searcher_is_exhausted(const struct mpq_searcher *s)
 static double estimate(const struct mpq_searcher *s, const uint8_t *bits)
 {
     double loss = 0;
-    for (uint32_t l = 0; l < s->problem->n_layer; l++)
-        loss += mpq_searcher_loss(s, l, bits[l]);
+    for (uint32_t u = 0; u < s->n_unit; u++)
+        loss += mpq_searcher_loss(s, u, bits[u]);
     return loss;
 }
 
@@ -77,7 +92,7 @@ static const struct mpq_searcher_trial *find_trial(const struct mpq_searcher *s,
                                                    const uint8_t *bits)
 {
     for (uint32_t i = 0; i < s->n_trial; i++)
-        if (memcmp(s->trial[i].bits, bits, s->problem->n_layer) == 0)
+        if (memcmp(s->trial[i].bits, bits, s->n_unit) == 0)
             return &s->trial[i];
     return NULL;
 }
@@ -92,7 +107,7 @@ static enum mpq_status add_trial(struct mpq_searcher *s, const uint8_t *bits, do
             return MPQ_E_NOMEM;
         s->trial_capacity = capacity;
     }
-    uint8_t *copy = mpq_arena_copy(s->ctx, s->arena, bits, s->problem->n_layer);
+    uint8_t *copy = mpq_arena_copy(s->ctx, s->arena, bits, s->n_unit);
     if (!copy)
         return MPQ_E_NOMEM;
     s->trial[s->n_trial++] = (struct mpq_searcher_trial){copy, loss};
@@ -103,20 +118,34 @@ static enum mpq_status add_trial(struct mpq_searcher *s, const uint8_t *bits, do
 static enum mpq_status score(struct mpq_searcher *s, const uint8_t *bits, double *out_loss)
 {
     const struct mpq_search_problem *p = s->problem;
+    double error;
     *out_loss = estimate(s, bits);
     if (p->score) {
         MPQ_TRY(mpq_step(s->ctx, "search", s->best.n_score, p->max_scores, s->best.loss));
-        MPQ_TRY(p->score(s->ctx, p->arg, bits, out_loss));
+        MPQ_TRY(p->score(s->ctx, p->arg, bits, s->sample_loss));
+        *out_loss = mpq_search_mean(s->sample_loss, NULL, p->n_sample, &error);
         s->best.n_score++;
     }
-    if (isnan(*out_loss))
+    if (!isfinite(*out_loss))
         *out_loss = INFINITY;
     return add_trial(s, bits, *out_loss);
 }
 
-enum mpq_status mpq_searcher_offer(struct mpq_searcher *s, const uint8_t *bits, double *out_loss,
-                                   bool *out_accepted)
+static bool is_better(const struct mpq_searcher *s, double loss, uint64_t bytes, bool surely)
 {
+    const struct mpq_search_problem *p = s->problem;
+    double error = 0;
+    if (!s->has_best)
+        return true;
+    if (surely && p->score && isfinite(s->best.loss))
+        mpq_search_mean(s->sample_loss, s->best.sample_loss, p->n_sample, &error);
+    return loss < s->best.loss - error || (loss == s->best.loss && bytes < s->best.cost[0]);
+}
+
+enum mpq_status mpq_searcher_offer(struct mpq_searcher *s, const uint8_t *bits, bool surely,
+                                   double *out_loss, bool *out_accepted)
+{
+    const struct mpq_search_problem *p = s->problem;
     *out_loss = NAN;
     *out_accepted = false;
     const struct mpq_searcher_trial *trial = find_trial(s, bits);
@@ -124,19 +153,20 @@ enum mpq_status mpq_searcher_offer(struct mpq_searcher *s, const uint8_t *bits, 
         *out_loss = trial->loss;
         return MPQ_OK;
     }
-    uint64_t bytes;
+    uint64_t cost[MPQ_N_COST] = {0};
     bool fits;
     if (mpq_searcher_is_exhausted(s))
         return MPQ_OK;
-    MPQ_TRY(mpq_searcher_measure(s, bits, &bytes, &fits));
+    MPQ_TRY(mpq_searcher_measure(s, bits, cost, &fits));
     if (!fits)
         return MPQ_OK;
     MPQ_TRY(score(s, bits, out_loss));
-    if (!s->has_best || *out_loss < s->best.loss ||
-        (*out_loss == s->best.loss && bytes < s->best.size_bytes)) {
-        memcpy(s->best.bits, bits, s->problem->n_layer);
+    if (is_better(s, *out_loss, cost[0], surely)) {
+        memcpy(s->best.bits, bits, s->n_unit);
+        memcpy(s->best.cost, cost, sizeof cost);
+        memcpy(s->best.sample_loss, s->sample_loss, p->n_sample * sizeof *s->sample_loss);
         s->best.loss = *out_loss;
-        s->best.size_bytes = bytes;
+        s->best.estimate = estimate(s, bits);
         *out_accepted = s->has_best = true;
     }
     return MPQ_OK;
@@ -144,42 +174,50 @@ enum mpq_status mpq_searcher_offer(struct mpq_searcher *s, const uint8_t *bits, 
 
 static enum mpq_status check(struct mpq_searcher *s)
 {
-    const struct mpq_search_problem *p = s->problem;
-    for (uint32_t l = 0; l < p->n_layer; l++) {
+    for (uint32_t u = 0; u < s->n_unit; u++) {
+        bool is_group = u >= s->problem->n_layer;
         bool has_width = false;
         for (uint32_t b = MPQ_MIN_BITS; b <= MPQ_MAX_BITS; b++)
-            has_width |= mpq_searcher_allows(s, l, b);
+            has_width |= mpq_searcher_allows(s, u, b);
         if (!has_width)
-            return mpq_fail(s->ctx, MPQ_E_NUMERIC, "layer %u has no width to choose from", l);
+            return mpq_fail(s->ctx, MPQ_E_NUMERIC, "%s %u has no width to choose from",
+                            is_group ? "group of activations" : "layer",
+                            is_group ? u - s->problem->n_layer : u);
     }
     return MPQ_OK;
 }
 
-/* Nothing fits: say what the smallest file takes. */
+/* Nothing fits: say what the least is of the first limit that cannot be kept by itself. */
 static enum mpq_status fail_infeasible(struct mpq_searcher *s)
 {
     const struct mpq_search_problem *p = s->problem;
-    uint8_t *bits = mpq_arena_alloc(s->ctx, s->arena, p->n_layer + 1, 1);
-    uint64_t bytes, bitops = 0;
-    bool fits;
+    uint8_t *bits = mpq_arena_alloc(s->ctx, s->arena, s->n_unit, 1);
+    char every[256] = "", percent[40] = "";
     if (!bits)
         return MPQ_E_NOMEM;
-    mpq_searcher_smallest(s, bits);
-    MPQ_TRY(mpq_searcher_measure(s, bits, &bytes, &fits));
-    if (p->layer_bitops)
-        bitops = mpq_cost_sum(p->n_layer, p->layer_bitops, bits);
-    if (bytes <= p->budget_bytes)
-        return mpq_fail(s->ctx, MPQ_E_INFEASIBLE,
-                        "no allocation needs as few as %" PRIu64
-                        " bit operations; the smallest file needs %" PRIu64,
-                        p->budget_bitops, bitops);
-    char percent[40] = "";
-    if (p->float_bytes)
-        snprintf(percent, sizeof percent, " (%.1f %% of the float file)",
-                 100 * (double)bytes / (double)p->float_bytes);
+    for (uint32_t c = 0; c < p->n_cost; c++) {
+        const struct mpq_cost *cost = &p->cost[c];
+        uint64_t exact[MPQ_N_COST], least;
+        bool fits;
+        size_t n = strlen(every);
+        if (cost->budget == MPQ_NO_LIMIT)
+            continue;
+        MPQ_TRY(mpq_knapsack_least(s, c, bits, &least));
+        MPQ_TRY(mpq_searcher_measure(s, bits, exact, &fits));
+        snprintf(every + n, sizeof every - n, "%s%s %.10g %s", n ? ", " : "", cost->name,
+                 (double)exact[c] * cost->shown, cost->unit);
+        if (c == 0 && p->float_bytes)
+            snprintf(percent, sizeof percent, " (%.1f %% of the float file)",
+                     100 * (double)exact[c] / (double)p->float_bytes);
+        if (exact[c] > cost->budget)
+            return mpq_fail(s->ctx, MPQ_E_INFEASIBLE,
+                            "no allocation fits %s of %.10g %s; the smallest needs %.10g %s%s",
+                            cost->name, (double)cost->budget * cost->shown, cost->unit,
+                            (double)exact[c] * cost->shown, cost->unit, c == 0 ? percent : "");
+    }
     return mpq_fail(s->ctx, MPQ_E_INFEASIBLE,
-                    "no allocation fits %" PRIu64 " bytes; the smallest needs %" PRIu64 " bytes%s",
-                    p->budget_bytes, bytes, percent);
+                    "no allocation keeps all limits at once; each by itself can be as small as: %s",
+                    every);
 }
 
 enum mpq_status mpq_search(struct mpq_ctx *ctx, struct mpq_arena *arena,
@@ -190,10 +228,16 @@ enum mpq_status mpq_search(struct mpq_ctx *ctx, struct mpq_arena *arena,
 #include "quantcore/search/search_list.inc"
 #undef MPQ_STRATEGY
     };
-    struct mpq_searcher s = {.ctx = ctx, .arena = arena, .problem = problem};
-    s.best = (struct mpq_search_result){.loss = NAN, .uniform_loss = NAN};
-    s.best.bits = mpq_arena_alloc(ctx, arena, problem->n_layer + 1, 1); /* never no byte */
-    if (!s.best.bits)
+    struct mpq_searcher s = {.ctx = ctx,
+                             .arena = arena,
+                             .problem = problem,
+                             .n_unit = problem->n_layer + problem->n_group};
+    size_t n_sample = problem->n_sample;
+    s.best = (struct mpq_search_result){.loss = NAN, .uniform_loss = NAN, .bound = -INFINITY};
+    s.best.bits = mpq_arena_alloc(ctx, arena, s.n_unit, 1);
+    s.best.sample_loss = mpq_arena_alloc(ctx, arena, n_sample, sizeof *s.best.sample_loss);
+    s.sample_loss = mpq_arena_alloc(ctx, arena, n_sample, sizeof *s.sample_loss);
+    if (!s.best.bits || !s.best.sample_loss || !s.sample_loss)
         return MPQ_E_NOMEM;
     MPQ_TRY(check(&s));
     for (size_t i = 0; i < MPQ_COUNT(strategies); i++)

@@ -1,11 +1,12 @@
 /* Bidirectional local search with real evaluations, after "Retraining-free model quantization via
  * one-shot weight-coupling learning" (Tang et al., CVPR 2024): from an allocation within the
- * budget, a layer goes one width down, one goes up, or both at once.
+ * limits, a layer or a group of activations goes one width down, one goes up, or both at once.
  *
  * Where we differ: the paper evaluates every move of a step and takes the best by a mix of loss and
  * BitOPs, on its way down to the budget. Here the budget is always kept, moves are looked at in the
- * order of their estimated loss, and the first that is better by evaluation is taken; so an
- * evaluation is spent only where the table promises something. */
+ * order of their estimated loss, and the first that is better by evaluation, by more than the
+ * standard error of the difference, is taken; so an evaluation is spent only where the table
+ * promises something, and noise on a few hundred samples is not followed. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -15,32 +16,17 @@
 enum { MAX_FAILURES = 24 };
 
 struct move {
-    double loss;       /* estimated change */
-    int64_t bytes;     /* change           */
-    uint32_t down, up; /* layers; n_layer: none */
+    double loss;       /* estimated change         */
+    int64_t bytes;     /* change                   */
+    uint32_t down, up; /* units; n_unit: none      */
 };
 
 struct neighbourhood {
     struct mpq_searcher *s;
-    uint8_t *from, *bits; /* [n_layer] where we are; a neighbour of it    */
-    struct move *single;  /* [2 * n_layer + 2] per layer: down, up; where it has no such width,
-                             down == up == n_layer                         */
-    struct move *move;    /* [n_move], room for all pairs                  */
+    uint8_t *from, *bits; /* [n_unit] where we are; a neighbour of it */
+    struct move *move;    /* [n_move], room for all pairs             */
     uint32_t n_move;
 };
-
-static struct move single_move(const struct neighbourhood *n, uint32_t l, int direction)
-{
-    uint32_t none = n->s->problem->n_layer, from = n->from[l];
-    uint32_t to = mpq_searcher_next(n->s, l, from, direction);
-    if (!to)
-        return (struct move){.down = none, .up = none};
-    return (struct move){.loss = mpq_searcher_loss(n->s, l, to) - mpq_searcher_loss(n->s, l, from),
-                         .bytes = (int64_t)mpq_searcher_bytes(n->s, l, to) -
-                                  (int64_t)mpq_searcher_bytes(n->s, l, from),
-                         .down = direction < 0 ? l : none,
-                         .up = direction > 0 ? l : none};
-}
 
 static int compare_moves(const void *a, const void *b)
 {
@@ -54,60 +40,83 @@ static int compare_moves(const void *a, const void *b)
     return (x->up > y->up) - (x->up < y->up);
 }
 
-static void add_move(struct neighbourhood *n, const struct move *move, int64_t room)
+/* n->bits: `from` with the move made. False where a unit has no such width. */
+static bool make_move(struct neighbourhood *n, uint32_t down, uint32_t up)
 {
-    if (move->bytes <= room)
-        n->move[n->n_move++] = *move;
+    uint32_t n_unit = n->s->n_unit;
+    memcpy(n->bits, n->from, n_unit);
+    if (down < n_unit)
+        n->bits[down] = (uint8_t)mpq_searcher_next(n->s, down, n->from[down], -1);
+    if (up < n_unit)
+        n->bits[up] = (uint8_t)mpq_searcher_next(n->s, up, n->from[up], 1);
+    return (down == n_unit || n->bits[down]) && (up == n_unit || n->bits[up]);
 }
 
-/* All moves that by the table keep the budget, most promising first. */
-static void list_moves(struct neighbourhood *n)
+/* What units `down` and `up` cost together as they are in `bits`, of which `from` is the rest. A
+ * group counts with its readers, so a layer that reads it counts as part of it. */
+static int64_t pair_cost(const struct neighbourhood *n, uint32_t cost, const uint8_t *bits,
+                         uint32_t down, uint32_t up)
 {
     const struct mpq_search_problem *p = n->s->problem;
-    int64_t room = (int64_t)p->budget_bytes - (int64_t)n->s->best.size_bytes;
+    uint32_t unit[2] = {down, up};
+    int64_t sum = 0;
+    for (int i = 0; i < 2; i++) {
+        uint32_t u = unit[i], other = unit[1 - i];
+        bool is_counted = u < p->n_layer && other >= p->n_layer && other < n->s->n_unit &&
+                          p->input_group[u] == other - p->n_layer;
+        if (u < n->s->n_unit && !is_counted)
+            sum += (int64_t)mpq_searcher_unit_cost(n->s, cost, bits, u, bits[u]);
+    }
+    return sum;
+}
+
+/* Add the move if by the table it keeps all limits. */
+static void add_move(struct neighbourhood *n, uint32_t down, uint32_t up)
+{
+    const struct mpq_search_problem *p = n->s->problem;
+    uint32_t unit[2] = {down, up};
+    struct move move = {.down = down, .up = up};
+    if (!make_move(n, down, up))
+        return;
+    for (uint32_t c = 0; c < p->n_cost; c++) {
+        int64_t change = pair_cost(n, c, n->bits, down, up) - pair_cost(n, c, n->from, down, up);
+        if (p->cost[c].budget != MPQ_NO_LIMIT &&
+            change > (int64_t)(p->cost[c].budget - n->s->best.cost[c]))
+            return;
+        if (c == 0)
+            move.bytes = change;
+    }
+    for (int i = 0; i < 2; i++)
+        if (unit[i] < n->s->n_unit)
+            move.loss += mpq_searcher_loss(n->s, unit[i], n->bits[unit[i]]) -
+                         mpq_searcher_loss(n->s, unit[i], n->from[unit[i]]);
+    n->move[n->n_move++] = move;
+}
+
+/* All moves that by the table keep the limits, most promising first. */
+static void list_moves(struct neighbourhood *n)
+{
+    uint32_t n_unit = n->s->n_unit;
     n->n_move = 0;
-    for (uint32_t l = 0; l < p->n_layer; l++) {
-        n->single[2 * l] = single_move(n, l, -1);
-        n->single[2 * l + 1] = single_move(n, l, 1);
-    }
-    for (uint32_t l = 0; l < p->n_layer; l++) {
-        const struct move *down = &n->single[2 * l];
-        if (n->single[2 * l + 1].up == l)
-            add_move(n, &n->single[2 * l + 1], room);
-        if (down->down != l)
-            continue;
-        add_move(n, down, room);
-        for (uint32_t k = 0; k < p->n_layer; k++) {
-            const struct move *up = &n->single[2 * k + 1];
-            if (k != l && up->up == k)
-                add_move(n, &(struct move){down->loss + up->loss, down->bytes + up->bytes, l, k},
-                         room);
-        }
-    }
+    for (uint32_t down = 0; down <= n_unit; down++)
+        for (uint32_t up = 0; up <= n_unit; up++)
+            if (down != up)
+                add_move(n, down, up);
     qsort(n->move, n->n_move, sizeof *n->move, compare_moves);
 }
 
-static void make_move(struct neighbourhood *n, const struct move *move)
-{
-    uint32_t n_layer = n->s->problem->n_layer;
-    memcpy(n->bits, n->from, n_layer);
-    if (move->down < n_layer)
-        n->bits[move->down] = (uint8_t)mpq_searcher_next(n->s, move->down, n->from[move->down], -1);
-    if (move->up < n_layer)
-        n->bits[move->up] = (uint8_t)mpq_searcher_next(n->s, move->up, n->from[move->up], 1);
-}
-
-/* One step; *out_moved false where no neighbour that was evaluated is better. */
+/* One step; *out_moved false where no neighbour that was evaluated is surely better. */
 static enum mpq_status step(struct neighbourhood *n, bool *out_moved)
 {
-    memcpy(n->from, n->s->best.bits, n->s->problem->n_layer);
+    memcpy(n->from, n->s->best.bits, n->s->n_unit);
     list_moves(n);
     int failures = 0;
     for (uint32_t i = 0; i < n->n_move && failures < MAX_FAILURES; i++) {
         double loss;
         uint32_t n_trial = n->s->n_trial;
-        make_move(n, &n->move[i]);
-        MPQ_TRY(mpq_searcher_offer(n->s, n->bits, &loss, out_moved));
+        if (!make_move(n, n->move[i].down, n->move[i].up))
+            continue;
+        MPQ_TRY(mpq_searcher_offer(n->s, n->bits, true, &loss, out_moved));
         if (*out_moved || mpq_searcher_is_exhausted(n->s))
             return MPQ_OK;
         failures += n->s->n_trial > n_trial;
@@ -117,17 +126,16 @@ static enum mpq_status step(struct neighbourhood *n, bool *out_moved)
 
 enum mpq_status mpq_search_greedy(struct mpq_searcher *s)
 {
-    size_t n_layer = s->problem->n_layer;
+    size_t n_unit = s->n_unit;
     struct neighbourhood n = {.s = s};
     if (!s->has_best)
         return MPQ_OK;
-    n.from = mpq_arena_alloc(s->ctx, s->arena, n_layer, 1);
-    n.bits = mpq_arena_alloc(s->ctx, s->arena, n_layer, 1);
-    n.single = mpq_arena_alloc(s->ctx, s->arena, 2 * n_layer, sizeof *n.single);
-    n.move = mpq_arena_alloc(s->ctx, s->arena, n_layer * (n_layer + 1), sizeof *n.move);
-    if (!n.from || !n.bits || !n.single || !n.move)
+    n.from = mpq_arena_alloc(s->ctx, s->arena, n_unit, 1);
+    n.bits = mpq_arena_alloc(s->ctx, s->arena, n_unit, 1);
+    n.move = mpq_arena_alloc(s->ctx, s->arena, (n_unit + 1) * (n_unit + 1), sizeof *n.move);
+    if (!n.from || !n.bits || !n.move)
         return MPQ_E_NOMEM;
-    bool has_moved = n_layer > 0;
+    bool has_moved = n_unit > 0;
     while (has_moved && !mpq_searcher_is_exhausted(s)) {
         has_moved = false;
         MPQ_TRY(step(&n, &has_moved));

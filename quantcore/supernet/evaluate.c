@@ -58,6 +58,21 @@ static double run(struct mpq_evaluator *e, uint32_t batch, mpq_node_id first)
     return mpq_network_loss(e->network, e->targets, row, n, 0) * n / (double)e->targets->n_sample;
 }
 
+enum mpq_status mpq_evaluate_samples(struct mpq_ctx *ctx, struct mpq_evaluator *e,
+                                     const uint8_t *bits, double *out_sample_loss)
+{
+    mpq_supernet_apply(e->net, e->network->exec, bits);
+    for (uint32_t b = 0; b < batch_count(e); b++) {
+        if (ctx->cancel && *ctx->cancel)
+            return mpq_fail(ctx, MPQ_E_CANCELLED, "interrupted during evaluation");
+        load(e, b);
+        mpq_exec_forward(e->network->exec, 0, e->network->graph->n_node);
+        mpq_network_sample_loss(e->network, e->targets, b * e->network->batch, batch_size(e, b),
+                                out_sample_loss + b * e->network->batch);
+    }
+    return MPQ_OK;
+}
+
 enum mpq_status mpq_evaluate(struct mpq_ctx *ctx, struct mpq_evaluator *e, const uint8_t *bits,
                              double *out_loss)
 {
@@ -104,4 +119,62 @@ enum mpq_status mpq_sensitivity(struct mpq_ctx *ctx, struct mpq_evaluator *e, do
         }
     }
     return MPQ_OK;
+}
+
+static bool is_fake_quant(const struct mpq_node *node)
+{
+    return node->op == mpq_op_find("onnx_mpq", "FakeQuant");
+}
+
+/* Losses of one batch, added to out. Groups are visited in the order in which their first nodes
+ * run, last first, so that what comes before is still there. */
+static void add_groups(struct mpq_evaluator *e, uint32_t batch, struct mpq_act_quant *act_quant,
+                       struct mpq_act_quant *const *by_width, const mpq_node_id *first,
+                       uint32_t n_group, double *out)
+{
+    const struct mpq_graph *graph = e->network->graph;
+    for (mpq_node_id n = graph->n_node; n-- > 0;) {
+        const struct mpq_act_quant *quant = graph->node[n].attrs;
+        if (!is_fake_quant(&graph->node[n]))
+            continue;
+        uint32_t g = (uint32_t)(quant - act_quant);
+        if (g >= n_group || first[g] != n)
+            continue;
+        struct mpq_act_quant old = act_quant[g];
+        for (int b = MPQ_MIN_BITS; b <= MPQ_MAX_BITS; b++) {
+            if (!by_width[b])
+                continue;
+            act_quant[g] = by_width[b][g];
+            out[g * MPQ_N_BITS + (uint32_t)b] += run(e, batch, n);
+        }
+        act_quant[g] = old;
+    }
+}
+
+enum mpq_status mpq_group_sensitivity(struct mpq_ctx *ctx, struct mpq_evaluator *e,
+                                      struct mpq_act_quant *act_quant,
+                                      struct mpq_act_quant *const *by_width, uint32_t n_group,
+                                      double *out)
+{
+    const struct mpq_graph *graph = e->network->graph;
+    const struct mpq_supernet *net = e->net;
+    struct mpq_arena *scratch = mpq_arena_create(ctx);
+    mpq_node_id *first = scratch ? mpq_arena_alloc(ctx, scratch, n_group, sizeof *first) : NULL;
+    enum mpq_status status = first ? MPQ_OK : MPQ_E_NOMEM;
+    for (mpq_node_id n = graph->n_node; first && n-- > 0;)
+        if (is_fake_quant(&graph->node[n]))
+            first[(const struct mpq_act_quant *)graph->node[n].attrs - act_quant] = n;
+    for (uint32_t i = 0; i < n_group * MPQ_N_BITS; i++)
+        out[i] = by_width[i % MPQ_N_BITS] ? 0 : NAN;
+    for (uint32_t l = 0; l < net->layers->n_layer; l++)
+        mpq_supernet_apply_layer(net, e->network->exec, l,
+                                 mpq_bits_highest(net->layer[l].candidates));
+    for (uint32_t batch = 0; batch < batch_count(e) && status == MPQ_OK; batch++) {
+        status = mpq_step(ctx, "activations", batch, batch_count(e), NAN);
+        load(e, batch);
+        mpq_exec_forward(e->network->exec, 0, graph->n_node);
+        add_groups(e, batch, act_quant, by_width, first, n_group, out);
+    }
+    mpq_arena_free(scratch);
+    return status;
 }

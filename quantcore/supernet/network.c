@@ -119,3 +119,18 @@ double mpq_network_loss(struct mpq_network *network, const struct mpq_targets *t
     }
     return sum;
 }
+
+void mpq_network_sample_loss(const struct mpq_network *network, const struct mpq_targets *targets,
+                             uint32_t first, uint32_t n, double *out_loss)
+{
+    memset(out_loss, 0, n * sizeof *out_loss);
+    for (uint32_t h = 0; h < network->loss.n_head; h++) {
+        const struct mpq_loss_head *head = &network->loss.head[h];
+        const mpq_real *y = mpq_exec_tensor(network->exec, head->value)->data;
+        const mpq_real *target = targets->target[h] + first * head->n_sample;
+        for (uint32_t i = 0; i < n; i++)
+            out_loss[i] +=
+                mpq_loss_head_value(head, y + i * head->n_sample, target + i * head->n_sample, 1,
+                                    targets->variance[h], NULL);
+    }
+}

@@ -52,4 +52,8 @@ enum mpq_status mpq_targets_create(struct mpq_ctx *ctx, struct mpq_arena *arena,
 double mpq_network_loss(struct mpq_network *network, const struct mpq_targets *targets,
                         const uint32_t *row, uint32_t n, double gradient_scale);
 
+/* The loss of each of the n samples by itself: row i answers for targets first + i. */
+void mpq_network_sample_loss(const struct mpq_network *network, const struct mpq_targets *targets,
+                             uint32_t first, uint32_t n, double *out_loss);
+
 #endif

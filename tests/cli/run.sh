@@ -159,6 +159,55 @@ expect 3 'were not made for --target tensorrt' convert good.onnx -o out/c.onnx -
 expect 3 'they were made for another --target' convert good.onnx -o out/c.onnx --data good.npz \
     --effort none --size 100% --bits 4 -q --checkpoint out/tuned.npz --target qnn
 
+# ---- limits and layers picked ----
+convert_again()
+{
+    code=$1
+    text=$2
+    shift 2
+    expect "$code" "$text" convert good.onnx -o out/a.onnx --data good.npz --effort none --overwrite \
+        "$@"
+}
+printf 'node,weight_bits,seconds\n"conv",8,0.002\n"conv",4,0.001\n"y",8,0.001\n' >latency.csv
+printf 'node,weight_bits,seconds\n"conv",8,0.002\n' >short.csv
+printf 'node,weight_bits,seconds\n"conv",9,0.002\n' >wide.csv
+printf 'node,weight_bits,seconds\n"other",8,0.002\n' >other.csv
+printf 'node,seconds\n"conv",8\n' >column.csv
+convert_again 0 'average width ' --avg-bits 4
+convert_again 0 'BitOPs ' --bitops W4A4 --act-bits 4,8
+convert_again 0 'BitOPs ' --bitops 50%
+convert_again 0 'latency 2 of 2.5 ms' --latency latency.csv --max-latency 2.5ms
+convert_again 0 'binds' --bitops 60% --avg-bits 5 --size 90%
+grep -q '^"binding_limits",' out/a.summary.csv || complain "does not say which limit binds"
+convert_again 0 'file bytes' --size 90% --exclude 'Gemm'
+grep -q '^"y"' out/a.csv && complain "quantized an excluded layer"
+convert_again 0 'file bytes' --size 90% --lock 'c.*=5'
+grep -q '^"conv","Conv",[0-9]*,[0-9]*,5,.*"lock"$' out/a.csv || complain "did not lock the layer"
+rm -f out/*
+refuse_convert 4 'no allocation fits BitOPs' good.onnx --data good.npz --bitops 10
+refuse_convert 4 'no allocation fits latency of 1.5 ms; the smallest needs 2 ms' good.onnx \
+    --data good.npz --latency latency.csv --max-latency 1.5ms
+refuse_convert 4 'no allocation fits average width' good.onnx --data good.npz --avg-bits 3 \
+    --lock '.*=4'
+refuse_convert 1 "no row of the layer 'y'" good.onnx --data good.npz --latency short.csv \
+    --max-latency 1s
+refuse_convert 1 "row 2: weight_bits is '9'" good.onnx --data good.npz --latency wide.csv \
+    --max-latency 1s
+refuse_convert 1 "no layer is named 'other'" good.onnx --data good.npz --latency other.csv \
+    --max-latency 1s
+refuse_convert 1 "no column 'weight_bits'" good.onnx --data good.npz --latency column.csv \
+    --max-latency 1s
+refuse_convert 2 'go together' good.onnx --data good.npz --max-latency 1s
+refuse_convert 2 'is not a time' good.onnx --data good.npz --max-latency 1
+refuse_convert 2 'is not a number of BitOPs' good.onnx --data good.npz --bitops W9A4
+refuse_convert 2 'is not a number from 2 to 8' good.onnx --data good.npz --avg-bits 9
+refuse_convert 2 "'nothing' matches no layer" good.onnx --data good.npz --exclude nothing
+refuse_convert 2 'is no regular expression' good.onnx --data good.npz --exclude '(conv'
+refuse_convert 3 'all layers are excluded' good.onnx --data good.npz --exclude '.*'
+refuse_convert 2 'is not PATTERN=BITS' good.onnx --data good.npz --lock conv
+refuse_convert 2 '7 is not one of the widths' good.onnx --data good.npz --lock conv=7
+expect 0 'file bytes' convert good.onnx -o out/a.onnx --data good.npz --effort none --size 90%
+
 # ---- interruption: one signal ends it at the next step, with nothing written; until then its idle
 # threads sleep, though nobody has asked for it ----
 arguments='convert, interrupted'

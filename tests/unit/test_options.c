@@ -239,6 +239,33 @@ static void echo(void **state)
     assert_true(found);
 }
 
+static void limits(void **state)
+{
+    struct fixture *f = *state;
+    const struct mpq_options *o = &f->options;
+    CHECK_OK(&f->ctx, parse(f, MPQ_COMMAND_CONVERT, "a.onnx --avg-bits 3.5 --bitops 1.5G"));
+    CHECK_NEAR(o->avg_bits, 3.5, 0, 0);
+    CHECK_NEAR(o->bitops.number, 1.5e9, 0, 0);
+    assert_true(o->size.share == 0 && o->size.bytes == 0); /* another limit replaces the default */
+    CHECK_OK(&f->ctx, parse(f, MPQ_COMMAND_CONVERT, "a.onnx --bitops 25% --size 10%"));
+    CHECK_NEAR(o->bitops.share, 0.25, 1e-15, 0);
+    CHECK_NEAR(o->size.share, 0.1, 1e-15, 0);
+    CHECK_OK(&f->ctx, parse(f, MPQ_COMMAND_CONVERT, "a.onnx --bitops W4A6"));
+    assert_int_equal(o->bitops.weight_bits, 4);
+    assert_int_equal(o->bitops.activation_bits, 6);
+    CHECK_OK(&f->ctx, parse(f, MPQ_COMMAND_CONVERT, "a.onnx --latency t.csv --max-latency 800us"));
+    CHECK_NEAR(o->max_latency, 8e-4, 1e-15, 0);
+    static const char *const bad[] = {"--bitops 0",      "--bitops W1A4",    "--bitops W4A4x",
+                                      "--bitops 3Q",     "--bitops -1",      "--avg-bits 1.5",
+                                      "--max-latency 3", "--max-latency 0s", "--act-bits 1,4",
+                                      "--latency t.csv"};
+    for (size_t i = 0; i < MPQ_COUNT(bad); i++) {
+        char line[64];
+        snprintf(line, sizeof line, "a.onnx %s", bad[i]);
+        CHECK_FAILS(&f->ctx, parse(f, MPQ_COMMAND_CONVERT, line), MPQ_E_USAGE, "--");
+    }
+}
+
 int main(void)
 {
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, set_up, tear_down)
@@ -252,6 +279,7 @@ int main(void)
         TEST(help_comes_first),
         TEST(help_fits_the_screen),
         TEST(echo),
+        TEST(limits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -43,7 +43,9 @@ static const struct mpq_report_layer layer[] = {
      1728,
      280,
      {NONE, NONE, 0.5, 0.1 + 0.2, 1e-7, 0, NONE, NONE, 0},
-     31.25},
+     31.25,
+     {0, 0, 108, 162, 216, 270, 0, 0, 432},
+     "search"},
     {"fc",
      "Gemm",
      640,
@@ -53,11 +55,16 @@ static const struct mpq_report_layer layer[] = {
      2560,
      640,
      {NONE, NONE, NONE, NONE, NONE, NONE, NONE, NONE, 1234567891234.0},
-     NONE},
+     NONE,
+     {0, 0, 0, 0, 0, 0, 0, 0, 640},
+     "lock"},
 };
 
 static const struct mpq_report_stage stage[] = {{"calibrate", 1.5, 4096}, {"search", 0.25, 0}};
 static const struct mpq_report_fact fact[] = {{"size", "15%"}, {"--x", "a,b\nc"}};
+
+static const struct mpq_report_limit limit[] = {{"file size", "bytes", 1000, 990, 0.125},
+                                                {"BitOPs", "G", 2.5, 1.5, 0}};
 
 static const struct mpq_report report = {
     .model = "a.onnx",
@@ -68,7 +75,12 @@ static const struct mpq_report report = {
     .stage = stage,
     .n_fact = 2,
     .fact = fact,
-    .budget_bytes = 1000,
+    .n_limit = 2,
+    .limit = limit,
+    .loss = 0.25,
+    .loss_error = 0.03125,
+    .estimate = 1,
+    .bound = 0.5,
     .float_bytes = 5000,
     .quantized_bytes = 990,
     .average_weight_bits = 6.25,
@@ -90,13 +102,20 @@ static const struct mpq_report report = {
 static const char layers_text[] =
     "node,operator,parameters,macs,weight_bits,activation_bits,float_bytes,quantized_bytes,"
     "sensitivity_2,sensitivity_3,sensitivity_4,sensitivity_5,sensitivity_6,sensitivity_7,"
-    "sensitivity_8,sqnr_db\n"
-    "\"conv,\"\"1\"\"\",\"Conv\",432,442368,4,8,1728,280,0.5,0.3,1e-07,0,,,0,31.25\n"
-    "\"fc\",\"Gemm\",640,640,8,8,2560,640,,,,,,,1.23456789e+12,\n";
+    "sensitivity_8,sqnr_db,bytes_2,bytes_3,bytes_4,bytes_5,bytes_6,bytes_7,bytes_8,chosen_by\n"
+    "\"conv,\"\"1\"\"\",\"Conv\",432,442368,4,8,1728,280,0.5,0.3,1e-07,0,,,0,31.25,108,162,"
+    "216,270,,,432,\"search\"\n"
+    "\"fc\",\"Gemm\",640,640,8,8,2560,640,,,,,,,1.23456789e+12,,,,,,,,640,\"lock\"\n";
 
 static const char summary_text[] =
-    "key,value\n\"model\",\"a.onnx\"\n\"output\",\"a.mpq.onnx\"\n\"budget_bytes\",1000\n"
+    "key,value\n\"model\",\"a.onnx\"\n\"output\",\"a.mpq.onnx\"\n"
+    "\"limit_file_size_budget\",1000\n\"limit_file_size_used\",990\n"
+    "\"limit_file_size_price\",0.125\n\"limit_BitOPs_budget\",2.5\n"
+    "\"limit_BitOPs_used\",1.5\n\"limit_BitOPs_price\",0\n"
+    "\"binding_limits\",\"file size\"\n"
     "\"float_bytes\",5000\n\"quantized_bytes\",990\n\"average_weight_bits\",6.25\n"
+    "\"decide_loss\",0.25\n\"decide_loss_error\",0.03125\n\"estimated_increase\",1\n"
+    "\"estimated_increase_bound\",0.5\n\"bound_is_reached\",\"no\"\n"
     "\"bitops\",10000000000000000000\n\"eval_samples\",200\n\"metric\",\"top1\"\n"
     "\"metric_float\",0.915\n\"metric_quantized\",0.91\n\"drop\",0.005\n\"drop_low\",-0.01\n"
     "\"drop_high\",0.02\n\"agreement\",0.985\n\"kl\",\n\"sqnr_db\",30\n"

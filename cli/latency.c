@@ -1,0 +1,123 @@
+#include "cli/latency.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "calibration/csv.h"
+
+enum { NODE, WEIGHT_BITS, SECONDS, ACTIVATION_BITS, N_COLUMN };
+static const char *const column_name[N_COLUMN] = {"node", "weight_bits", "seconds",
+                                                  "activation_bits"};
+
+struct table {
+    struct mpq_ctx *ctx;
+    const char *path;
+    struct mpq_csv csv;
+    uint32_t column[N_COLUMN]; /* UINT32_MAX: not there */
+    const struct mpq_layer_table *layers;
+    double *seconds; /* NaN: no row */
+};
+
+static double *entry(const struct table *t, uint32_t l, uint32_t b, uint32_t a)
+{
+    return &t->seconds[((size_t)l * MPQ_N_BITS + b) * MPQ_N_BITS + a];
+}
+
+static enum mpq_status find_columns(struct table *t)
+{
+    for (int i = 0; i < N_COLUMN; i++) {
+        t->column[i] = UINT32_MAX;
+        for (uint32_t c = 0; t->csv.n_row && c < mpq_csv_columns(&t->csv, 0); c++)
+            if (strcmp(mpq_csv_field(&t->csv, 0, c), column_name[i]) == 0)
+                t->column[i] = c;
+        if (t->column[i] == UINT32_MAX && i != ACTIVATION_BITS)
+            return mpq_fail(t->ctx, MPQ_E_FORMAT, "%s: the header has no column '%s'", t->path,
+                            column_name[i]);
+    }
+    return MPQ_OK;
+}
+
+static enum mpq_status read_number(const struct table *t, uint32_t row, int column, double low,
+                                   double high, double *out)
+{
+    const char *text = mpq_csv_field(&t->csv, row, t->column[column]);
+    char *end = NULL;
+    *out = text ? strtod(text, &end) : 0;
+    if (!text || end == text || *end || !(*out >= low && *out <= high))
+        return mpq_fail(t->ctx, MPQ_E_FORMAT, "%s: row %u: %s is '%s', not a number from %g to %g",
+                        t->path, row + 1, column_name[column], text ? text : "", low, high);
+    return MPQ_OK;
+}
+
+static enum mpq_status read_row(const struct table *t, uint32_t row)
+{
+    const char *name = mpq_csv_field(&t->csv, row, t->column[NODE]);
+    uint32_t l = 0;
+    bool has_act = t->column[ACTIVATION_BITS] != UINT32_MAX;
+    double bits, seconds, act = 0;
+    while (l < t->layers->n_layer && name && strcmp(t->layers->layer[l].name, name) != 0)
+        l++;
+    if (!name || l == t->layers->n_layer)
+        return mpq_fail(t->ctx, MPQ_E_FORMAT, "%s: row %u: no layer is named '%s'", t->path,
+                        row + 1, name ? name : "");
+    MPQ_TRY(read_number(t, row, WEIGHT_BITS, MPQ_MIN_BITS, MPQ_MAX_BITS, &bits));
+    MPQ_TRY(read_number(t, row, SECONDS, 0, 1e5, &seconds));
+    if (has_act)
+        MPQ_TRY(read_number(t, row, ACTIVATION_BITS, MPQ_MIN_BITS, MPQ_MAX_BITS, &act));
+    for (uint32_t a = MPQ_MIN_BITS; a <= MPQ_MAX_BITS; a++)
+        if (!has_act || a == (uint32_t)act)
+            *entry(t, l, (uint32_t)bits, a) = seconds;
+    return MPQ_OK;
+}
+
+/* The first number of from[0], from[stride], ... at or above width b, else below; or NaN. */
+static double nearest(const double *from, size_t stride, uint32_t b)
+{
+    for (uint32_t i = b; i <= MPQ_MAX_BITS; i++)
+        if (!isnan(from[i * stride]))
+            return from[i * stride];
+    for (uint32_t i = b; i >= MPQ_MIN_BITS; i--)
+        if (!isnan(from[i * stride]))
+            return from[i * stride];
+    return (double)NAN;
+}
+
+/* Along the widths of activations, then of weights. */
+static void fill_gaps(const struct table *t, uint32_t l)
+{
+    double *all = entry(t, l, 0, 0), filled[MPQ_N_BITS * MPQ_N_BITS] = {0};
+    for (uint32_t b = MPQ_MIN_BITS; b <= MPQ_MAX_BITS; b++)
+        for (uint32_t a = MPQ_MIN_BITS; a <= MPQ_MAX_BITS; a++)
+            filled[b * MPQ_N_BITS + a] = nearest(&all[(size_t)b * MPQ_N_BITS], 1, a);
+    memset(all, 0, sizeof filled);
+    for (uint32_t a = MPQ_MIN_BITS; a <= MPQ_MAX_BITS; a++)
+        for (uint32_t b = MPQ_MIN_BITS; b <= MPQ_MAX_BITS; b++)
+            all[b * MPQ_N_BITS + a] = nearest(&filled[a], MPQ_N_BITS, b);
+    for (uint32_t b = MPQ_MIN_BITS; b <= MPQ_MAX_BITS; b++)
+        all[(size_t)b * MPQ_N_BITS] = all[b * MPQ_N_BITS + MPQ_MAX_BITS];
+}
+
+enum mpq_status mpq_latency_read(struct mpq_ctx *ctx, struct mpq_arena *arena, const char *path,
+                                 const struct mpq_layer_table *layers, double **out_seconds)
+{
+    struct table t = {.ctx = ctx, .path = path, .layers = layers};
+    size_t n = (size_t)layers->n_layer * MPQ_N_BITS * MPQ_N_BITS;
+    t.seconds = mpq_arena_alloc(ctx, arena, n, sizeof *t.seconds);
+    if (!t.seconds)
+        return MPQ_E_NOMEM;
+    for (size_t i = 0; i < n; i++)
+        t.seconds[i] = (double)NAN;
+    MPQ_TRY(mpq_csv_read(ctx, arena, path, &t.csv));
+    MPQ_TRY(find_columns(&t));
+    for (uint32_t row = 1; row < t.csv.n_row; row++)
+        MPQ_TRY(read_row(&t, row));
+    for (uint32_t l = 0; l < layers->n_layer; l++) {
+        fill_gaps(&t, l);
+        if (isnan(*entry(&t, l, MPQ_MAX_BITS, MPQ_MAX_BITS)))
+            return mpq_fail(ctx, MPQ_E_FORMAT, "%s: has no row of the layer '%s'", path,
+                            layers->layer[l].name);
+    }
+    *out_seconds = t.seconds;
+    return MPQ_OK;
+}
