@@ -180,6 +180,10 @@ enum mpq_status mpq_pipeline_calibrate(struct mpq_ctx *ctx, struct mpq_pipeline 
     MPQ_TRY(alloc_activations(ctx, p));
     const char *path = p->options->checkpoint;
     p->is_resumed = path && !p->options->overwrite && mpq_file_exists(path);
+    if (p->is_resumed && p->n_act)
+        return mpq_fail(ctx, MPQ_E_UNSUPPORTED,
+                        "%s: a checkpoint holds one width of activations, --act-bits asks for more",
+                        path);
     if (p->is_resumed) {
         struct mpq_checkpoint checkpoint = checkpoint_of(p, NULL);
         return mpq_checkpoint_load(ctx, p->arena, &checkpoint, &p->layers, path);
