@@ -25,6 +25,13 @@
 #define MPQ_MULTIVERSION
 #endif
 
+/* Before a loop whose iterations are independent, though arrays may be the same: in place. */
+#if defined(__GNUC__) && !defined(__clang__)
+#define MPQ_IN_PLACE _Pragma("GCC ivdep")
+#else
+#define MPQ_IN_PLACE
+#endif
+
 #ifdef __GNUC__
 #define MPQ_INLINE static inline __attribute__((always_inline))
 #else

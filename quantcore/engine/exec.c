@@ -11,9 +11,10 @@ struct step {
     struct mpq_tensor **y;
     const mpq_real **dy;
     mpq_real **dx;
-    uint32_t *fresh; /* values whose gradient memory this node's backward is the first to touch */
-    uint32_t n_fresh;
+    bool *fresh; /* [n_in] whose gradient this node's backward is the first to touch */
     bool runs_backward;
+    bool calls_hook;  /* of backward, for output 0 */
+    bool hooks_alone; /* nothing but the hook touches the gradient of output 0 */
 };
 
 struct mpq_exec {
@@ -23,7 +24,9 @@ struct mpq_exec {
     void **own;                 /* [n_value] memory of computed values and inputs */
     mpq_real **grad;            /* [n_value] */
     bool *is_anchored;          /* [n_value] gradient seeded or wanted: cleared by zero_grad */
-    struct step *step;          /* [n_node]  */
+    mpq_exec_hook *hook;
+    void *hook_arg;
+    struct step *step; /* [n_node]  */
     void *workspace;
     size_t bytes;
 };
@@ -139,12 +142,13 @@ static enum mpq_status mark_flow(struct mpq_ctx *ctx, const struct mpq_exec *exe
 }
 
 /* reached[v]: the gradient of v will be non-zero, because v is seeded or a reader's output is. */
-static void mark_reached(const struct mpq_exec *exec, const bool *seed, const bool *flows,
-                         bool *reached)
+static void mark_reached(const struct mpq_exec *exec, const struct mpq_exec_options *options,
+                         const bool *flows, bool *reached)
 {
     const struct mpq_graph *graph = exec->graph;
     for (uint32_t v = 0; v < graph->n_value; v++)
-        reached[v] = seed && seed[v] && flows[v];
+        reached[v] = flows[v] && ((options->seed && options->seed[v]) ||
+                                  (options->hooked && options->hooked[v]));
     for (uint32_t i = 0; i < graph->n_output; i++)
         reached[graph->output[i]] = flows[graph->output[i]];
     for (uint32_t n = graph->n_node; n-- > 0;) {
@@ -161,54 +165,111 @@ static void mark_reached(const struct mpq_exec *exec, const bool *seed, const bo
     }
 }
 
-/* Backward step of node n is n_node-1-n. The gradient of an anchored value lives throughout, any
- * other from the backward step of its last reader to that of its producer. */
+/* Gradients being placed: backward step of node n is n_node-1-n. The gradient of an anchored value
+ * lives throughout, any other from the backward step of its last reader to that of its producer. */
+struct gradients {
+    struct mpq_exec *exec;
+    struct mpq_plan_buffer *buffer; /* [n_buffer] */
+    uint32_t n_buffer;
+    uint32_t *buffer_of; /* [n_value] n_value: none yet */
+    const bool *reached;
+};
+
+static bool is_placed(const struct gradients *g, mpq_value_id v)
+{
+    return g->buffer_of[v] < g->exec->graph->n_value;
+}
+
+static void place(struct gradients *g, mpq_value_id v, uint32_t first, uint32_t last)
+{
+    g->buffer_of[v] = g->n_buffer;
+    g->buffer[g->n_buffer++] =
+        (struct mpq_plan_buffer){mpq_tensor_bytes(&g->exec->tensor[v]), first, last, 0};
+}
+
+/* Whether the gradient of a fresh input 0 can take the memory of the output's, which ends here. */
+static bool can_share(const struct gradients *g, const struct mpq_node *node)
+{
+    const struct mpq_exec *exec = g->exec;
+    mpq_value_id x = node->in[0], y = node->out[0];
+    return node->op->in_place_dx && is_placed(g, y) && !exec->is_anchored[y] &&
+           mpq_tensor_bytes(&exec->tensor[x]) == mpq_tensor_bytes(&exec->tensor[y]);
+}
+
+static uint32_t step_of_producer(const struct mpq_graph *graph, mpq_value_id v)
+{
+    return graph->n_node - 1 - graph->value[v].producer;
+}
+
+/* Inputs of node n whose gradients begin here. One that the node reads twice is cleared first. */
+static void place_inputs(struct gradients *g, mpq_node_id n)
+{
+    const struct mpq_graph *graph = g->exec->graph;
+    const struct mpq_node *node = &graph->node[n];
+    struct step *step = &g->exec->step[n];
+    for (uint32_t i = 0; i < node->n_in; i++) {
+        mpq_value_id v = node->in[i];
+        if (v == MPQ_NO_VALUE || !g->reached[v] || is_placed(g, v))
+            continue;
+        step->fresh[i] = true;
+        if (i == 0 && can_share(g, node)) {
+            g->buffer_of[v] = g->buffer_of[node->out[0]];
+            g->buffer[g->buffer_of[v]].last = step_of_producer(graph, v);
+        } else
+            place(g, v, graph->n_node - 1 - n, step_of_producer(graph, v));
+    }
+}
+
+/* The hook is called where the producer's backward runs, when all readers have added theirs. */
+static void place_hook(struct gradients *g, const struct mpq_exec_options *options, mpq_node_id n)
+{
+    const struct mpq_graph *graph = g->exec->graph;
+    struct step *step = &g->exec->step[n];
+    mpq_value_id y = graph->node[n].out[0];
+    if (y == MPQ_NO_VALUE || !options->hooked || !options->hooked[y] || !g->reached[y])
+        return;
+    step->calls_hook = true;
+    step->hooks_alone = !is_placed(g, y);
+    if (step->hooks_alone)
+        place(g, y, graph->n_node - 1 - n, graph->n_node - 1 - n);
+}
+
 static enum mpq_status place_gradients(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                        struct mpq_arena *scratch, struct mpq_exec *exec,
-                                       const bool *reached)
+                                       const struct mpq_exec_options *options, const bool *reached)
 {
     const struct mpq_graph *graph = exec->graph;
-    struct mpq_plan_buffer *buffer = mpq_arena_alloc(ctx, scratch, graph->n_value, sizeof *buffer);
-    mpq_value_id *owner = mpq_arena_alloc(ctx, scratch, graph->n_value, sizeof *owner);
-    bool *placed = mpq_arena_alloc(ctx, scratch, graph->n_value, sizeof *placed);
-    if (!buffer || !owner || !placed)
+    struct gradients g = {.exec = exec,
+                          .buffer = mpq_arena_alloc(ctx, scratch, graph->n_value, sizeof *g.buffer),
+                          .buffer_of =
+                              mpq_arena_alloc(ctx, scratch, graph->n_value, sizeof *g.buffer_of),
+                          .reached = reached};
+    if (!g.buffer || !g.buffer_of)
         return MPQ_E_NOMEM;
-    uint32_t n_buffer = 0;
     for (uint32_t v = 0; v < graph->n_value; v++)
-        if (reached[v] && exec->is_anchored[v]) {
-            placed[v] = true;
-            owner[n_buffer] = v;
-            buffer[n_buffer++] =
-                (struct mpq_plan_buffer){mpq_tensor_bytes(&exec->tensor[v]), 0, graph->n_node, 0};
-        }
+        g.buffer_of[v] = graph->n_value;
+    for (uint32_t v = 0; v < graph->n_value; v++)
+        if (reached[v] && exec->is_anchored[v])
+            place(&g, v, 0, graph->n_node);
     for (uint32_t n = graph->n_node; n-- > 0;) {
-        struct step *step = &exec->step[n];
-        const struct mpq_node *node = &graph->node[n];
-        if (!step->runs_backward)
+        if (!exec->step[n].runs_backward)
             continue;
-        step->fresh = mpq_arena_alloc(ctx, arena, node->n_in, sizeof *step->fresh);
-        if (!step->fresh)
+        exec->step[n].fresh =
+            mpq_arena_alloc(ctx, arena, graph->node[n].n_in, sizeof *exec->step[n].fresh);
+        if (!exec->step[n].fresh)
             return MPQ_E_NOMEM;
-        for (uint32_t i = 0; i < node->n_in; i++) {
-            mpq_value_id v = node->in[i];
-            if (v == MPQ_NO_VALUE || !reached[v] || placed[v])
-                continue;
-            placed[v] = true;
-            step->fresh[step->n_fresh++] = v;
-            owner[n_buffer] = v;
-            buffer[n_buffer++] =
-                (struct mpq_plan_buffer){mpq_tensor_bytes(&exec->tensor[v]), graph->n_node - 1 - n,
-                                         graph->n_node - 1 - graph->value[v].producer, 0};
-        }
+        place_hook(&g, options, n);
+        place_inputs(&g, n);
     }
     size_t total;
-    MPQ_TRY(mpq_plan_place(ctx, scratch, buffer, n_buffer, &total));
+    MPQ_TRY(mpq_plan_place(ctx, scratch, g.buffer, g.n_buffer, &total));
     char *block = mpq_arena_alloc(ctx, arena, total, 1);
     if (!block)
         return MPQ_E_NOMEM;
     exec->bytes += total;
-    for (uint32_t b = 0; b < n_buffer; b++)
-        exec->grad[owner[b]] = (mpq_real *)(void *)(block + buffer[b].offset);
+    for (uint32_t v = 0; v < graph->n_value; v++)
+        if (is_placed(&g, v))
+            exec->grad[v] = (mpq_real *)(void *)(block + g.buffer[g.buffer_of[v]].offset);
     return MPQ_OK;
 }
 
@@ -247,6 +308,8 @@ static enum mpq_status create(struct mpq_ctx *ctx, struct mpq_arena *arena,
     bool *reached = mpq_arena_alloc(ctx, scratch, graph->n_value, sizeof *reached);
     if (!flows || !reached)
         return MPQ_E_NOMEM;
+    exec->hook = options->hook;
+    exec->hook_arg = options->hook_arg;
     MPQ_TRY(place_activations(ctx, arena, scratch, exec, options));
     if (options->want_grad) {
         for (uint32_t v = 0; v < graph->n_value; v++)
@@ -254,8 +317,8 @@ static enum mpq_status create(struct mpq_ctx *ctx, struct mpq_arena *arena,
         for (uint32_t i = 0; i < graph->n_output; i++)
             exec->is_anchored[graph->output[i]] = true;
         MPQ_TRY(mark_flow(ctx, exec, options->want_grad, flows));
-        mark_reached(exec, options->seed, flows, reached);
-        MPQ_TRY(place_gradients(ctx, arena, scratch, exec, reached));
+        mark_reached(exec, options, flows, reached);
+        MPQ_TRY(place_gradients(ctx, arena, scratch, exec, options, reached));
     }
     size_t workspace = 0;
     for (uint32_t n = 0; n < graph->n_node; n++) {
@@ -337,7 +400,9 @@ void mpq_exec_zero_grad(struct mpq_exec *exec)
 
 mpq_real *mpq_exec_grad(struct mpq_exec *exec, mpq_value_id value)
 {
-    return exec->is_anchored[value] ? exec->grad[value] : NULL;
+    mpq_node_id n = exec->graph->value[value].producer;
+    bool is_hooked = n != MPQ_NO_NODE && exec->step[n].calls_hook;
+    return exec->is_anchored[value] || is_hooked ? exec->grad[value] : NULL;
 }
 
 void mpq_exec_backward(struct mpq_exec *exec)
@@ -347,14 +412,21 @@ void mpq_exec_backward(struct mpq_exec *exec)
         const struct step *step = &exec->step[n];
         if (!step->runs_backward)
             continue;
-        for (uint32_t i = 0; i < step->n_fresh; i++)
-            clear_grad(exec, step->fresh[i]);
-        node->op->backward(&(struct mpq_kernel_args){.node = node,
-                                                     .x = step->x,
-                                                     .y = step->y,
-                                                     .dy = step->dy,
-                                                     .dx = step->dx,
-                                                     .workspace = exec->workspace});
+        for (uint32_t i = 0; i < node->n_in && !node->op->sets_dx; i++)
+            if (step->fresh[i])
+                clear_grad(exec, node->in[i]);
+        if (step->hooks_alone)
+            clear_grad(exec, node->out[0]);
+        if (step->calls_hook)
+            exec->hook(exec->hook_arg, node->out[0]);
+        node->op->backward(
+            &(struct mpq_kernel_args){.node = node,
+                                      .x = step->x,
+                                      .y = step->y,
+                                      .dy = step->dy,
+                                      .dx = step->dx,
+                                      .dx_is_fresh = node->op->sets_dx ? step->fresh : NULL,
+                                      .workspace = exec->workspace});
     }
 }
 

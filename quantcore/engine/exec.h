@@ -12,6 +12,9 @@
 
 struct mpq_exec;
 
+/* Adds to the gradient of a value that is complete otherwise: mpq_exec_grad(exec, value). */
+typedef void mpq_exec_hook(void *arg, mpq_value_id value);
+
 struct mpq_exec_options {
     const bool *keep;      /* [n_value] values whose data must outlive the forward pass besides the
                               outputs; NULL: none. Others share memory.                           */
@@ -20,6 +23,10 @@ struct mpq_exec_options {
                               biases, inputs); NULL: forward only. Implies keep_all.              */
     const bool *seed;      /* [n_value] values whose gradient the caller seeds besides the outputs;
                               NULL: none                                                          */
+    const bool *hooked;    /* [n_value] computed values for which backward calls `hook` (each the
+                              first output of its node); NULL: none. Takes less memory than seeds */
+    mpq_exec_hook *hook;
+    void *hook_arg;
 };
 
 /* graph and the arrays of the binding must outlive the exec, which lives in `arena`. UNSUPPORTED

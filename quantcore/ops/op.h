@@ -15,6 +15,8 @@ struct mpq_kernel_args {
                                           forward wrote                                           */
     const mpq_real *const *dy;         /* backward: [n_out], NULL: this output has no gradient    */
     mpq_real *const *dx;               /* backward: [n_in], added to; NULL: not wanted            */
+    const bool *dx_is_fresh;           /* [n_in] dx[i] holds nothing yet: it is written, not added
+                                          to. NULL, as for rows without sets_dx: none is          */
     void *workspace;                   /* op->workspace bytes, 64-byte aligned, content undefined */
 };
 
@@ -41,6 +43,10 @@ struct mpq_op {
     /* Bytes of scratch memory for forward, and for backward too where `training`. NULL: none. */
     size_t (*workspace)(const struct mpq_node *node, const struct mpq_tensor *const *x,
                         struct mpq_tensor *const *y, bool training);
+
+    bool sets_dx; /* backward heeds dx_is_fresh, for its first output's gradient present       */
+    bool in_place_dx; /* dx[0], where fresh and of dy[0]'s size, may share its memory: element i of
+                         it depends on element i of dy[0], which nothing looks at afterwards */
 
     void (*forward)(const struct mpq_kernel_args *args);
     void (*backward)(const struct mpq_kernel_args *args); /* NULL: no gradient passes */

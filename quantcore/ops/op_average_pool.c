@@ -1,5 +1,8 @@
 /* AveragePool over 1 to 3 spatial dimensions. A window's sum is divided by the number of its
  * elements inside the input, or inside the padded input where count_include_pad. */
+#include <string.h>
+
+#include "quantcore/base/simd.h"
 #include "quantcore/base/thread.h"
 #include "quantcore/ops/kernel/pool.h"
 #include "quantcore/ops/op_util.h"
@@ -9,6 +12,7 @@ struct job {
     bool include_pad;
     const mpq_real *in; /* x, or dy  */
     mpq_real *out;      /* y, or dx  */
+    bool fresh;         /* dx is written */
 };
 
 /* Taps of window o that count along one dimension. */
@@ -23,6 +27,7 @@ static int64_t count_taps(const struct mpq_pool_dim *d, int64_t o, bool include_
     return count;
 }
 
+MPQ_MULTIVERSION
 static void sum_row(mpq_real *restrict y, const mpq_real *restrict x, int64_t n, int64_t stride)
 {
     if (stride == 1)
@@ -89,6 +94,8 @@ static void backward_planes(void *arg, int64_t begin, int64_t end, int thread)
     for (int64_t p = begin; p < end; p++) {
         const mpq_real *dy = job->in + p * pool->out_count;
         int64_t o[3];
+        if (job->fresh)
+            memset(job->out + p * pool->in_count, 0, (size_t)pool->in_count * sizeof *dy);
         for (o[0] = 0; o[0] < pool->dim[0].out; o[0]++)
             for (o[1] = 0; o[1] < pool->dim[1].out; o[1]++) {
                 int64_t count = count_taps(&pool->dim[0], o[0], job->include_pad) *
@@ -105,7 +112,10 @@ static void run(const struct mpq_kernel_args *args, const mpq_real *in, mpq_real
                 void (*planes)(void *, int64_t, int64_t, int))
 {
     const struct mpq_pool_attrs *attrs = args->node->attrs;
-    struct job job = {.include_pad = attrs->count_include_pad, .in = in, .out = out};
+    struct job job = {.include_pad = attrs->count_include_pad,
+                      .in = in,
+                      .out = out,
+                      .fresh = mpq_is_fresh(args, 0)};
     mpq_pool_make(args->node, &args->x[0]->shape, &args->y[0]->shape, &job.pool);
     mpq_parallel_for(job.pool.n_plane, 1 + MPQ_GRAIN / (job.pool.in_count + 1), planes, &job);
 }
@@ -129,5 +139,6 @@ const struct mpq_op mpq_op_average_pool = {.name = "AveragePool",
                                            .n_out_max = 1,
                                            .parse = mpq_pool_parse,
                                            .infer = mpq_pool_infer,
+                                           .sets_dx = true,
                                            .forward = average_pool_forward,
                                            .backward = average_pool_backward};

@@ -70,6 +70,8 @@ static enum mpq_status compare_infer(struct mpq_ctx *ctx, const struct mpq_node 
                                            .n_out_max = 1,                                         \
                                            .parse = parse_fn,                                      \
                                            .infer = infer_fn,                                      \
+                                           .sets_dx = true,                                        \
+                                           .in_place_dx = true,                                    \
                                            .forward = symbol##_forward,                            \
                                            .backward = backward_fn}
 

@@ -83,6 +83,8 @@ const struct mpq_op mpq_op_cast = {.name = "Cast",
                                    .parse = cast_parse,
                                    .infer = cast_infer,
                                    .forward = cast_forward,
+                                   .sets_dx = true,
+                                   .in_place_dx = true,
                                    .backward = mpq_backward_copy};
 
 const struct mpq_op mpq_op_cast_like = {.name = "CastLike",
@@ -93,4 +95,6 @@ const struct mpq_op mpq_op_cast_like = {.name = "CastLike",
                                         .n_out_max = 1,
                                         .infer = cast_like_infer,
                                         .forward = cast_forward,
+                                        .sets_dx = true,
+                                        .in_place_dx = true,
                                         .backward = mpq_backward_copy};

@@ -22,6 +22,7 @@ struct job {
     mpq_real low, high;
     const mpq_real *x, *dy;
     mpq_real *out;
+    bool fresh; /* dx is written, and may be dy */
 };
 
 static mpq_real bound(const struct mpq_kernel_args *args, uint32_t i, mpq_real absent)
@@ -39,6 +40,7 @@ static void run(const struct mpq_kernel_args *args, struct job *job,
     mpq_parallel_for(mpq_shape_count(&args->x[0]->shape), MPQ_GRAIN, piece, job);
 }
 
+MPQ_MULTIVERSION
 static void forward_piece(void *arg, int64_t begin, int64_t end, int thread)
 {
     const struct job *job = arg;
@@ -49,15 +51,23 @@ static void forward_piece(void *arg, int64_t begin, int64_t end, int thread)
         y[i] = mpq_clamp(x[i], low, high);
 }
 
+MPQ_MULTIVERSION
 static void backward_piece(void *arg, int64_t begin, int64_t end, int thread)
 {
     const struct job *job = arg;
     const mpq_real low = job->low, high = job->high;
-    const mpq_real *restrict x = job->x, *restrict dy = job->dy;
-    mpq_real *restrict dx = job->out;
+    const mpq_real *x = job->x, *dy = job->dy;
+    mpq_real *dx = job->out;
     (void)thread;
-    for (int64_t i = begin; i < end; i++)
-        dx[i] += (x[i] > low) & (x[i] < high) ? dy[i] : 0; /* no branch: it vectorises */
+    if (job->fresh) {
+        MPQ_IN_PLACE
+        for (int64_t i = begin; i < end; i++)
+            dx[i] = (x[i] > low) & (x[i] < high) ? dy[i] : 0; /* no branch: it vectorises */
+    } else {
+        MPQ_IN_PLACE
+        for (int64_t i = begin; i < end; i++)
+            dx[i] += (x[i] > low) & (x[i] < high) ? dy[i] : 0;
+    }
 }
 
 static void clip_integers(const struct mpq_kernel_args *args)
@@ -89,7 +99,9 @@ static void clip_forward(const struct mpq_kernel_args *args)
 static void clip_backward(const struct mpq_kernel_args *args)
 {
     if (args->dy[0] && args->dx[0])
-        run(args, &(struct job){.dy = args->dy[0], .out = args->dx[0]}, backward_piece);
+        run(args,
+            &(struct job){.dy = args->dy[0], .out = args->dx[0], .fresh = mpq_is_fresh(args, 0)},
+            backward_piece);
 }
 
 const struct mpq_op mpq_op_clip = {.name = "Clip",
@@ -100,4 +112,6 @@ const struct mpq_op mpq_op_clip = {.name = "Clip",
                                    .n_out_max = 1,
                                    .infer = clip_infer,
                                    .forward = clip_forward,
+                                   .sets_dx = true,
+                                   .in_place_dx = true,
                                    .backward = clip_backward};

@@ -48,6 +48,13 @@ static void copy_rows(void *arg, int64_t begin, int64_t end, int thread)
         memcpy(p->y + (size_t)i * p->row_bytes, p->x + (size_t)i * p->piece_bytes, p->piece_bytes);
 }
 
+struct back_piece {
+    mpq_real *dx;
+    const mpq_real *dy;
+    int64_t row, piece; /* elements of y, of x */
+    bool fresh;
+};
+
 static int64_t row_grain(size_t piece_bytes)
 {
     return 1 + (int64_t)(MPQ_GRAIN * sizeof(mpq_real) / (piece_bytes + 1));
@@ -71,20 +78,31 @@ static void concat_forward(const struct mpq_kernel_args *args)
     }
 }
 
+/* The other way, dx being x. */
+static void add_rows(void *arg, int64_t begin, int64_t end, int thread)
+{
+    const struct back_piece *p = arg;
+    (void)thread;
+    for (int64_t i = begin; i < end; i++)
+        mpq_accumulate(p->dx + i * p->piece, p->dy + i * p->row, p->piece, p->fresh);
+}
+
 static void concat_backward(const struct mpq_kernel_args *args)
 {
     const struct mpq_shape *shape = &args->y[0]->shape;
     int axis = mpq_parsed_axis(args->node, shape->rank);
     int64_t outer = mpq_shape_count_range(shape, 0, axis);
-    int64_t row = mpq_shape_count_range(shape, axis, shape->rank), start = 0;
+    struct back_piece p = {.dy = args->dy[0],
+                           .row = mpq_shape_count_range(shape, axis, shape->rank)};
     if (!args->dy[0])
         return;
     for (uint32_t k = 0; k < args->node->n_in; k++) {
-        int64_t piece = mpq_shape_count_range(&args->x[k]->shape, axis, shape->rank);
-        if (args->dx[k])
-            for (int64_t i = 0; i < outer; i++)
-                mpq_accumulate(args->dx[k] + i * piece, args->dy[0] + i * row + start, piece);
-        start += piece;
+        p.piece = mpq_shape_count_range(&args->x[k]->shape, axis, shape->rank);
+        p.dx = args->dx[k];
+        p.fresh = mpq_is_fresh(args, k);
+        if (p.dx)
+            mpq_parallel_for(outer, row_grain((size_t)p.piece * sizeof *p.dx), add_rows, &p);
+        p.dy += p.piece;
     }
 }
 
@@ -96,5 +114,6 @@ const struct mpq_op mpq_op_concat = {.name = "Concat",
                                      .n_out_max = 1,
                                      .parse = concat_parse,
                                      .infer = concat_infer,
+                                     .sets_dx = true,
                                      .forward = concat_forward,
                                      .backward = concat_backward};

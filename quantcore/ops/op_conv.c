@@ -97,8 +97,10 @@ static void conv_backward(const struct mpq_kernel_args *args)
     mpq_real *dx = mpq_grad(args, 0), *dw = mpq_grad(args, 1), *db = mpq_grad(args, 2);
     if (!dy)
         return;
+    mpq_clear_fresh(args, 1);
+    mpq_clear_fresh(args, 2);
     if (dx)
-        mpq_conv_dx(&conv, dy, args->x[1]->data, dx, args->workspace);
+        mpq_conv_dx(&conv, dy, args->x[1]->data, !mpq_is_fresh(args, 0), dx, args->workspace);
     if (dw)
         mpq_conv_dw(&conv, args->x[0]->data, dy, dw, args->workspace);
     if (db)
@@ -122,6 +124,7 @@ const struct mpq_op mpq_op_conv = {.name = "Conv",
                                    .weight_input = 1,
                                    .parse = mpq_conv_parse,
                                    .infer = conv_infer,
+                                   .sets_dx = true,
                                    .workspace = conv_workspace,
                                    .forward = conv_forward,
                                    .backward = conv_backward,

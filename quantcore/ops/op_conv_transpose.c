@@ -87,7 +87,7 @@ static void conv_transpose_forward(const struct mpq_kernel_args *args)
     struct mpq_conv conv = geometry(args->node, args->x);
     const struct mpq_tensor *b = mpq_input(args->node, args->x, 2);
     mpq_conv_fill_bias(conv.n, conv.c, mpq_volume(conv.in), b ? b->data : NULL, args->y[0]->data);
-    mpq_conv_dx(&conv, args->x[0]->data, args->x[1]->data, args->y[0]->data, args->workspace);
+    mpq_conv_dx(&conv, args->x[0]->data, args->x[1]->data, true, args->y[0]->data, args->workspace);
 }
 
 static void conv_transpose_backward(const struct mpq_kernel_args *args)

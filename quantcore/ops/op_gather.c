@@ -63,7 +63,7 @@ static void gather_backward(const struct mpq_kernel_args *args)
     for (int64_t o = 0; o < l.outer; o++)
         for (int64_t i = 0; i < l.n_index; i++, dy += l.inner)
             mpq_accumulate(args->dx[0] + (o * l.n + mpq_index_at(args->x[1], i, l.n)) * l.inner, dy,
-                           l.inner);
+                           l.inner, false);
 }
 
 const struct mpq_op mpq_op_gather = {.name = "Gather",

@@ -100,7 +100,8 @@ static void gather_nd_backward(const struct mpq_kernel_args *args)
     if (!args->dy[0] || !args->dx[0])
         return;
     for (int64_t i = 0; i < l.count; i++)
-        mpq_accumulate(args->dx[0] + slice_offset(args, &l, i), args->dy[0] + i * l.slice, l.slice);
+        mpq_accumulate(args->dx[0] + slice_offset(args, &l, i), args->dy[0] + i * l.slice, l.slice,
+                       false);
 }
 
 const struct mpq_op mpq_op_gather_nd = {.name = "GatherND",

@@ -108,20 +108,22 @@ static void gemm_backward(const struct mpq_kernel_args *args)
     struct gemm_sizes s = sizes(args->node, args->x);
     const mpq_real *a = args->x[0]->data, *b = args->x[1]->data, *dy = args->dy[0];
     mpq_real *da = mpq_grad(args, 0), *db = mpq_grad(args, 1), *dc = mpq_grad(args, 2);
+    mpq_real start_a = !mpq_is_fresh(args, 0), start_b = !mpq_is_fresh(args, 1);
     if (!dy)
         return;
     if (da && !attrs->trans_a)
-        mpq_gemm(false, !attrs->trans_b, s.m, s.k, s.n, attrs->alpha, dy, s.n, b, s.ldb, 1, da,
-                 s.lda);
+        mpq_gemm(false, !attrs->trans_b, s.m, s.k, s.n, attrs->alpha, dy, s.n, b, s.ldb, start_a,
+                 da, s.lda);
     if (da && attrs->trans_a)
-        mpq_gemm(attrs->trans_b, true, s.k, s.m, s.n, attrs->alpha, b, s.ldb, dy, s.n, 1, da,
+        mpq_gemm(attrs->trans_b, true, s.k, s.m, s.n, attrs->alpha, b, s.ldb, dy, s.n, start_a, da,
                  s.lda);
     if (db && !attrs->trans_b)
-        mpq_gemm(!attrs->trans_a, false, s.k, s.n, s.m, attrs->alpha, a, s.lda, dy, s.n, 1, db,
-                 s.ldb);
+        mpq_gemm(!attrs->trans_a, false, s.k, s.n, s.m, attrs->alpha, a, s.lda, dy, s.n, start_b,
+                 db, s.ldb);
     if (db && attrs->trans_b)
-        mpq_gemm(true, attrs->trans_a, s.n, s.k, s.m, attrs->alpha, dy, s.n, a, s.lda, 1, db,
+        mpq_gemm(true, attrs->trans_a, s.n, s.k, s.m, attrs->alpha, dy, s.n, a, s.lda, start_b, db,
                  s.ldb);
+    mpq_clear_fresh(args, 2);
     if (dc)
         add_c_gradient(&s, attrs->beta, dy, dc);
 }
@@ -143,6 +145,7 @@ const struct mpq_op mpq_op_gemm = {.name = "Gemm",
                                    .weight_input = 1,
                                    .parse = gemm_parse,
                                    .infer = gemm_infer,
+                                   .sets_dx = true,
                                    .forward = gemm_forward,
                                    .backward = gemm_backward,
                                    .macs = gemm_macs};

@@ -1,4 +1,6 @@
 /* GlobalAveragePool and GlobalMaxPool: each plane [N, C, spatial...] becomes one element. */
+#include <string.h>
+
 #include "quantcore/base/thread.h"
 #include "quantcore/ops/kernel/real_math.h"
 #include "quantcore/ops/op_util.h"
@@ -7,6 +9,7 @@ struct job {
     int64_t count; /* of one plane */
     const mpq_real *x, *y, *dy;
     mpq_real *out;
+    bool fresh; /* dx is written */
 };
 
 static enum mpq_status global_infer(struct mpq_ctx *ctx, const struct mpq_node *node,
@@ -46,7 +49,7 @@ static void spread_planes(void *arg, int64_t begin, int64_t end, int thread)
         mpq_real share = job->dy[p] / (mpq_real)job->count;
         mpq_real *dx = job->out + p * job->count;
         for (int64_t i = 0; i < job->count; i++)
-            dx[i] += share;
+            dx[i] = (job->fresh ? 0 : dx[i]) + share;
     }
 }
 
@@ -70,6 +73,8 @@ static void max_back_planes(void *arg, int64_t begin, int64_t end, int thread)
     for (int64_t p = begin; p < end; p++) {
         const mpq_real *x = job->x + p * job->count;
         int64_t i = 0;
+        if (job->fresh)
+            memset(job->out + p * job->count, 0, (size_t)job->count * sizeof *job->out);
         while (i < job->count && x[i] != job->y[p])
             i++;
         if (i < job->count)
@@ -86,8 +91,11 @@ static void forward(const struct mpq_kernel_args *args,
 static void backward(const struct mpq_kernel_args *args,
                      void (*planes)(void *, int64_t, int64_t, int))
 {
-    struct job job = {
-        .x = args->x[0]->data, .y = args->y[0]->data, .dy = args->dy[0], .out = args->dx[0]};
+    struct job job = {.x = args->x[0]->data,
+                      .y = args->y[0]->data,
+                      .dy = args->dy[0],
+                      .out = args->dx[0],
+                      .fresh = mpq_is_fresh(args, 0)};
     if (job.dy && job.out)
         run(args, &job, planes);
 }
@@ -108,6 +116,7 @@ static void backward(const struct mpq_kernel_args *args,
                                            .n_out_min = 1,                                         \
                                            .n_out_max = 1,                                         \
                                            .infer = global_infer,                                  \
+                                           .sets_dx = true,                                        \
                                            .forward = symbol##_forward,                            \
                                            .backward = symbol##_backward}
 

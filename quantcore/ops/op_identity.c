@@ -11,6 +11,8 @@ const struct mpq_op mpq_op_identity = {.name = "Identity",
                                        .n_out_max = 1,
                                        .infer = mpq_infer_same,
                                        .forward = mpq_forward_copy,
+                                       .sets_dx = true,
+                                       .in_place_dx = true,
                                        .backward = mpq_backward_copy};
 
 /* Inputs 1 (ratio) and 2 (training_mode) may be absent; output 1 is the mask, all true. */
@@ -40,4 +42,6 @@ const struct mpq_op mpq_op_dropout = {.name = "Dropout",
                                       .n_out_max = 2,
                                       .infer = dropout_infer,
                                       .forward = dropout_forward,
+                                      .sets_dx = true,
+                                      .in_place_dx = true,
                                       .backward = mpq_backward_copy};

@@ -118,6 +118,8 @@ static enum mpq_status unsqueeze_infer(struct mpq_ctx *ctx, const struct mpq_nod
                                            .parse = parse_fn,                                      \
                                            .infer = symbol##_infer,                                \
                                            .forward = mpq_forward_copy,                            \
+                                           .sets_dx = true,                                        \
+                                           .in_place_dx = true,                                    \
                                            .backward = mpq_backward_copy}
 
 ROW("Reshape", reshape, 2, 2, reshape_parse);

@@ -86,7 +86,7 @@ static void split_backward(const struct mpq_kernel_args *args)
         if (args->dy[k])
             for (int64_t o = 0; o < l.outer; o++)
                 mpq_accumulate(args->dx[0] + o * l.dim * l.inner + start, args->dy[k] + o * piece,
-                               piece);
+                               piece, false);
         start += piece;
     }
 }

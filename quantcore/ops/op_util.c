@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "quantcore/base/simd.h"
 #include "quantcore/base/thread.h"
 
 enum mpq_status mpq_infer_set(struct mpq_ctx *ctx, const struct mpq_node *node,
@@ -193,25 +194,46 @@ void mpq_forward_copy(const struct mpq_kernel_args *args)
 void mpq_backward_copy(const struct mpq_kernel_args *args)
 {
     if (args->dx[0] && args->dy[0])
-        mpq_accumulate(args->dx[0], args->dy[0], mpq_shape_count(&args->y[0]->shape));
+        mpq_accumulate(args->dx[0], args->dy[0], mpq_shape_count(&args->y[0]->shape),
+                       mpq_is_fresh(args, 0));
 }
 
 struct accumulate {
     mpq_real *dx;
     const mpq_real *dy;
+    bool fresh;
 };
+
+MPQ_MULTIVERSION
+static void add_to(mpq_real *restrict dx, const mpq_real *restrict dy, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++)
+        dx[i] += dy[i];
+}
 
 static void accumulate_piece(void *arg, int64_t begin, int64_t end, int thread)
 {
     const struct accumulate *a = arg;
-    mpq_real *restrict dx = a->dx;
-    const mpq_real *restrict dy = a->dy;
     (void)thread;
-    for (int64_t i = begin; i < end; i++)
-        dx[i] += dy[i];
+    if (a->fresh)
+        memcpy(a->dx + begin, a->dy + begin, (size_t)(end - begin) * sizeof *a->dx);
+    else
+        add_to(a->dx + begin, a->dy + begin, end - begin);
 }
 
-void mpq_accumulate(mpq_real *restrict dx, const mpq_real *restrict dy, int64_t n)
+void mpq_accumulate(mpq_real *dx, const mpq_real *dy, int64_t n, bool fresh)
 {
-    mpq_parallel_for(n, MPQ_GRAIN, accumulate_piece, &(struct accumulate){dx, dy});
+    if (dx != dy)
+        mpq_parallel_for(n, MPQ_GRAIN, accumulate_piece, &(struct accumulate){dx, dy, fresh});
+}
+
+bool mpq_is_fresh(const struct mpq_kernel_args *args, uint32_t i)
+{
+    return args->dx_is_fresh && args->dx_is_fresh[i];
+}
+
+void mpq_clear_fresh(const struct mpq_kernel_args *args, uint32_t i)
+{
+    if (i < args->node->n_in && args->dx[i] && mpq_is_fresh(args, i))
+        memset(args->dx[i], 0, mpq_tensor_bytes(args->x[i]));
 }

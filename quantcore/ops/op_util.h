@@ -71,11 +71,16 @@ const struct mpq_tensor *mpq_input(const struct mpq_node *node, const struct mpq
 /* Gradient array of input i, or NULL where it is not wanted. */
 mpq_real *mpq_grad(const struct mpq_kernel_args *args, uint32_t i);
 
+/* Whether dx[i] is to be written, not added to. */
+bool mpq_is_fresh(const struct mpq_kernel_args *args, uint32_t i);
+/* dx[i] = 0 where it is fresh, so that it can be added to. */
+void mpq_clear_fresh(const struct mpq_kernel_args *args, uint32_t i);
+
 /* y[0] has the elements of x[0] in their order. */
 void mpq_forward_copy(const struct mpq_kernel_args *args);
 void mpq_backward_copy(const struct mpq_kernel_args *args);
 
-/* dx[i] += dy[i] */
-void mpq_accumulate(mpq_real *restrict dx, const mpq_real *restrict dy, int64_t n);
+/* dx[i] += dy[i]; or dx[i] = dy[i] where fresh, and dx may then be dy. */
+void mpq_accumulate(mpq_real *dx, const mpq_real *dy, int64_t n, bool fresh);
 
 #endif

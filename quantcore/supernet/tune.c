@@ -4,6 +4,8 @@
 #include <string.h>
 
 #include "quantcore/base/rng.h"
+#include "quantcore/base/simd.h"
+#include "quantcore/base/thread.h"
 #include "quantcore/engine/optim.h"
 #include "quantcore/supernet/freeze.h"
 
@@ -32,6 +34,8 @@ struct tuner {
     uint32_t *row;   /* [batch] targets of this batch */
     uint32_t *sample;
     uint8_t *bits;
+    uint32_t *layer_of; /* [n_value] the layer whose output it is */
+    uint32_t path;      /* that is run: 0 is the widest */
 };
 
 /* ---- setting up ---- */
@@ -73,28 +77,73 @@ static enum mpq_status create_layer_state(struct mpq_ctx *ctx, struct mpq_arena 
     return MPQ_OK;
 }
 
+/* dy += factor * (y - widest) */
+MPQ_MULTIVERSION
+static void pull(mpq_real *restrict dy, const mpq_real *restrict y, const mpq_real *restrict widest,
+                 int64_t n, mpq_real factor)
+{
+    for (int64_t i = 0; i < n; i++)
+        dy[i] += factor * (y[i] - widest[i]);
+}
+
+struct pull_job {
+    mpq_real *dy, factor;
+    const mpq_real *y, *widest;
+};
+
+static void pull_piece(void *arg, int64_t begin, int64_t end, int thread)
+{
+    const struct pull_job *job = arg;
+    (void)thread;
+    pull(job->dy + begin, job->y + begin, job->widest + begin, end - begin, job->factor);
+}
+
+/* The mitigation's gradient, when backward comes to a layer's output. */
+static void add_alignment(void *arg, mpq_value_id v)
+{
+    enum { GRAIN = 16384 };
+    struct tuner *t = arg;
+    uint32_t l = t->layer_of[v];
+    if (t->path == 0 || t->bits[l] != mpq_bits_lowest(t->net->layer[l].active))
+        return;
+    const struct mpq_tensor *y = mpq_exec_tensor(t->network.exec, v);
+    int64_t n = mpq_shape_count(&y->shape);
+    double power = t->options->stats[l].output_power * (double)n;
+    struct pull_job job = {.dy = mpq_exec_grad(t->network.exec, v),
+                           .factor =
+                               (mpq_real)(2 * t->options->align_weight / (power > 0 ? power : 1)),
+                           .y = y->data,
+                           .widest = t->layer[l].widest_y};
+    mpq_parallel_for(n, GRAIN, pull_piece, &job);
+}
+
 static enum mpq_status create(struct mpq_ctx *ctx, struct mpq_arena *arena, struct tuner *t,
                               const struct mpq_graph *graph, uint32_t batch)
 {
     const struct mpq_layer_table *layers = t->net->layers;
     bool *want = mpq_arena_alloc(ctx, arena, graph->n_value, sizeof *want);
-    bool *seed = mpq_arena_alloc(ctx, arena, graph->n_value, sizeof *seed);
+    bool *hooked = mpq_arena_alloc(ctx, arena, graph->n_value, sizeof *hooked);
     t->layer = mpq_arena_alloc(ctx, arena, layers->n_layer, sizeof *t->layer);
     t->order = mpq_arena_alloc(ctx, arena, t->targets->n_sample, sizeof *t->order);
     t->row = mpq_arena_alloc(ctx, arena, batch, sizeof *t->row);
     t->sample = mpq_arena_alloc(ctx, arena, batch, sizeof *t->sample);
     t->bits = mpq_arena_alloc(ctx, arena, layers->n_layer, sizeof *t->bits);
-    if (!want || !seed || !t->layer || !t->order || !t->row || !t->sample || !t->bits)
+    t->layer_of = mpq_arena_alloc(ctx, arena, graph->n_value, sizeof *t->layer_of);
+    if (!want || !hooked || !t->layer || !t->order || !t->row || !t->sample || !t->bits ||
+        !t->layer_of)
         return MPQ_E_NOMEM;
     for (uint32_t l = 0; l < layers->n_layer; l++) {
         want[layers->layer[l].weight] = true;
         if (layers->layer[l].bias != MPQ_NO_VALUE)
             want[layers->layer[l].bias] = true;
-        seed[layers->layer[l].y] = t->options->align;
+        t->layer_of[layers->layer[l].y] = l;
+        hooked[layers->layer[l].y] = t->options->align;
     }
-    MPQ_TRY(mpq_network_create(ctx, arena, graph, batch,
-                               &(struct mpq_exec_options){.want_grad = want, .seed = seed},
-                               &t->network));
+    MPQ_TRY(mpq_network_create(
+        ctx, arena, graph, batch,
+        &(struct mpq_exec_options){
+            .want_grad = want, .hooked = hooked, .hook = add_alignment, .hook_arg = t},
+        &t->network));
     for (uint32_t l = 0; l < layers->n_layer; l++)
         MPQ_TRY(create_layer_state(ctx, arena, t, l));
     return mpq_sampler_create(ctx, arena, t->net, t->options->sensitivity, &t->sampler);
@@ -129,24 +178,6 @@ static void remember_widest(struct tuner *t)
     }
 }
 
-/* Seeds the mitigation's gradients. */
-static void seed_alignment(struct tuner *t)
-{
-    for (uint32_t l = 0; l < t->net->layers->n_layer; l++) {
-        mpq_value_id v = t->net->layers->layer[l].y;
-        mpq_real *dy = mpq_exec_grad(t->network.exec, v);
-        if (t->bits[l] != mpq_bits_lowest(t->net->layer[l].active) || !dy)
-            continue;
-        const struct mpq_tensor *tensor = mpq_exec_tensor(t->network.exec, v);
-        const mpq_real *y = tensor->data, *widest = t->layer[l].widest_y;
-        int64_t n = mpq_shape_count(&tensor->shape);
-        double power = t->options->stats[l].output_power * (double)n;
-        mpq_real factor = (mpq_real)(2 * t->options->align_weight / (power > 0 ? power : 1));
-        for (int64_t i = 0; i < n; i++)
-            dy[i] += factor * (y[i] - widest[i]);
-    }
-}
-
 /* From gradients of the quantized weights to those of latent weights, scales and biases. */
 static void collect_gradients(struct tuner *t)
 {
@@ -169,6 +200,7 @@ static void collect_gradients(struct tuner *t)
 static double run_path(struct tuner *t, uint32_t path)
 {
     struct mpq_network *network = &t->network;
+    t->path = path;
     mpq_supernet_apply(t->net, network->exec, t->bits);
     mpq_exec_forward(network->exec, 0, network->graph->n_node);
     mpq_exec_zero_grad(network->exec);
@@ -176,8 +208,6 @@ static double run_path(struct tuner *t, uint32_t path)
     mpq_network_loss(network, t->targets, t->row, network->batch, 1 / (loss + MPQ_TUNE_LOSS_FLOOR));
     if (t->options->align && path == 0)
         remember_widest(t);
-    else if (t->options->align)
-        seed_alignment(t);
     mpq_exec_backward(network->exec);
     collect_gradients(t);
     return loss;

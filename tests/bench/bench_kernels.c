@@ -44,7 +44,7 @@ static void run_y(struct bench *b)
 
 static void run_dx(struct bench *b)
 {
-    mpq_conv_dx(&b->conv, b->y, b->w, b->x, b->workspace);
+    mpq_conv_dx(&b->conv, b->y, b->w, true, b->x, b->workspace);
 }
 
 static void run_dw(struct bench *b)

@@ -178,6 +178,48 @@ static bool check_input(struct problem *p, uint32_t input, double *worst)
     return true;
 }
 
+/* With dx_is_fresh backward must leave what it adds else (dx is that plus 1 here), whatever dx
+ * held; and where in_place_dx says so, dx[0] may be dy[0]. */
+static bool check_fresh(struct problem *p, bool in_place)
+{
+    bool fresh[GRAD_MAX_INPUT];
+    struct mpq_kernel_args args = arguments(p);
+    objective(p); /* y as it was before the differences */
+    mpq_real *added[GRAD_MAX_INPUT];
+    args.dx_is_fresh = fresh;
+    for (uint32_t i = 0; i < p->node.n_in; i++) {
+        size_t bytes = p->dx[i] ? mpq_tensor_bytes(&p->x[i]) : 0;
+        fresh[i] = p->dx[i] != NULL;
+        added[i] = mpq_arena_copy(&p->ctx, p->arena, p->dx[i], bytes);
+        if (p->dx[i])
+            memset(p->dx[i], 0xff, bytes);
+    }
+    if (in_place)
+        p->dx_list[0] = memcpy(p->dx[0], p->dy[0], mpq_tensor_bytes(&p->x[0]));
+    if (in_place)
+        p->dy_list[0] = p->dx[0];
+    p->node.op->backward(&args);
+    for (uint32_t i = 0; i < p->node.n_in; i++)
+        for (int64_t k = 0; p->dx[i] && k < mpq_shape_count(&p->x[i].shape); k++) {
+            double got = (double)p->dx[i][k], want = (double)added[i][k] - 1;
+            if (!(fabs(got - want) <= 1e-12 * fmax(1, fabs(want)))) {
+                snprintf(p->message, sizeof p->message,
+                         "input %u element %lld: %.17g where fresh%s, %.17g where added", i,
+                         (long long)k, got, in_place ? " and in place" : "", want);
+                return false;
+            }
+            p->dx[i][k] = added[i][k];
+        }
+    p->dy_list[0] = p->dy[0];
+    return true;
+}
+
+static bool can_be_in_place(const struct problem *p)
+{
+    return p->node.op->in_place_dx && p->dx[0] && p->dy[0] &&
+           mpq_tensor_bytes(&p->x[0]) == mpq_tensor_bytes(&p->y[0]);
+}
+
 const char *grad_check(const struct grad_case *c, const struct mpq_op *row, double *worst)
 {
     static struct problem p;
@@ -199,5 +241,9 @@ const char *grad_check(const struct grad_case *c, const struct mpq_op *row, doub
             if (!check_input(&p, i, worst))
                 return p.message;
         }
+    if (any && row->sets_dx && !check_fresh(&p, false))
+        return p.message;
+    if (any && can_be_in_place(&p) && !check_fresh(&p, true))
+        return p.message;
     return any ? "" : "no input asks for a gradient";
 }

@@ -5,11 +5,8 @@
 #include "tests/grad/grad.h"
 
 static const struct grad_table *const tables[] = {
-    &grad_cases_conv,
-    &grad_cases_elementwise,
-    &grad_cases_shape,
-    &grad_cases_reduce,
-    &grad_cases_recurrent,
+    &grad_cases_conv,   &grad_cases_elementwise, &grad_cases_shape,
+    &grad_cases_reduce, &grad_cases_recurrent,
 };
 
 /* Their backward is not the derivative of their forward; they have tests of their own. */
@@ -100,12 +97,41 @@ static void test_mutants_are_found(void **state)
     }
 }
 
+static void ignore_fresh(const struct mpq_kernel_args *args)
+{
+    struct mpq_kernel_args adding = *args;
+    adding.dx_is_fresh = NULL;
+    mul->backward(&adding);
+}
+
+static void clear_first(const struct mpq_kernel_args *args)
+{
+    for (int i = 0; i < 2 && args->dx_is_fresh; i++)
+        memset(args->dx[i], 0, mpq_tensor_bytes(args->x[i]));
+    ignore_fresh(args);
+}
+
+/* ... and a row that says more than its backward keeps. */
+static void test_false_claims_are_found(void **state)
+{
+    static const struct grad_case c = {"Mul", .in = {REALS(-1, 1, 2, 3), REALS(-1, 1, 2, 3)}};
+    double worst = 0;
+    (void)state;
+    mul = mpq_op_find("", "Mul");
+    struct mpq_op broken = *mul;
+    broken.backward = ignore_fresh;
+    assert_non_null(strstr(grad_check(&c, &broken, &worst), "where fresh,"));
+    broken.backward = clear_first;
+    assert_non_null(strstr(grad_check(&c, &broken, &worst), "in place"));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_case),
         cmocka_unit_test(test_every_gradient_has_a_case),
         cmocka_unit_test(test_mutants_are_found),
+        cmocka_unit_test(test_false_claims_are_found),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -250,6 +250,56 @@ static void backward_matches_differences(void **state)
     }
 }
 
+/* A hook sees the output of the node with its gradient complete, and adds what a seed would. */
+struct hooked {
+    struct mpq_exec *exec;
+    int n_call;
+};
+
+static void add_value(void *arg, mpq_value_id v)
+{
+    struct hooked *h = arg;
+    const struct mpq_tensor *tensor = mpq_exec_tensor(h->exec, v);
+    for (int64_t i = 0; i < mpq_shape_count(&tensor->shape); i++)
+        mpq_exec_grad(h->exec, v)[i] += ((const mpq_real *)tensor->data)[i];
+    h->n_call++;
+}
+
+static void a_hook_is_a_seed(void **state)
+{
+    struct net *net = *state;
+    struct diamond d = make_diamond(net);
+    bool *want = mpq_arena_alloc(&net->ctx, net->arena, net->graph->n_value, sizeof *want);
+    bool *marked = mpq_arena_alloc(&net->ctx, net->arena, net->graph->n_value, sizeof *marked);
+    want[d.w] = want[d.u] = marked[d.relu] = true;
+    struct hooked hooked = {0};
+    struct mpq_exec *seeded;
+    CHECK_OK(&net->ctx,
+             mpq_exec_create(&net->ctx, net->arena, net->graph, &d.binding,
+                             &(struct mpq_exec_options){.want_grad = want, .seed = marked},
+                             &seeded));
+    CHECK_OK(&net->ctx, mpq_exec_create(&net->ctx, net->arena, net->graph, &d.binding,
+                                        &(struct mpq_exec_options){.want_grad = want,
+                                                                   .hooked = marked,
+                                                                   .hook = add_value,
+                                                                   .hook_arg = &hooked},
+                                        &hooked.exec));
+    struct mpq_exec *both[] = {seeded, hooked.exec};
+    for (int k = 0; k < 2; k++) {
+        fill_input(both[k], d.x);
+        mpq_exec_forward(both[k], 0, net->graph->n_node);
+        mpq_exec_zero_grad(both[k]);
+        struct hooked output = {both[k], 0};
+        add_value(&output, d.y);
+        if (k == 0)
+            add_value(&output, d.relu);
+        mpq_exec_backward(both[k]);
+    }
+    assert_int_equal(hooked.n_call, 1);
+    for (int i = 0; i < 20; i++)
+        CHECK_NEAR(mpq_exec_grad(hooked.exec, d.w)[i], mpq_exec_grad(seeded, d.w)[i], 1e-5, 1e-6);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -261,6 +311,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(shared_memory_changes_nothing, net_setup, net_teardown),
         cmocka_unit_test_setup_teardown(feeding_replaces_a_weight, net_setup, net_teardown),
         cmocka_unit_test_setup_teardown(backward_matches_differences, net_setup, net_teardown),
+        cmocka_unit_test_setup_teardown(a_hook_is_a_seed, net_setup, net_teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,5 +1,8 @@
 #include "quantcore/ops/kernel/binary.h"
 
+#include <string.h>
+
+#include "quantcore/base/simd.h"
 #include "quantcore/base/thread.h"
 
 #define BLOCK 512 /* slopes held on the stack at a time */
@@ -11,6 +14,7 @@ struct binary {
     size_t y_bytes; /* of one element */
     mpq_real *dx;
     int operand; /* whose gradient dx is */
+    bool fresh;  /* dx is written, and may be dy */
     mpq_binary_span *span;
     mpq_binary_slope *slope;
 };
@@ -49,6 +53,7 @@ void mpq_binary_forward(const struct mpq_kernel_args *args, mpq_binary_span *spa
     mpq_parallel_for(mpq_loop_count(&binary.loop), MPQ_GRAIN, forward_piece, &binary);
 }
 
+MPQ_MULTIVERSION
 static void add(mpq_real *restrict dx, int64_t step, const mpq_real *restrict g, int64_t n)
 {
     if (step == 0)
@@ -74,7 +79,10 @@ static void backward_piece(void *arg, int64_t begin, int64_t end, int thread)
         for (int64_t i = 0; i < span.n; i += BLOCK) {
             int64_t n = span.n - i < BLOCK ? span.n - i : BLOCK;
             binary->slope(n, a + i * step_a, step_a, b + i * step_b, step_b, dy + i, g);
-            add(dx + i * step, step, g, n);
+            if (binary->fresh)
+                memcpy(dx + i, g, (size_t)n * sizeof *g);
+            else
+                add(dx + i * step, step, g, n);
         }
         dy += span.n;
     }
@@ -88,7 +96,7 @@ void mpq_binary_backward(const struct mpq_kernel_args *args, mpq_binary_slope *s
         return;
     init(&binary, args);
     binary.dy = args->dy[0];
-    for (int k = 0; k < 2; k++) {
+    for (int k = 1; k >= 0; k--) { /* that of operand 0 may take the memory of dy */
         binary.operand = k;
         binary.dx = args->dx[k];
         binary.slope = k ? slope_b : slope_a;
@@ -97,6 +105,9 @@ void mpq_binary_backward(const struct mpq_kernel_args *args, mpq_binary_slope *s
         int64_t n = mpq_loop_count(&binary.loop);
         /* Where the operand is broadcast several points add to one gradient: one worker only. */
         bool is_dense = mpq_shape_count(&args->x[k]->shape) == n;
+        binary.fresh = is_dense && mpq_is_fresh(args, (uint32_t)k);
+        if (!is_dense)
+            mpq_clear_fresh(args, (uint32_t)k);
         mpq_parallel_for(n, is_dense ? MPQ_GRAIN : n, backward_piece, &binary);
     }
 }

@@ -44,6 +44,7 @@ void mpq_binary_backward(const struct mpq_kernel_args *args, mpq_binary_slope *s
 
 /* symbol_span() from an expression in a and b of type `result`. */
 #define MPQ_BINARY_SPAN(symbol, result, value)                                                     \
+    MPQ_MULTIVERSION                                                                               \
     static void symbol##_span(int64_t n, const mpq_real *restrict as, int64_t step_a,              \
                               const mpq_real *restrict bs, int64_t step_b, void *out)              \
     {                                                                                              \
@@ -53,6 +54,7 @@ void mpq_binary_backward(const struct mpq_kernel_args *args, mpq_binary_slope *s
 
 /* symbol_slope() from the derivative, an expression in a and b. */
 #define MPQ_BINARY_SLOPE(symbol, slope)                                                            \
+    MPQ_MULTIVERSION                                                                               \
     static void symbol##_slope(int64_t n, const mpq_real *restrict as, int64_t step_a,             \
                                const mpq_real *restrict bs, int64_t step_b,                        \
                                const mpq_real *restrict dy, mpq_real *restrict g)                  \

@@ -37,9 +37,9 @@ bool mpq_conv_is_empty(const struct mpq_conv *conv); /* nothing to multiply */
 void mpq_conv_forward(const struct mpq_conv *conv, const mpq_real *x, const mpq_real *w,
                       const mpq_real *bias, bool add, mpq_real *y, void *workspace);
 
-/* dx += the gradient for x. Also the forward pass of ConvTranspose. */
-void mpq_conv_dx(const struct mpq_conv *conv, const mpq_real *dy, const mpq_real *w, mpq_real *dx,
-                 void *workspace);
+/* dx = (add ? dx : 0) + the gradient for x. Also the forward pass of ConvTranspose. */
+void mpq_conv_dx(const struct mpq_conv *conv, const mpq_real *dy, const mpq_real *w, bool add,
+                 mpq_real *dx, void *workspace);
 
 /* dw += the gradient for w. The sum is split by thread: repeatable for a given thread count. */
 void mpq_conv_dw(const struct mpq_conv *conv, const mpq_real *x, const mpq_real *dy, mpq_real *dw,

@@ -1,5 +1,7 @@
 #include "quantcore/ops/kernel/conv.h"
 
+#include <string.h>
+
 #include "quantcore/base/thread.h"
 #include "quantcore/ops/kernel/depthwise.h"
 #include "quantcore/ops/kernel/scratch.h"
@@ -11,6 +13,7 @@ struct dx_job {
     const struct mpq_conv *conv;
     struct mpq_stage stage;
     const mpq_real *dy, *w;
+    bool add;
     mpq_real *dx;
     int64_t c_blocks;        /* of C_BLOCK in a group                                */
     int64_t n_phase;         /* each a convolution of its own                        */
@@ -97,7 +100,7 @@ static void dx_piece(void *arg, int64_t begin, int64_t end, int thread)
                                            p->taps_before * m * c,
                                       .offset = job->offset + p->taps_before * m,
                                       .phase = {p->phase[0], p->phase[1], p->phase[2]},
-                                      .add = true};
+                                      .add = job->add};
             if (job->panel_elements) {
                 sweep.panel = job->panel + thread * job->panel_elements;
                 sweep.panel_offset = job->panel_offset;
@@ -109,16 +112,28 @@ static void dx_piece(void *arg, int64_t begin, int64_t end, int thread)
     }
 }
 
-void mpq_conv_dx(const struct mpq_conv *conv, const mpq_real *dy, const mpq_real *w, mpq_real *dx,
-                 void *workspace)
+/* Each x belongs to one phase, and to none where steps are wider than the filter. */
+static bool covers_input(const struct mpq_conv *conv)
 {
+    struct mpq_stage stage;
+    mpq_stage_backward(conv, &stage);
+    return mpq_phase_count(&stage) == mpq_volume(conv->stride);
+}
+
+void mpq_conv_dx(const struct mpq_conv *conv, const mpq_real *dy, const mpq_real *w, bool add,
+                 mpq_real *dx, void *workspace)
+{
+    if (!add && (mpq_conv_is_empty(conv) || !covers_input(conv))) {
+        memset(dx, 0, (size_t)(conv->n * conv->c * mpq_volume(conv->in)) * sizeof *dx);
+        add = true;
+    }
     if (mpq_conv_is_empty(conv))
         return;
     if (mpq_is_depthwise(conv)) {
-        mpq_depthwise_dx(conv, dy, w, dx, workspace);
+        mpq_depthwise_dx(conv, dy, w, add, dx, workspace);
         return;
     }
-    struct dx_job job = {.dy = dy, .w = w, .dx = dx};
+    struct dx_job job = {.dy = dy, .w = w, .add = add, .dx = dx};
     (void)dx_setup(conv, workspace, &job);
     mpq_stage_phases(&job.stage, job.phase);
     for (const struct mpq_phase *p = job.phase; p < job.phase + job.n_phase; p++) {

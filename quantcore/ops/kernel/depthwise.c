@@ -140,10 +140,10 @@ void mpq_depthwise_forward(const struct mpq_conv *conv, const mpq_real *x, const
     mpq_parallel_for(mpq_stage_units(&job.stage), 1, filter_piece, &job);
 }
 
-void mpq_depthwise_dx(const struct mpq_conv *conv, const mpq_real *dy, const mpq_real *w,
+void mpq_depthwise_dx(const struct mpq_conv *conv, const mpq_real *dy, const mpq_real *w, bool add,
                       mpq_real *dx, void *workspace)
 {
-    struct job job = {.x = dy, .w = w, .to = dx, .add = true};
+    struct job job = {.x = dy, .w = w, .to = dx, .add = add};
     (void)setup(conv, true, workspace, &job);
     mpq_stage_phases(&job.stage, job.phase);
     for (const struct mpq_phase *p = job.phase; p < job.phase + job.n_phase; p++) {

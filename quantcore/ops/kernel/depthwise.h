@@ -11,7 +11,7 @@ bool mpq_is_depthwise(const struct mpq_conv *conv);
 size_t mpq_depthwise_bytes(const struct mpq_conv *conv);
 void mpq_depthwise_forward(const struct mpq_conv *conv, const mpq_real *x, const mpq_real *w,
                            const mpq_real *bias, bool add, mpq_real *y, void *workspace);
-void mpq_depthwise_dx(const struct mpq_conv *conv, const mpq_real *dy, const mpq_real *w,
+void mpq_depthwise_dx(const struct mpq_conv *conv, const mpq_real *dy, const mpq_real *w, bool add,
                       mpq_real *dx, void *workspace);
 void mpq_depthwise_dw(const struct mpq_conv *conv, const mpq_real *x, const mpq_real *dy,
                       mpq_real *dw, void *workspace);

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "quantcore/base/real.h"
+#include "quantcore/base/simd.h"
 
 #ifdef MPQ_REAL_DOUBLE
 #define MPQ_MATH(name) name
@@ -17,7 +18,7 @@
 
 /* x rounded to an integer, halves to even, for |x| <= 2^22: adding 1.5 * 2^23 (2^52 in double)
  * leaves no bits for a fraction. */
-static inline mpq_real mpq_round_small(mpq_real x)
+MPQ_INLINE mpq_real mpq_round_small(mpq_real x)
 {
 #ifdef MPQ_REAL_DOUBLE
     const mpq_real magic = 0x1.8p52;
@@ -28,7 +29,7 @@ static inline mpq_real mpq_round_small(mpq_real x)
 }
 
 /* low where x is NaN. */
-static inline mpq_real mpq_clamp(mpq_real x, mpq_real low, mpq_real high)
+MPQ_INLINE mpq_real mpq_clamp(mpq_real x, mpq_real low, mpq_real high)
 {
     x = x > low ? x : low;
     return x < high ? x : high;
@@ -36,7 +37,7 @@ static inline mpq_real mpq_clamp(mpq_real x, mpq_real low, mpq_real high)
 
 /* e^x within 2 ulp for -87 <= x <= 88, saturating: 0 below, e^88 above. The coefficients are those
  * of expf in S. Moshier's Cephes library. */
-static inline mpq_real mpq_exp_saturated(mpq_real x)
+MPQ_INLINE mpq_real mpq_exp_saturated(mpq_real x)
 {
 #ifdef MPQ_REAL_DOUBLE
     return exp(x);
@@ -58,13 +59,13 @@ static inline mpq_real mpq_exp_saturated(mpq_real x)
 #endif
 }
 
-static inline mpq_real mpq_sigmoid(mpq_real x)
+MPQ_INLINE mpq_real mpq_sigmoid(mpq_real x)
 {
     return 1 / (1 + mpq_exp_saturated(-x));
 }
 
 /* Within 3 ulp; the series near 0 is that of tanhf in Cephes. */
-static inline mpq_real mpq_tanh(mpq_real x)
+MPQ_INLINE mpq_real mpq_tanh(mpq_real x)
 {
 #ifdef MPQ_REAL_DOUBLE
     return tanh(x);
@@ -82,14 +83,14 @@ static inline mpq_real mpq_tanh(mpq_real x)
 }
 
 /* log(1 + e^x) without overflow. */
-static inline mpq_real mpq_softplus(mpq_real x)
+MPQ_INLINE mpq_real mpq_softplus(mpq_real x)
 {
     return (x > 0 ? x : 0) + MPQ_MATH(log1p)(MPQ_MATH(exp)(-MPQ_MATH(fabs)(x)));
 }
 
 /* Sum of n reals in double, in eight interleaved partial sums so that it vectorises; the order is
  * fixed. */
-static inline double mpq_sum(const mpq_real *x, int64_t n)
+MPQ_INLINE double mpq_sum(const mpq_real *x, int64_t n)
 {
     double part[8] = {0};
     int64_t i = 0;

@@ -415,9 +415,12 @@ void mpq_stage_store(const struct mpq_stage *s, const struct mpq_part *part, int
             mpq_real *restrict y = to + part[p].to;
             if (add)
                 add_row(y, x, part[p].count, step, b);
-            else
+            else if (step == 1)
                 for (int j = 0; j < part[p].count; j++)
                     y[j] = x[j] + b;
+            else
+                for (int j = 0; j < part[p].count; j++)
+                    y[j * step] = x[j] + b;
         }
     }
 }

@@ -21,6 +21,7 @@ void mpq_unary_backward(const struct mpq_kernel_args *args, mpq_unary_piece *pie
     struct mpq_unary unary = make(args);
     unary.dy = args->dy[0];
     unary.out = args->dx[0];
+    unary.fresh = mpq_is_fresh(args, 0);
     if (unary.dy && unary.out)
         mpq_parallel_for(mpq_shape_count(&args->y[0]->shape), MPQ_GRAIN, piece, &unary);
 }

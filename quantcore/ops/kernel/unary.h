@@ -14,6 +14,7 @@ struct mpq_unary {
     mpq_real a, b;
     const mpq_real *x, *y, *dy;
     mpq_real *out; /* y, or dx */
+    bool fresh;    /* dx is written, and may be dy */
 };
 
 typedef void mpq_unary_piece(void *unary, int64_t begin, int64_t end, int thread);
@@ -29,6 +30,7 @@ enum mpq_status mpq_unary_parse(struct mpq_ctx *ctx, struct mpq_arena *arena, st
 /* symbol_forward() from an expression in x, a and b; each operator has a loop of its own so that it
  * vectorises. */
 #define MPQ_UNARY_FORWARD(symbol, value)                                                           \
+    MPQ_MULTIVERSION                                                                               \
     static void symbol##_piece(void *arg, int64_t begin, int64_t end, int thread)                  \
     {                                                                                              \
         const struct mpq_unary *unary = arg;                                                       \
@@ -47,18 +49,29 @@ enum mpq_status mpq_unary_parse(struct mpq_ctx *ctx, struct mpq_arena *arena, st
 
 /* symbol_backward() from the slope df/dx, an expression in x, y = f(x), a and b. */
 #define MPQ_UNARY_BACKWARD(symbol, slope)                                                          \
+    MPQ_MULTIVERSION                                                                               \
     static void symbol##_back_piece(void *arg, int64_t begin, int64_t end, int thread)             \
     {                                                                                              \
         const struct mpq_unary *unary = arg;                                                       \
         const mpq_real a = unary->a, b = unary->b;                                                 \
         const mpq_real *restrict in = unary->x, *restrict result = unary->y;                       \
-        const mpq_real *restrict dy = unary->dy;                                                   \
-        mpq_real *restrict dx = unary->out;                                                        \
+        const mpq_real *dy = unary->dy;                                                            \
+        mpq_real *dx = unary->out;                                                                 \
         (void)a, (void)b, (void)thread;                                                            \
-        for (int64_t i = begin; i < end; i++) {                                                    \
-            const mpq_real x = in[i], y = result[i];                                               \
-            (void)x, (void)y;                                                                      \
-            dx[i] += dy[i] * (slope);                                                              \
+        if (unary->fresh) {                                                                        \
+            MPQ_IN_PLACE                                                                           \
+            for (int64_t i = begin; i < end; i++) {                                                \
+                const mpq_real x = in[i], y = result[i];                                           \
+                (void)x, (void)y;                                                                  \
+                dx[i] = dy[i] * (slope);                                                           \
+            }                                                                                      \
+        } else {                                                                                   \
+            MPQ_IN_PLACE                                                                           \
+            for (int64_t i = begin; i < end; i++) {                                                \
+                const mpq_real x = in[i], y = result[i];                                           \
+                (void)x, (void)y;                                                                  \
+                dx[i] += dy[i] * (slope);                                                          \
+            }                                                                                      \
         }                                                                                          \
     }                                                                                              \
     static void symbol##_backward(const struct mpq_kernel_args *args)                              \
@@ -78,6 +91,8 @@ enum mpq_status mpq_unary_parse(struct mpq_ctx *ctx, struct mpq_arena *arena, st
                                            .n_out_max = 1,                                         \
                                            .parse = parse_fn,                                      \
                                            .infer = mpq_infer_same_float,                          \
+                                           .sets_dx = true,                                        \
+                                           .in_place_dx = true,                                    \
                                            .forward = symbol##_forward,                            \
                                            .backward = symbol##_backward}
 
