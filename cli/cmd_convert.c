@@ -1,4 +1,5 @@
 /* onnx-mpq convert: a float model in, a quantized file and its report out. */
+#include <math.h>
 #include <stdio.h>
 
 #include "cli/command.h"
@@ -39,10 +40,14 @@ static enum mpq_status check_writable(struct mpq_ctx *ctx, struct mpq_arena *are
     return MPQ_OK;
 }
 
+typedef enum mpq_status verify_fn(struct mpq_ctx *ctx, struct mpq_pipeline *p, const char *path,
+                                  struct mpq_report *report);
+
 /* Write beside the final name, read back, run, measure; only a file that does what it should gets
  * its name. */
 static enum mpq_status write_verified(struct mpq_ctx *ctx, struct mpq_arena *arena,
-                                      struct mpq_pipeline *p, struct mpq_report *report)
+                                      struct mpq_pipeline *p, verify_fn *verify,
+                                      struct mpq_report *report)
 {
     struct mpq_file_out out;
     double start = mpq_seconds();
@@ -52,7 +57,7 @@ static enum mpq_status write_verified(struct mpq_ctx *ctx, struct mpq_arena *are
     if (status == MPQ_OK)
         status = mpq_file_out_write(ctx, &out, p->file, p->file_bytes);
     if (status == MPQ_OK)
-        status = mpq_pipeline_verify(ctx, p, out.temporary, report);
+        status = verify(ctx, p, out.temporary, report);
     p->stage[p->n_stage++] =
         (struct mpq_report_stage){"verify", mpq_seconds() - start, mpq_peak_rss_bytes()};
     if (status == MPQ_OK)
@@ -63,13 +68,10 @@ static enum mpq_status write_verified(struct mpq_ctx *ctx, struct mpq_arena *are
     return status;
 }
 
-enum mpq_status mpq_cmd_convert(struct mpq_ctx *ctx, struct mpq_arena *arena,
-                                const struct mpq_options *options)
+static enum mpq_status convert_by_running(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                          const struct mpq_options *options, struct mpq_pipeline *p,
+                                          struct mpq_report *report)
 {
-    struct mpq_pipeline *p = mpq_arena_alloc(ctx, arena, 1, sizeof *p);
-    struct mpq_report report = {0};
-    if (!p)
-        return MPQ_E_NOMEM;
     MPQ_TRY(mpq_pipeline_open(ctx, arena, options, p));
     MPQ_TRY(check_writable(ctx, arena, options));
     MPQ_TRY(timed(ctx, p, "data", mpq_pipeline_data));
@@ -78,7 +80,43 @@ enum mpq_status mpq_cmd_convert(struct mpq_ctx *ctx, struct mpq_arena *arena,
     MPQ_TRY(timed(ctx, p, "tune", mpq_pipeline_tune));
     MPQ_TRY(timed(ctx, p, "search", mpq_pipeline_search));
     MPQ_TRY(timed(ctx, p, "export", mpq_pipeline_export));
-    MPQ_TRY(write_verified(ctx, arena, p, &report));
+    return write_verified(ctx, arena, p, mpq_pipeline_verify, report);
+}
+
+static enum mpq_status convert_weights(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                       const struct mpq_options *options, struct mpq_pipeline *p,
+                                       struct mpq_report *report)
+{
+    MPQ_TRY(mpq_pipeline_open_weights(ctx, arena, options, p));
+    MPQ_TRY(check_writable(ctx, arena, options));
+    MPQ_TRY(timed(ctx, p, "fit", mpq_pipeline_fit_weights));
+    MPQ_TRY(timed(ctx, p, "search", mpq_pipeline_search));
+    MPQ_TRY(timed(ctx, p, "export", mpq_pipeline_export_weights));
+    return write_verified(ctx, arena, p, mpq_pipeline_verify_weights, report);
+}
+
+enum mpq_status mpq_cmd_convert(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                const struct mpq_options *options)
+{
+    struct mpq_pipeline *p = mpq_arena_alloc(ctx, arena, 1, sizeof *p);
+    const double none = (double)NAN;
+    struct mpq_report report = {.metric_float = none,
+                                .metric_quantized = none,
+                                .drop = none,
+                                .drop_low = none,
+                                .drop_high = none,
+                                .agreement = none,
+                                .kl = none,
+                                .sqnr_db = none};
+    if (!p)
+        return MPQ_E_NOMEM;
+    if (options->weights_only)
+        MPQ_TRY(convert_weights(ctx, arena, options, p, &report));
+    else if (convert_by_running(ctx, arena, options, p, &report) != MPQ_OK) {
+        if (ctx->status == MPQ_E_UNSUPPORTED)
+            mpq_fail_append(ctx, "; convert --weights-only needs not run the model");
+        return ctx->status;
+    }
     MPQ_TRY(mpq_report_write(ctx, arena, &report, options->report, options->overwrite));
     mpq_progress_clear(ctx);
     if (!options->quiet)

@@ -317,6 +317,9 @@ static const struct option_row table[] = {
      FIELD(act_bits), NULL, "that of --target",
      "Widths activations may have. More than one are searched, which pays with a limit on BitOPs "
      "or latency: the file does not shrink."},
+    {"weights-only", 0, CONVERT, NULL, A_SWITCH, FIELD(weights_only), "no", NULL,
+     "Do not run the model: choose widths by the weights alone, leave activations in float and "
+     "carry everything else through, unknown operators included. Needs no data."},
     {"effort", 0, CONVERT, "none|quick|default|thorough", A_CHOICE, FIELD(effort), "default", NULL,
      "How long to tune the weights before the search; none: not at all."},
     {"steps", 0, CONVERT, "N", parse_count, "a number of steps", FIELD(steps), NULL,
@@ -570,6 +573,19 @@ static enum mpq_status check_limits(struct mpq_ctx *ctx, enum mpq_command_bit co
     return MPQ_OK;
 }
 
+static enum mpq_status check_weights_only(struct mpq_ctx *ctx, const struct mpq_options *options)
+{
+    const char *const names[] = {"data",   "eval",     "labels",     "checkpoint",
+                                 "bitops", "act-bits", "max-latency"};
+    for (size_t i = 0; i < MPQ_COUNT(table) && options->weights_only; i++)
+        for (size_t n = 0; n < MPQ_COUNT(names); n++)
+            if (options->text[i] && strcmp(table[i].name, names[n]) == 0)
+                return mpq_fail(ctx, MPQ_E_USAGE,
+                                "--%s does not go with --weights-only, which runs nothing",
+                                names[n]);
+    return MPQ_OK;
+}
+
 /* `path` without its suffix, if it has that one, and with `replacement` after it. */
 static const char *replace_suffix(struct mpq_ctx *ctx, struct mpq_arena *arena, const char *path,
                                   const char *suffix, const char *replacement)
@@ -620,6 +636,7 @@ enum mpq_status mpq_options_parse(struct mpq_ctx *ctx, struct mpq_arena *arena,
     if (command == MPQ_COMMAND_CONVERT && out->labels && !out->eval && !out->data)
         return mpq_fail(ctx, MPQ_E_USAGE,
                         "--labels needs the samples they belong to: --eval PATH or --data PATH");
+    MPQ_TRY(check_weights_only(ctx, out));
     MPQ_TRY(make_preprocess(ctx, out));
     MPQ_TRY(check_limits(ctx, command, out));
     return command == MPQ_COMMAND_CONVERT ? name_outputs(ctx, arena, out) : MPQ_OK;

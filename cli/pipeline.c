@@ -19,10 +19,22 @@
 
 /* ---- open ---- */
 
+mpq_bits_mask mpq_pipeline_candidates(const struct mpq_options *options)
+{
+    mpq_bits_mask mask = 0;
+    for (int b = MPQ_MIN_BITS; b <= MPQ_MAX_BITS; b++)
+        if (options->bits[b])
+            mask |= (mpq_bits_mask)(1u << b);
+    return mask;
+}
+
 enum mpq_status mpq_pipeline_open(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                   const struct mpq_options *options, struct mpq_pipeline *p)
 {
-    *p = (struct mpq_pipeline){.options = options, .arena = arena, .scored = UINT32_MAX};
+    *p = (struct mpq_pipeline){.options = options,
+                               .arena = arena,
+                               .scored = UINT32_MAX,
+                               .candidates = mpq_pipeline_candidates(options)};
     MPQ_TRY(mpq_import_file(ctx, arena, options->model, &p->imported, &p->float_bytes));
     MPQ_TRY(mpq_input_shape_assume(ctx, arena, options, options->data, p->imported));
     MPQ_TRY(mpq_branches_take(ctx, arena, options, &p->imported));
@@ -215,15 +227,6 @@ enum mpq_status mpq_pipeline_calibrate(struct mpq_ctx *ctx, struct mpq_pipeline 
 
 /* ---- prepare ---- */
 
-static mpq_bits_mask candidate_mask(const struct mpq_options *options)
-{
-    mpq_bits_mask mask = 0;
-    for (int b = MPQ_MIN_BITS; b <= MPQ_MAX_BITS; b++)
-        if (options->bits[b])
-            mask |= (mpq_bits_mask)(1u << b);
-    return mask;
-}
-
 enum mpq_status mpq_pipeline_prepare(struct mpq_ctx *ctx, struct mpq_pipeline *p)
 {
     uint32_t n_layer = p->layers.n_layer;
@@ -244,8 +247,7 @@ enum mpq_status mpq_pipeline_prepare(struct mpq_ctx *ctx, struct mpq_pipeline *p
                                &(struct mpq_exec_options){.keep = keep}, &p->float_network));
     MPQ_TRY(mpq_network_create(ctx, p->arena, p->fake_graph, p->batch,
                                &(struct mpq_exec_options){.keep_all = true}, &p->fake_network));
-    MPQ_TRY(mpq_supernet_create(ctx, p->arena, p->graph, &p->layers, candidate_mask(p->options),
-                                &p->net));
+    MPQ_TRY(mpq_supernet_create(ctx, p->arena, p->graph, &p->layers, p->candidates, &p->net));
     if (p->is_resumed) {
         struct mpq_checkpoint checkpoint = checkpoint_of(p, &p->net);
         MPQ_TRY(

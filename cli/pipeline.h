@@ -9,6 +9,7 @@
 #include "cli/options.h"
 #include "exporter/export.h"
 #include "quantcore/quant/report.h"
+#include "quantcore/quant/weight_fit.h"
 #include "quantcore/search/search.h"
 #include "quantcore/supernet/evaluate.h"
 #include "quantcore/supernet/tune.h"
@@ -31,8 +32,9 @@ struct mpq_pipeline {
     size_t float_bytes;         /* of the file                                      */
     struct mpq_binding binding; /* of `graph` at batch 1                         */
     struct mpq_layer_table layers;
-    struct mpq_act_plan act;
-    uint32_t scored; /* output that looks like class scores, or UINT32_MAX       */
+    mpq_bits_mask candidates; /* widths a layer may get */
+    struct mpq_act_plan act;  /* none with --weights-only */
+    uint32_t scored;          /* output that looks like class scores, or UINT32_MAX       */
     int64_t n_class;
 
     /* data: three disjoint parts */
@@ -61,6 +63,9 @@ struct mpq_pipeline {
     uint32_t n_step;
     bool tuning_helped;   /* on the decide part; else the net is as it was before    */
     bool has_sensitivity; /* of the net as it is now */
+
+    /* fit, with --weights-only instead of all the above but open */
+    struct mpq_weight_fit *fit; /* [n_layer * MPQ_N_BITS] */
 
     /* search */
     uint64_t budget_bytes;
@@ -103,6 +108,22 @@ enum mpq_status mpq_pipeline_prepare_search(struct mpq_ctx *ctx,
 
 /* Let the fake-quantized network and the export plan have the activations of an allocation. */
 void mpq_pipeline_set_activations(struct mpq_pipeline *p, const uint8_t *bits);
+/* The stages of --weights-only, with mpq_pipeline_search() between the second and the third: the
+ * graph is never bound, so its shapes may be unknown and its operators, too. */
+enum mpq_status mpq_pipeline_open_weights(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                          const struct mpq_options *options,
+                                          struct mpq_pipeline *p) MPQ_CHECKED;
+enum mpq_status mpq_pipeline_fit_weights(struct mpq_ctx *ctx, struct mpq_pipeline *p) MPQ_CHECKED;
+enum mpq_status mpq_pipeline_export_weights(struct mpq_ctx *ctx,
+                                            struct mpq_pipeline *p) MPQ_CHECKED;
+/* Re-read the file at `path` and unpack every layer's weight by our operators. NUMERIC where one is
+ * not what its codes say. */
+enum mpq_status mpq_pipeline_verify_weights(struct mpq_ctx *ctx, struct mpq_pipeline *p,
+                                            const char *path,
+                                            struct mpq_report *report) MPQ_CHECKED;
+
+/* The widths that --bits allows. */
+mpq_bits_mask mpq_pipeline_candidates(const struct mpq_options *options);
 
 /* What is known before the codes are: plan.code is NULL. */
 struct mpq_export_plan mpq_pipeline_export_plan(const struct mpq_pipeline *p);

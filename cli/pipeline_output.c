@@ -131,9 +131,6 @@ enum mpq_status mpq_pipeline_verify(struct mpq_ctx *ctx, struct mpq_pipeline *p,
     }
     MPQ_TRY(mpq_runner_create(ctx, p->arena, graph, p->batch, NULL, &written));
     MPQ_TRY(check_same(ctx, p, path, &written));
-    report->agreement = report->kl = report->sqnr_db = (double)NAN;
-    report->metric_float = report->metric_quantized = (double)NAN;
-    report->drop = report->drop_low = report->drop_high = (double)NAN;
     if (!p->report.n)
         return MPQ_OK;
 
@@ -277,7 +274,10 @@ enum mpq_status mpq_pipeline_report(struct mpq_ctx *ctx, struct mpq_pipeline *p,
         report->bitops +=
             row[l].macs * (uint64_t)row[l].weight_bits * (uint64_t)row[l].activation_bits;
     }
-    MPQ_TRY(layer_sqnr(ctx, p, row));
+    if (!p->options->weights_only)
+        MPQ_TRY(layer_sqnr(ctx, p, row));
+    for (uint32_t l = 0; l < n_layer && p->options->weights_only; l++)
+        row[l].sqnr_db = -10 * log10(row[l].sensitivity[row[l].weight_bits]);
     MPQ_TRY(report_search(ctx, p, report));
     MPQ_TRY(echo_options(ctx, p, report));
     report->model = p->options->model;

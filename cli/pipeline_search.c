@@ -11,7 +11,7 @@ struct mpq_export_plan mpq_pipeline_export_plan(const struct mpq_pipeline *p)
 {
     return (struct mpq_export_plan){.graph = p->graph,
                                     .layers = &p->layers,
-                                    .act = &p->act,
+                                    .act = p->act.group ? &p->act : NULL,
                                     .act_quant = p->act_quant,
                                     .target = p->options->target};
 }
@@ -46,7 +46,7 @@ static enum mpq_status score(struct mpq_ctx *ctx, void *arg, const uint8_t *bits
 
 static int widest(const struct mpq_pipeline *p)
 {
-    return mpq_bits_highest(p->net.layer[0].candidates);
+    return mpq_bits_highest(p->candidates);
 }
 
 /* The group of activations that layer l computes with. */
@@ -84,7 +84,7 @@ static enum mpq_status measure_layers(struct mpq_ctx *ctx, struct mpq_pipeline *
     }
     for (int b = MPQ_MIN_BITS; b < widest(p); b++) {
         uint64_t all_here, one_widest;
-        if (!(p->net.layer[0].candidates >> b & 1))
+        if (!(p->candidates >> b & 1))
             continue;
         memset(bits, b, n_layer);
         MPQ_TRY(file_size(ctx, p, bits, &all_here));
@@ -215,11 +215,11 @@ static enum mpq_status make_losses(struct mpq_ctx *ctx, struct mpq_pipeline *p)
     p->lock = mpq_arena_alloc(ctx, p->arena, n_layer, sizeof *p->lock);
     if (!loss || !bits || !p->lock)
         return MPQ_E_NOMEM;
-    MPQ_TRY(mpq_pick_lock(ctx, p->arena, p->options->lock, p->graph, &p->layers,
-                          p->net.layer[0].candidates, p->lock));
+    MPQ_TRY(mpq_pick_lock(ctx, p->arena, p->options->lock, p->graph, &p->layers, p->candidates,
+                          p->lock));
     fill_widest(p, bits);
     mpq_pipeline_set_activations(p, bits);
-    if (!p->has_sensitivity)
+    if (!p->has_sensitivity && !p->options->weights_only)
         MPQ_TRY(mpq_sensitivity(ctx, &p->evaluator, p->sensitivity));
     if (p->n_act)
         MPQ_TRY(mpq_group_sensitivity(ctx, &p->evaluator, p->act_quant, p->act_by_width, p->n_act,
@@ -256,7 +256,7 @@ enum mpq_status mpq_pipeline_prepare_search(struct mpq_ctx *ctx, struct mpq_pipe
                                              .n_group = p->n_act,
                                              .float_bytes = p->float_bytes,
                                              .measure = file_size,
-                                             .score = score,
+                                             .score = p->options->weights_only ? NULL : score,
                                              .arg = p,
                                              .n_sample = p->decide.n,
                                              .max_scores = max_scores(p)};

@@ -474,6 +474,21 @@ static enum mpq_status find_opset(struct mpq_ctx *ctx, const Onnx__ModelProto *m
     return MPQ_OK;
 }
 
+static enum mpq_status add_opsets(struct import *im, const Onnx__ModelProto *model)
+{
+    struct mpq_opset *list =
+        mpq_arena_alloc(im->ctx, im->arena, model->n_opset_import, sizeof *list);
+    if (!list)
+        return MPQ_E_NOMEM;
+    for (size_t i = 0; i < model->n_opset_import; i++) {
+        const Onnx__OperatorSetIdProto *set = model->opset_import[i];
+        if (!is_default_domain(set->domain))
+            list[im->graph->n_import++] = (struct mpq_opset){set->domain, set->version};
+    }
+    im->graph->import = list;
+    return MPQ_OK;
+}
+
 static enum mpq_status import_graph(struct import *im)
 {
     MPQ_TRY(add_initializers(im));
@@ -496,6 +511,7 @@ static enum mpq_status import_model(struct mpq_ctx *ctx, struct mpq_arena *arena
     MPQ_TRY(mpq_graph_create(ctx, arena, text(model->graph->name),
                              im.opset > OPSET_IR ? im.opset : OPSET_IR, &im.graph));
     im.graph->source = model;
+    MPQ_TRY(add_opsets(&im, model));
     MPQ_TRY(import_graph(&im));
     *out_graph = im.graph;
     return MPQ_OK;

@@ -40,6 +40,12 @@ void mpq_fail_prefix(struct mpq_ctx *ctx, const char *prefix)
     ctx->message[size - 1] = '\0';
 }
 
+void mpq_fail_append(struct mpq_ctx *ctx, const char *more)
+{
+    size_t used = strlen(ctx->message);
+    snprintf(ctx->message + used, sizeof ctx->message - used, "%s", more);
+}
+
 void mpq_log(struct mpq_ctx *ctx, enum mpq_log_level level, const char *format, ...)
 {
     if (!ctx->log)

@@ -62,6 +62,9 @@ enum mpq_status mpq_fail(struct mpq_ctx *ctx, enum mpq_status status, const char
 /* Put "prefix: " before the stored sentence, once, by the function that owns the file. */
 void mpq_fail_prefix(struct mpq_ctx *ctx, const char *prefix);
 
+/* Put more after the stored sentence: what the user can do about it, by whoever knows. */
+void mpq_fail_append(struct mpq_ctx *ctx, const char *more);
+
 /* Forget the error, to try something else. */
 void mpq_ctx_clear(struct mpq_ctx *ctx);
 

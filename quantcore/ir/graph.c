@@ -235,6 +235,16 @@ bool mpq_node_is(const struct mpq_node *node, const char *op_type)
            (node->domain[0] == '\0' || strcmp(node->domain, "ai.onnx") == 0);
 }
 
+int64_t mpq_node_opset(const struct mpq_graph *graph, const struct mpq_node *node)
+{
+    if (!*node->domain || strcmp(node->domain, "ai.onnx") == 0)
+        return graph->opset;
+    for (uint32_t i = 0; i < graph->n_import; i++)
+        if (strcmp(graph->import[i].domain, node->domain) == 0)
+            return graph->import[i].version;
+    return 0;
+}
+
 enum mpq_status mpq_fail_node(struct mpq_ctx *ctx, const struct mpq_node *node,
                               enum mpq_status status, const char *format, ...)
 {

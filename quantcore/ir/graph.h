@@ -44,9 +44,14 @@ struct mpq_graph {
     int64_t opset; /* of ai.onnx, in which all attributes and inputs are spelled; >= 13 */
     struct mpq_value *value;
     struct mpq_node *node;
-    mpq_value_id *input, *output; /* graph inputs that are fed (initializers are not), outputs */
-    const struct mpq_shape *assumed; /* [n_input] sizes at which dimensions that are declared unknown
-                                        are bound, -1 where there is none; or NULL          */
+    mpq_value_id *input, *output;    /* graph inputs that are fed (initializers are not), outputs */
+    const struct mpq_shape *assumed; /* [n_input] sizes at which dimensions that are declared
+                                        unknown are bound, -1 where there is none; or NULL */
+    const struct mpq_opset {
+        const char *domain;
+        int64_t version;
+    } * import; /* [n_import] of other domains, as the file says */
+    uint32_t n_import;
     uint32_t n_value, n_node, n_input, n_output;
     uint32_t value_capacity, node_capacity;
     struct mpq_strmap by_name; /* value name -> id */
@@ -99,6 +104,9 @@ mpq_node_id mpq_uses_single(const struct mpq_uses *uses, mpq_value_id v);
 
 /* Whether the node is that operator of ai.onnx. */
 bool mpq_node_is(const struct mpq_node *node, const char *op_type);
+
+/* The opset that the node's domain has in this graph; 0: the file does not say. */
+int64_t mpq_node_opset(const struct mpq_graph *graph, const struct mpq_node *node);
 
 /* Store "node 'name' (Op): sentence", see mpq_fail(). A nameless node is called by its place in the
  * file, from 0: "node 17 (Op): sentence". */

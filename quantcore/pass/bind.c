@@ -15,8 +15,10 @@ static enum mpq_status check_known(struct mpq_ctx *ctx, const struct mpq_graph *
         if (node->op)
             continue;
         n_unknown++;
-        int length = snprintf(list + used, sizeof list - used, "%s'%s' (%s%s%s)", used ? ", " : "",
-                              node->name, node->domain, *node->domain ? "." : "", node->op_type);
+        int length = snprintf(list + used, sizeof list - used, "%s'%s' (%s of %s, opset %lld)",
+                              used ? ", " : "", node->name, node->op_type,
+                              *node->domain ? node->domain : "ai.onnx",
+                              (long long)mpq_node_opset(graph, node));
         if (length > 0 && used + (size_t)length < sizeof list)
             used += (size_t)length;
         else

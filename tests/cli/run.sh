@@ -99,7 +99,8 @@ for command in 'inspect' 'eval --data good.npz' 'convert -o out/a.onnx --effort 
     }
 done
 refuse 3 'Blur' eval unknown.onnx --data good.npz
-refuse_convert 3 'Blur' unknown.onnx --data good.npz
+refuse_convert 3 "(Blur of ai.onnx, opset 13); convert --weights-only needs not run the model" \
+    unknown.onnx --data good.npz
 refuse 2 "the model has no input 'q'" inspect good.onnx --input-shape q=1x3
 refuse 2 'is no shape of one sample' inspect good.onnx --input-shape x=1x3
 refuse 2 'is not NAME=SIZExSIZE' inspect good.onnx --input-shape x=3x
@@ -141,6 +142,16 @@ expect 0 '' convert good.onnx -o out/a.onnx --data good.npz --effort none --size
 cmp -s out/a.onnx first.onnx || complain "is not the same file twice"
 [ -s stdout ] || [ -s stderr ] && complain "is not quiet"
 expect 0 'top-1' eval out/a.onnx --data good.npz --reference good.onnx
+
+# ---- weights only: a model that cannot be run, and without data ----
+rm -f out/*
+refuse 2 'data does not go with --weights-only' convert good.onnx --weights-only --data good.npz
+expect 0 'weight bits' convert unknown.onnx --weights-only --size 60% -o out/a.onnx
+expect 0 'Blur' inspect out/a.onnx
+expect 0 'file bytes' convert good.onnx --weights-only --size 60% -o out/a.onnx --overwrite
+expect 0 'top-1' eval out/a.onnx --data good.npz --reference good.onnx
+rm -f out/*
+refuse 4 'smallest' convert good.onnx --weights-only --size 1% -o out/a.onnx
 
 # ---- targets: each gives a file; what was tuned for one is refused by another ----
 for target in ort int8 onnx openvino tensorrt qnn qnn16; do
