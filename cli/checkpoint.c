@@ -1,6 +1,7 @@
 #include "cli/checkpoint.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <string.h>
 
 #include "calibration/npz.h"
@@ -15,15 +16,27 @@ static uint64_t mix(uint64_t hash, const void *data, size_t bytes)
     return hash;
 }
 
-static uint64_t fingerprint(const struct mpq_graph *graph, const struct mpq_layer_table *layers)
+#define HASH_START 0xcbf29ce484222325u
+
+/* A node may have several layers of different weights. */
+static uint64_t layer_id(const struct mpq_graph *graph, const struct mpq_layer *layer)
 {
-    uint64_t hash = 0xcbf29ce484222325u;
-    for (uint32_t l = 0; l < layers->n_layer; l++) {
-        const struct mpq_layer *layer = &layers->layer[l];
-        const struct mpq_tensor *weight = graph->value[layer->weight].constant;
-        hash = mix(hash, layer->name, strlen(layer->name) + 1);
-        hash = mix(hash, weight->data, mpq_tensor_bytes(weight));
-    }
+    const struct mpq_tensor *weight = graph->value[layer->weight].constant;
+    uint64_t hash = mix(HASH_START, layer->name, strlen(layer->name) + 1);
+    return mix(hash, weight->data, mpq_tensor_bytes(weight));
+}
+
+static uint64_t value_id(const struct mpq_graph *graph, mpq_value_id v)
+{
+    return mix(HASH_START, graph->value[v].name, strlen(graph->value[v].name));
+}
+
+uint64_t mpq_checkpoint_targets_id(const struct mpq_targets *targets, const struct mpq_loss *loss)
+{
+    uint64_t hash = mix(HASH_START, &targets->n_sample, sizeof targets->n_sample);
+    for (uint32_t h = 0; h < loss->n_head; h++)
+        hash = mix(hash, targets->target[h],
+                   targets->n_sample * (size_t)loss->head[h].n_sample * sizeof(mpq_real));
     return hash;
 }
 
@@ -73,39 +86,90 @@ static void add_layer(struct list *list, const struct mpq_supernet *net, uint32_
     }
 }
 
+static enum mpq_status add_layers(struct list *list, const struct mpq_checkpoint *c)
+{
+    const struct mpq_supernet *net = c->net;
+    uint32_t n_layer = c->layers->n_layer;
+    uint64_t *id = mpq_arena_alloc(list->ctx, list->arena, n_layer, sizeof *id);
+    uint16_t *candidates = mpq_arena_alloc(list->ctx, list->arena, n_layer, sizeof *candidates);
+    uint16_t *active = mpq_arena_alloc(list->ctx, list->arena, n_layer, sizeof *active);
+    if (!id || !candidates || !active)
+        return MPQ_E_NOMEM;
+    add(list, MPQ_UINT64, n_layer, id, "layer_id");
+    add(list, MPQ_UINT16, n_layer, candidates, "candidates");
+    add(list, MPQ_UINT16, n_layer, active, "active");
+    for (uint32_t l = 0; l < n_layer; l++) {
+        id[l] = layer_id(c->graph, &c->layers->layer[l]);
+        candidates[l] = net->layer[l].candidates;
+        active[l] = net->layer[l].active;
+        add_layer(list, net, l);
+    }
+    return MPQ_OK;
+}
+
+static enum mpq_status add_values(struct list *list, const struct mpq_checkpoint *c)
+{
+    uint32_t n_value = 0;
+    uint64_t *id = mpq_arena_alloc(list->ctx, list->arena, c->graph->n_value, sizeof *id);
+    int32_t *group = mpq_arena_alloc(list->ctx, list->arena, c->graph->n_value, sizeof *group);
+    if (!id || !group)
+        return MPQ_E_NOMEM;
+    for (mpq_value_id v = 0; v < c->graph->n_value; v++) {
+        if (c->act->group[v] == MPQ_NO_GROUP)
+            continue;
+        id[n_value] = value_id(c->graph, v);
+        group[n_value++] = (int32_t)c->act->group[v];
+    }
+    add(list, MPQ_UINT64, n_value, id, "value_id");
+    add(list, MPQ_INT32, n_value, group, "value_group");
+    return MPQ_OK;
+}
+
+/* The widths there are, narrowest first; act_quant is the last, or the only one. */
+static enum mpq_status add_activations(struct list *list, const struct mpq_checkpoint *c)
+{
+    uint32_t n_group = c->act->n_group, n_width = 0;
+    const struct mpq_act_quant *width[MPQ_N_BITS];
+    for (int b = 0; b < MPQ_N_BITS; b++)
+        if (c->act_by_width[b])
+            width[n_width++] = c->act_by_width[b];
+    if (!n_width)
+        width[n_width++] = c->act_quant;
+    size_t n = (size_t)n_width * n_group;
+    int32_t *bits = mpq_arena_alloc(list->ctx, list->arena, n_width, sizeof *bits);
+    float *scale = mpq_arena_alloc(list->ctx, list->arena, n, sizeof *scale);
+    int32_t *zero_point = mpq_arena_alloc(list->ctx, list->arena, n, sizeof *zero_point);
+    if (!bits || !scale || !zero_point)
+        return MPQ_E_NOMEM;
+    for (uint32_t i = 0; i < n; i++) {
+        const struct mpq_act_quant *quant = &width[i / n_group][i % n_group];
+        bits[i / n_group] = quant->bits;
+        scale[i] = quant->scale;
+        zero_point[i] = quant->zero_point;
+    }
+    add(list, MPQ_INT32, n_group ? n_width : 0, bits, "act_bits");
+    add(list, MPQ_FLOAT, (int64_t)n, scale, "act_scale");
+    add(list, MPQ_INT32, (int64_t)n, zero_point, "act_zero_point");
+    return MPQ_OK;
+}
+
 enum mpq_status mpq_checkpoint_save(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                     const struct mpq_checkpoint *c, const char *path,
                                     bool overwrite)
 {
-    const struct mpq_supernet *net = c->net;
-    uint32_t n_layer = net->layers->n_layer;
-    size_t most = 6 + (size_t)n_layer * (1 + 4 * MPQ_N_BITS);
-    uint64_t model = fingerprint(c->graph, net->layers);
+    uint32_t n_layer = c->layers->n_layer;
+    size_t most = 11 + (size_t)n_layer * (1 + 4 * MPQ_N_BITS);
     struct list list = {ctx, arena, mpq_arena_alloc(ctx, arena, most, sizeof(char *)),
                         mpq_arena_alloc(ctx, arena, most, sizeof(struct mpq_tensor)), 0};
-    uint16_t *candidates = mpq_arena_alloc(ctx, arena, n_layer, sizeof *candidates);
-    uint16_t *active = mpq_arena_alloc(ctx, arena, n_layer, sizeof *active);
-    float *scale = mpq_arena_alloc(ctx, arena, c->n_group, sizeof *scale);
-    int32_t *zero_point = mpq_arena_alloc(ctx, arena, c->n_group, sizeof *zero_point);
-    int32_t *bits = mpq_arena_alloc(ctx, arena, c->n_group, sizeof *bits);
-    if (!list.name || !list.tensor || !candidates || !active || !scale || !zero_point || !bits)
+    if (!list.name || !list.tensor)
         return MPQ_E_NOMEM;
-    for (uint32_t g = 0; g < c->n_group; g++) {
-        scale[g] = c->act_quant[g].scale;
-        zero_point[g] = c->act_quant[g].zero_point;
-        bits[g] = c->act_quant[g].bits;
-    }
-    add(&list, MPQ_UINT64, 1, &model, "model");
-    add(&list, MPQ_UINT16, n_layer, candidates, "candidates");
-    add(&list, MPQ_UINT16, n_layer, active, "active");
-    add(&list, MPQ_FLOAT, c->n_group, scale, "act_scale");
-    add(&list, MPQ_INT32, c->n_group, zero_point, "act_zero_point");
-    add(&list, MPQ_INT32, c->n_group, bits, "act_bits");
-    for (uint32_t l = 0; l < n_layer; l++) {
-        candidates[l] = net->layer[l].candidates;
-        active[l] = net->layer[l].active;
-        add_layer(&list, net, l);
-    }
+    add(&list, MPQ_UINT8, (int64_t)strlen(c->options), c->options, "options");
+    MPQ_TRY(add_layers(&list, c));
+    MPQ_TRY(add_values(&list, c));
+    MPQ_TRY(add_activations(&list, c));
+    add(&list, MPQ_DOUBLE, ((int64_t)n_layer + c->n_act) * MPQ_N_BITS, c->sensitivity,
+        "sensitivity");
+    add(&list, MPQ_UINT64, 1, &c->sensitivity_id, "sensitivity_id");
     for (uint32_t i = 0; i < list.n; i++)
         if (!list.name[i])
             return MPQ_E_NOMEM;
@@ -132,7 +196,7 @@ static enum mpq_status read_array(const struct reader *r, const char *name, enum
                         "%s: is no checkpoint for these options: no array '%s'", r->path, name);
     MPQ_TRY(mpq_npz_read(r->ctx, r->arena, r->npz, name, out));
     int64_t n = mpq_shape_count(&out->shape);
-    bool fits = count >= 0 ? n == count : n > 0 && n <= -count;
+    bool fits = count >= 0 ? n == count : n <= -count;
     if (out->dtype != dtype || !fits)
         return mpq_fail(r->ctx, MPQ_E_FORMAT, "%s: array '%s' is %s %s, not of this model", r->path,
                         name, mpq_dtype_name(out->dtype), MPQ_SHAPE_TEXT(&out->shape));
@@ -171,6 +235,8 @@ static enum mpq_status read_width(const struct reader *r, const struct mpq_layer
             return mpq_fail(r->ctx, MPQ_E_NUMERIC,
                             "%s: a scale of layer %" PRIu32 " is not positive", r->path, l);
     uint32_t n_level = (uint32_t)mpq_shape_count(&level.shape);
+    if (!n_level)
+        return mpq_fail(r->ctx, MPQ_E_FORMAT, "%s: layer %" PRIu32 " has no levels", r->path, l);
     for (uint32_t k = 1; k < n_level; k++)
         if (mpq_tensor_int(&level, k) <= mpq_tensor_int(&level, k - 1))
             return mpq_fail(r->ctx, MPQ_E_FORMAT, "%s: levels of layer %" PRIu32 " do not ascend",
@@ -198,37 +264,202 @@ static enum mpq_status read_layer(const struct reader *r, const struct mpq_layer
     return MPQ_OK;
 }
 
-enum mpq_status mpq_checkpoint_load(struct mpq_ctx *ctx, struct mpq_arena *arena,
-                                    const struct mpq_checkpoint *c,
-                                    const struct mpq_layer_table *layers, const char *path)
+enum { MANY = 1 << 30 };
+
+/* Where the layers of the table are in the file, out_at [n_layer]. */
+static enum mpq_status find_layers(const struct reader *r, const struct mpq_checkpoint *c,
+                                   uint32_t *out_at, uint32_t *out_count)
 {
-    struct reader r = {ctx, arena, path, NULL};
-    struct mpq_tensor model, active, scale, zero_point, bits;
-    MPQ_TRY(mpq_npz_open(ctx, arena, path, &r.npz));
-    MPQ_TRY(read_array(&r, "model", MPQ_UINT64, 1, &model));
-    if (*(uint64_t *)model.data != fingerprint(c->graph, layers))
-        return mpq_fail(ctx, MPQ_E_FORMAT,
-                        "%s: is a checkpoint of another model (--overwrite replaces it)", path);
-    MPQ_TRY(read_array(&r, "act_scale", MPQ_FLOAT, c->n_group, &scale));
-    MPQ_TRY(read_array(&r, "act_zero_point", MPQ_INT32, c->n_group, &zero_point));
-    MPQ_TRY(read_array(&r, "act_bits", MPQ_INT32, c->n_group, &bits));
-    MPQ_TRY(read_array(&r, "active", MPQ_UINT16, layers->n_layer, &active));
-    for (uint32_t g = 0; g < c->n_group; g++) {
-        struct mpq_act_quant quant = {(float)mpq_tensor_double(&scale, g),
-                                      (int)mpq_tensor_int(&zero_point, g),
-                                      (int)mpq_tensor_int(&bits, g)};
+    struct mpq_tensor id;
+    uint32_t n_found = 0;
+    const char *missing = NULL;
+    MPQ_TRY(read_array(r, "layer_id", MPQ_UINT64, -MANY, &id));
+    uint32_t n = (uint32_t)mpq_shape_count(&id.shape);
+    for (uint32_t l = 0; l < c->layers->n_layer; l++) {
+        uint64_t want = layer_id(c->graph, &c->layers->layer[l]);
+        out_at[l] = 0;
+        while (out_at[l] < n && ((uint64_t *)id.data)[out_at[l]] != want)
+            out_at[l]++;
+        n_found += out_at[l] < n;
+        if (out_at[l] == n)
+            missing = c->layers->layer[l].name;
+    }
+    *out_count = n;
+    if (!n_found)
+        return mpq_fail(r->ctx, MPQ_E_FORMAT,
+                        "%s: is a checkpoint of another model (--overwrite replaces it)", r->path);
+    if (missing)
+        return mpq_fail(r->ctx, MPQ_E_FORMAT,
+                        "%s: does not have the layer '%s': it was excluded, or the model has "
+                        "changed (--overwrite replaces it)",
+                        r->path, missing);
+    return MPQ_OK;
+}
+
+/* Where the groups of the plan are in the file, out_at [n_group]: where one of their values is. */
+static enum mpq_status find_groups(const struct reader *r, const struct mpq_checkpoint *c,
+                                   uint32_t *out_at)
+{
+    struct mpq_tensor id, group;
+    MPQ_TRY(read_array(r, "value_id", MPQ_UINT64, -MANY, &id));
+    int64_t n = mpq_shape_count(&id.shape);
+    MPQ_TRY(read_array(r, "value_group", MPQ_INT32, n, &group));
+    for (uint32_t g = 0; g < c->act->n_group; g++)
+        out_at[g] = UINT32_MAX;
+    for (mpq_value_id v = 0; v < c->graph->n_value; v++) {
+        uint32_t g = c->act->group[v];
+        uint64_t want = value_id(c->graph, v);
+        for (int64_t i = 0; g != MPQ_NO_GROUP && out_at[g] == UINT32_MAX && i < n; i++)
+            if (((uint64_t *)id.data)[i] == want)
+                out_at[g] = (uint32_t)mpq_tensor_int(&group, i);
+    }
+    for (uint32_t g = 0; g < c->act->n_group; g++)
+        if (out_at[g] == UINT32_MAX)
+            return mpq_fail(r->ctx, MPQ_E_FORMAT,
+                            "%s: is of an earlier version of the model or of the program: it lacks "
+                            "a range of activations",
+                            r->path);
+    return MPQ_OK;
+}
+
+/* Row `width` of the file's activations, out_quant [n_group]. */
+static enum mpq_status read_row(const struct reader *r, const struct mpq_checkpoint *c,
+                                uint32_t width, const uint32_t *at, struct mpq_act_quant *out_quant)
+{
+    struct mpq_tensor bits, scale, zero_point;
+    MPQ_TRY(read_array(r, "act_bits", MPQ_INT32, -MPQ_N_BITS, &bits));
+    MPQ_TRY(read_array(r, "act_scale", MPQ_FLOAT, -MANY, &scale));
+    int64_t n = mpq_shape_count(&scale.shape), n_group = n / mpq_shape_count(&bits.shape);
+    MPQ_TRY(read_array(r, "act_zero_point", MPQ_INT32, n, &zero_point));
+    for (uint32_t g = 0; g < c->act->n_group; g++) {
+        int64_t i = width * n_group + at[g];
+        if (at[g] >= n_group)
+            return mpq_fail(r->ctx, MPQ_E_FORMAT, "%s: the group of a value is not there", r->path);
+        struct mpq_act_quant quant = {(float)mpq_tensor_double(&scale, i),
+                                      (int)mpq_tensor_int(&zero_point, i),
+                                      (int)mpq_tensor_int(&bits, width)};
         if (!(quant.scale > 0) || quant.bits < MPQ_MIN_BITS ||
             (quant.bits > MPQ_MAX_BITS && quant.bits != 16) || quant.zero_point < 0 ||
             quant.zero_point >= 1 << quant.bits)
-            return mpq_fail(ctx, MPQ_E_FORMAT,
-                            "%s: the range of value group %" PRIu32 " is invalid", path, g);
-        c->act_quant[g] = quant;
+            return mpq_fail(r->ctx, MPQ_E_FORMAT,
+                            "%s: the range of value group %" PRIu32 " is invalid", r->path, g);
+        out_quant[g] = quant;
     }
-    for (uint32_t l = 0; c->net && l < layers->n_layer; l++) {
+    return MPQ_OK;
+}
+
+static enum mpq_status read_activations(const struct reader *r, const struct mpq_checkpoint *c)
+{
+    struct mpq_tensor bits;
+    uint32_t *at = mpq_arena_alloc(r->ctx, r->arena, c->act->n_group, sizeof *at);
+    if (!at)
+        return MPQ_E_NOMEM;
+    if (!c->act->n_group)
+        return MPQ_OK;
+    MPQ_TRY(find_groups(r, c, at));
+    MPQ_TRY(read_array(r, "act_bits", MPQ_INT32, -MPQ_N_BITS, &bits));
+    uint32_t n_width = (uint32_t)mpq_shape_count(&bits.shape);
+    if (!n_width)
+        return mpq_fail(r->ctx, MPQ_E_FORMAT, "%s: has no ranges of activations", r->path);
+    MPQ_TRY(read_row(r, c, n_width - 1, at, c->act_quant));
+    for (int b = MPQ_MIN_BITS; b <= MPQ_MAX_BITS; b++) {
+        uint32_t i = 0;
+        if (!c->act_by_width[b])
+            continue;
+        while (i < n_width && mpq_tensor_int(&bits, i) != b)
+            i++;
+        if (i == n_width)
+            return mpq_fail(r->ctx, MPQ_E_FORMAT, "%s: has no activations of %d bits (--act-bits)",
+                            r->path, b);
+        MPQ_TRY(read_row(r, c, i, at, c->act_by_width[b]));
+        memcpy(c->act_quant, c->act_by_width[b], c->act->n_group * sizeof *c->act_quant);
+    }
+    return MPQ_OK;
+}
+
+enum mpq_status mpq_checkpoint_load(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                    const struct mpq_checkpoint *c, const char *path)
+{
+    struct reader r = {ctx, arena, path, NULL};
+    struct mpq_tensor active;
+    uint32_t n_stored, *at = mpq_arena_alloc(ctx, arena, c->layers->n_layer, sizeof *at);
+    if (!at)
+        return MPQ_E_NOMEM;
+    MPQ_TRY(mpq_npz_open(ctx, arena, path, &r.npz));
+    MPQ_TRY(find_layers(&r, c, at, &n_stored));
+    MPQ_TRY(read_activations(&r, c));
+    MPQ_TRY(read_array(&r, "active", MPQ_UINT16, n_stored, &active));
+    for (uint32_t l = 0; c->net && l < c->layers->n_layer; l++) {
         struct mpq_supernet_layer *layer = &c->net->layer[l];
-        MPQ_TRY(read_layer(&r, &layers->layer[l], l, layer));
-        mpq_bits_mask still = layer->candidates & (mpq_bits_mask)mpq_tensor_int(&active, l);
+        MPQ_TRY(read_layer(&r, &c->layers->layer[l], at[l], layer));
+        mpq_bits_mask still = layer->candidates & (mpq_bits_mask)mpq_tensor_int(&active, at[l]);
         layer->active = still ? still : layer->candidates;
     }
     return MPQ_OK;
+}
+
+/* One row, NaN where the width is no candidate; false where a candidate was not measured. */
+static bool copy_row(const double *from, mpq_bits_mask candidates, double *to)
+{
+    bool is_complete = true;
+    for (int b = 0; b < MPQ_N_BITS; b++) {
+        bool is_candidate = candidates >> b & 1;
+        to[b] = is_candidate ? from[b] : (double)NAN;
+        is_complete &= !is_candidate || !isnan(from[b]);
+    }
+    return is_complete;
+}
+
+static enum mpq_status read_sensitivity(const struct reader *r, const struct mpq_checkpoint *c,
+                                        bool *out_found)
+{
+    struct mpq_tensor table, bits;
+    uint32_t n_layer = c->layers->n_layer, n_stored, n = n_layer + c->n_act;
+    uint32_t *at = mpq_arena_alloc(r->ctx, r->arena, n_layer + c->act->n_group, sizeof *at);
+    if (!at)
+        return MPQ_E_NOMEM;
+    MPQ_TRY(find_layers(r, c, at, &n_stored));
+    MPQ_TRY(find_groups(r, c, at + n_layer));
+    MPQ_TRY(read_array(r, "sensitivity", MPQ_DOUBLE, -MANY, &table));
+    MPQ_TRY(read_array(r, "act_bits", MPQ_INT32, -MPQ_N_BITS, &bits));
+    int64_t n_row = mpq_shape_count(&table.shape) / MPQ_N_BITS,
+            n_width = mpq_shape_count(&bits.shape);
+    mpq_bits_mask act = 0;
+    for (int b = MPQ_MIN_BITS; b <= MPQ_MAX_BITS; b++)
+        act |= (mpq_bits_mask)((c->act_by_width[b] != NULL) << b);
+    if (act && n_width && mpq_bits_highest(act) != mpq_tensor_int(&bits, n_width - 1))
+        return MPQ_OK; /* measured beside other activations */
+    bool is_complete = true;
+    for (uint32_t i = 0; i < n && is_complete; i++) {
+        int64_t row = i < n_layer ? at[i] : (int64_t)n_stored + at[i];
+        is_complete = row < n_row && copy_row((const double *)table.data + row * MPQ_N_BITS,
+                                              i < n_layer ? c->net->layer[i].candidates : act,
+                                              c->sensitivity + (size_t)i * MPQ_N_BITS);
+    }
+    *out_found = is_complete;
+    return MPQ_OK;
+}
+
+enum mpq_status mpq_checkpoint_load_sensitivity(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                                const struct mpq_checkpoint *c, const char *path,
+                                                bool *out_found)
+{
+    struct reader r = {ctx, arena, path, NULL};
+    struct mpq_tensor id;
+    *out_found = false;
+    MPQ_TRY(mpq_npz_open(ctx, arena, path, &r.npz));
+    MPQ_TRY(read_array(&r, "sensitivity_id", MPQ_UINT64, 1, &id));
+    return *(uint64_t *)id.data == c->sensitivity_id ? read_sensitivity(&r, c, out_found) : MPQ_OK;
+}
+
+enum mpq_status mpq_checkpoint_options(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                       const char *path, char **out_text)
+{
+    struct reader r = {ctx, arena, path, NULL};
+    struct mpq_tensor text;
+    MPQ_TRY(mpq_npz_open(ctx, arena, path, &r.npz));
+    MPQ_TRY(read_array(&r, "options", MPQ_UINT8, -MANY, &text));
+    *out_text = mpq_arena_printf(ctx, arena, "%.*s", (int)mpq_shape_count(&text.shape),
+                                 (const char *)text.data);
+    return *out_text ? MPQ_OK : MPQ_E_NOMEM;
 }

@@ -1,37 +1,63 @@
 /* The tuned state as a file, so that another budget costs a search and no tuning: an .npz of plain
  * arrays, for numpy to look at.
  *
- *   model            uint64 [1]   fingerprint of the layers' names and float weights
- *   candidates       uint16 [L]   bit b: width b was tuned
- *   active           uint16 [L]   bit b: width b is not frozen
- *   act_scale        float  [G]
- *   act_zero_point   int32  [G]
- *   act_bits         int32  [G]
+ *   options          uint8        text, a line `name=value` for the model and each option that made
+ * it layer_id         uint64 [L]   fingerprint of each layer's name and float weights candidates
+ * uint16 [L]   bit b: width b was tuned active           uint16 [L]   bit b: width b is not frozen
+ *   value_id         uint64 [V]   fingerprint of each quantized value's name
+ *   value_group      int32  [V]   its group
+ *   act_bits         int32  [W]   widths of activations, the widest last
+ *   act_scale        float  [W * G]
+ *   act_zero_point   int32  [W * G]
  *   layerI.weight    float        latent weight of layer I
  *   layerI.B.scale, .bias, .level, .offset of its width B; no bias where the layer has none, no
- * offset where weights are rounded as they are */
+ *                                 offset where weights are rounded as they are
+ *   sensitivity      double [(L + G) * 9]  loss by width of each layer, and of each group where W >
+ * 1 sensitivity_id   uint64 [1]   fingerprint of the float outputs it was measured against
+ *
+ * Layers and values are found by their fingerprints, so a run that leaves some layers float can go
+ * on from a run that did not. */
 #ifndef MPQ_CLI_CHECKPOINT_H
 #define MPQ_CLI_CHECKPOINT_H
 
+#include "quantcore/supernet/network.h"
 #include "quantcore/supernet/supernet.h"
 
 struct mpq_checkpoint {
-    const struct mpq_graph *graph; /* the simplified float graph     */
-    struct mpq_supernet *net;
-    struct mpq_act_quant *act_quant; /* [n_group]                    */
-    uint32_t n_group;
+    const struct mpq_graph *graph; /* the simplified float graph */
+    const struct mpq_layer_table *layers;
+    const struct mpq_act_plan *act;
+    struct mpq_supernet *net;                       /* NULL: reads activations alone         */
+    struct mpq_act_quant *act_quant;                /* [n_group] at the widest                */
+    struct mpq_act_quant *act_by_width[MPQ_N_BITS]; /* [n_group], NULL: no candidate         */
+    uint32_t n_act;                                 /* n_group where there are several widths */
+    double *sensitivity;                            /* [(n_layer + n_act) * MPQ_N_BITS] */
+    uint64_t sensitivity_id;
+    const char *options;
 };
 
 enum mpq_status mpq_checkpoint_save(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                     const struct mpq_checkpoint *checkpoint, const char *path,
                                     bool overwrite) MPQ_CHECKED;
 
-/* Fill act_quant, and the net's weights and those of its widths that are candidates; the net's
- * candidates stay. FORMAT where the file belongs to another model or lacks one of these widths.
- * `net` may be NULL to read act_quant alone. */
+/* Fill act_quant and act_by_width, and the net's weights and those of its widths that are
+ * candidates; the net's candidates stay. FORMAT where the file belongs to another model or lacks a
+ * layer or one of these widths. `net` may be NULL to read activations alone. */
 enum mpq_status mpq_checkpoint_load(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                     const struct mpq_checkpoint *checkpoint,
-                                    const struct mpq_layer_table *layers,
                                     const char *path) MPQ_CHECKED;
+
+/* Fill sensitivity where the file has it for these candidates, measured against the same outputs;
+ * *out_found false where it does not. */
+enum mpq_status mpq_checkpoint_load_sensitivity(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                                const struct mpq_checkpoint *checkpoint,
+                                                const char *path, bool *out_found) MPQ_CHECKED;
+
+/* The text of `options`, which nothing else has to be known for. */
+enum mpq_status mpq_checkpoint_options(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                       const char *path, char **out_text) MPQ_CHECKED;
+
+/* For sensitivity_id. */
+uint64_t mpq_checkpoint_targets_id(const struct mpq_targets *targets, const struct mpq_loss *loss);
 
 #endif

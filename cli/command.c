@@ -10,15 +10,19 @@
 static const struct command {
     const char *name;
     enum mpq_command_bit bit;
-    const char *summary;
+    const char *arguments, *summary;
     mpq_command_fn *run;
 } commands[] = {
-    {"convert", MPQ_COMMAND_CONVERT,
+    {"convert", MPQ_COMMAND_CONVERT, "MODEL.onnx",
      "Quantize: write a smaller mixed-precision QDQ model and a report.", mpq_cmd_convert},
-    {"eval", MPQ_COMMAND_EVAL, "Run a float or QDQ model over data and print its metrics.",
-     mpq_cmd_eval},
-    {"inspect", MPQ_COMMAND_INSPECT, "Show layers, parameters and MACs; what stays float and why.",
-     mpq_cmd_inspect},
+    {"search", MPQ_COMMAND_SEARCH, "CHECKPOINT",
+     "From the checkpoint of one tuning, a file for each of many budgets.", mpq_cmd_search},
+    {"apply", MPQ_COMMAND_APPLY, "CHECKPOINT PLAN.csv",
+     "From a checkpoint and an edited layer CSV, the file with these widths.", mpq_cmd_apply},
+    {"eval", MPQ_COMMAND_EVAL, "MODEL.onnx",
+     "Run a float or QDQ model over data and print its metrics.", mpq_cmd_eval},
+    {"inspect", MPQ_COMMAND_INSPECT, "MODEL.onnx",
+     "Show layers, parameters and MACs; what stays float and why.", mpq_cmd_inspect},
 };
 
 static const char exit_codes[] =
@@ -44,7 +48,7 @@ static void catch_signals(void)
 
 static void print_usage(FILE *file)
 {
-    fputs("usage: onnx-mpq COMMAND MODEL.onnx [OPTIONS]\n\n", file);
+    fputs("usage: onnx-mpq COMMAND FILE [OPTIONS]\n\n", file);
     for (size_t i = 0; i < MPQ_COUNT(commands); i++)
         fprintf(file, "  %-8s %s\n", commands[i].name, commands[i].summary);
     fputs("\nonnx-mpq COMMAND --help lists its options; --version says what it is built with.\n",
@@ -53,7 +57,7 @@ static void print_usage(FILE *file)
 
 static void print_command_help(const struct command *command)
 {
-    printf("usage: onnx-mpq %s MODEL.onnx [OPTIONS]\n\n%s\n\noptions:\n", command->name,
+    printf("usage: onnx-mpq %s %s [OPTIONS]\n\n%s\n\noptions:\n", command->name, command->arguments,
            command->summary);
     mpq_options_help(stdout, command->bit);
     printf("\n%s", exit_codes);

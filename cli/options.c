@@ -183,6 +183,35 @@ static bool parse_size(const struct option_row *row, const char *text, void *fie
     return false;
 }
 
+/* Sizes joined by commas, each with what it is called in a file name. */
+static bool parse_sizes(const struct option_row *row, const char *text, void *field)
+{
+    struct mpq_sizes *sizes = field;
+    sizes->n = 0;
+    for (;;) {
+        char piece[sizeof sizes->of->label - 4];
+        size_t n = strcspn(text, ",");
+        if (n >= sizeof piece || sizes->n == MPQ_MAX_SIZES)
+            return false;
+        struct mpq_labelled_size *size = &sizes->of[sizes->n++];
+        snprintf(piece, sizeof piece, "%.*s", (int)n, text);
+        if (!parse_size(row, piece, &size->size))
+            return false;
+        bool is_share = n && piece[n - 1] == '%';
+        snprintf(size->label, sizeof size->label, "%.*s%s", (int)(is_share ? n - 1 : n), piece,
+                 is_share ? "pct" : "");
+        if (!text[n])
+            return true;
+        text += n + 1;
+    }
+}
+
+static bool parse_pareto(const struct option_row *row, const char *text, void *field)
+{
+    return parse_count(row, text, field) && *(int64_t *)field >= 2 &&
+           *(int64_t *)field <= MPQ_MAX_SIZES;
+}
+
 static bool parse_avg_bits(const struct option_row *row, const char *text, void *field)
 {
     return parse_scale(row, text, field) && *(double *)field >= MPQ_MIN_BITS &&
@@ -235,7 +264,12 @@ static bool parse_time(const struct option_row *row, const char *text, void *fie
 
 #define CONVERT       MPQ_COMMAND_CONVERT
 #define EVAL          MPQ_COMMAND_EVAL
+#define SEARCH        MPQ_COMMAND_SEARCH
+#define APPLY         MPQ_COMMAND_APPLY
 #define ANY           MPQ_COMMAND_ANY
+#define FROM          (SEARCH | APPLY) /* commands that begin with a checkpoint            */
+#define MADE          (CONVERT | FROM)
+#define KEPT          0x10000 /* in the checkpoint; no command              */
 #define FIELD(member) offsetof(struct mpq_options, member)
 #define TYPED(member) offsetof(struct mpq_options, typed.member)
 
@@ -248,20 +282,27 @@ static bool parse_time(const struct option_row *row, const char *text, void *fie
 #define PER_CHANNEL "one number, or one a channel, as a,b,c"
 
 static const struct option_row table[] = {
-    {"output", 'o', CONVERT, "FILE", A_FILE, FIELD(output), NULL, "MODEL.mpq.onnx",
+    {"output", 'o', CONVERT | APPLY, "FILE", A_FILE, FIELD(output), NULL, "MODEL.mpq.onnx",
      "Write the quantized model here."},
-    {"report", 0, CONVERT, "FILE", A_FILE, FIELD(report), NULL, "the output's name with .csv",
+    {"output", 'o', SEARCH, "FILE", A_FILE, FIELD(output), NULL, "MODEL.mpq.onnx",
+     "Name of the files written, each with its budget before .onnx: MODEL.mpq.15pct.onnx."},
+    {"report", 0, SEARCH, "FILE", A_FILE, FIELD(report), NULL, "MODEL.mpq.csv",
+     "Write one CSV row a budget here."},
+    {"model", 0, FROM, "FILE", A_FILE, FIELD(model), NULL, "the one that was tuned",
+     "The float model, where it has moved."},
+    {"report", 0, CONVERT | APPLY, "FILE", A_FILE, FIELD(report), NULL,
+     "the output's name with .csv",
      "Write one CSV row a layer here, and key,value rows about the whole run beside it to the same "
      "name with .summary.csv."},
-    {"overwrite", 0, CONVERT | EVAL, NULL, A_SWITCH, FIELD(overwrite), "no", NULL,
+    {"overwrite", 0, MADE | EVAL, NULL, A_SWITCH, FIELD(overwrite), "no", NULL,
      "Replace output files that exist."},
-    {"data", 0, CONVERT, "PATH", A_FILE, FIELD(data), NULL, "synthetic samples",
+    {"data", 0, MADE | KEPT, "PATH", A_FILE, FIELD(data), NULL, "synthetic samples",
      "Samples to calibrate and tune on, no labels needed: .npz with arrays named like the model's "
      "inputs, or with `images` (uint8 NHWC) to be preprocessed; .npy; or a folder of JPEG and PNG "
      "pictures."},
-    {"eval", 0, CONVERT, "PATH", A_FILE, FIELD(eval), NULL, "none",
+    {"eval", 0, MADE | KEPT, "PATH", A_FILE, FIELD(eval), NULL, "none",
      "Other samples, of the same kinds, on which the float and the quantized model are compared."},
-    {"labels", 0, CONVERT, "FILE", A_FILE, FIELD(labels), NULL, "those in the samples' file",
+    {"labels", 0, MADE | KEPT, "FILE", A_FILE, FIELD(labels), NULL, "those in the samples' file",
      "Labels of --eval, or of --data where there is no --eval: CSV with file,label or one label a "
      "row, or .npy."},
     {"data", 0, EVAL, "PATH", A_FILE, FIELD(data), NULL, NULL,
@@ -274,12 +315,13 @@ static const struct option_row table[] = {
     {"outputs", 0, EVAL, "FILE", A_FILE, FIELD(outputs), NULL, "none",
      "Write all outputs to this .npz, arrays named like the model's outputs."},
 
-    {"input-shape", 0, ANY, "NAME=SIZES", A_TEXT, FIELD(input_shape), NULL, "those of the data",
+    {"input-shape", 0, ANY | KEPT, "NAME=SIZES", A_TEXT, FIELD(input_shape), NULL,
+     "those of the data",
      "Sizes of one sample for an input that leaves some open, as NAME=1x3x224x224; several joined "
      "by commas. The file written leaves them open, too."},
 
-    {"input-value", 0, ANY, "NAME=INTEGER", parse_text, "NAME=INTEGER", FIELD(input_value), NULL,
-     "none",
+    {"input-value", 0, ANY | KEPT, "NAME=INTEGER", parse_text, "NAME=INTEGER", FIELD(input_value),
+     NULL, "none",
      "Value of an input of one integer or bool that chooses branches of If; several joined by "
      "commas. The file written has the branch taken alone."},
 
@@ -287,34 +329,40 @@ static const struct option_row table[] = {
      FIELD(size), NULL, DEFAULT_SIZE,
      "Largest size of the file written: N% of the float file, or bytes as 150kB, 1.5MB, 64KiB "
      "(k = 1000, Ki = 1024). With another of the limits that follow, none."},
-    {"avg-bits", 0, CONVERT, "X", parse_avg_bits, "a number from 2 to 8", FIELD(avg_bits), NULL,
-     "no limit", "Largest average width of the weights."},
-    {"bitops", 0, CONVERT, "N", parse_bitops,
+    {"size", 0, SEARCH, "SIZES", parse_sizes, "a list of sizes as 10%,15%,150kB", FIELD(sizes),
+     NULL, "none", "Sizes of the files, a search each, joined by commas."},
+    {"pareto", 0, SEARCH, "N", parse_pareto, "a number of files from 2 to 64", FIELD(pareto), NULL,
+     "none", "As many sizes, evenly apart in proportion, from the smallest file to the largest."},
+    {"avg-bits", 0, CONVERT | SEARCH, "X", parse_avg_bits, "a number from 2 to 8", FIELD(avg_bits),
+     NULL, "no limit", "Largest average width of the weights."},
+    {"bitops", 0, CONVERT | SEARCH, "N", parse_bitops,
      "a number of BitOPs, as 3e9 or 1.5G, a share of those at 8 bits, as 25%, or those of one "
      "width, as W4A4",
      FIELD(bitops), NULL, "no limit",
      "Most bit operations a sample: MACs * weight bits * activation bits, summed over the layers."},
-    {"latency", 0, CONVERT, "FILE", A_FILE, FIELD(latency), NULL, "none",
+    {"latency", 0, CONVERT | SEARCH, "FILE", A_FILE, FIELD(latency), NULL, "none",
      "CSV of measured times, with a header and columns node, weight_bits, seconds, and "
      "activation_bits where they matter. A width without a row takes the time of the next wider "
      "one that has."},
-    {"max-latency", 0, CONVERT, "TIME", parse_time, "a time, as 3.5ms, 800us or 0.1s",
+    {"max-latency", 0, CONVERT | SEARCH, "TIME", parse_time, "a time, as 3.5ms, 800us or 0.1s",
      FIELD(max_latency), NULL, "no limit", "Largest sum of the layers' times by --latency."},
-    {"exclude", 0, CONVERT, "PATTERNS", parse_text, "a pattern", FIELD(exclude), NULL, "none",
+    {"exclude", 0, CONVERT | SEARCH | KEPT, "PATTERNS", parse_text, "a pattern", FIELD(exclude),
+     NULL, "none",
      "Layers that stay float: names of nodes, operator types, or extended regular expressions that "
      "match one of them as a whole; several joined by commas."},
-    {"lock", 0, CONVERT, "PATTERN=BITS", parse_text, "PATTERN=BITS", FIELD(lock), NULL, "none",
-     "Layers whose weights get this width, one of --bits; several joined by commas."},
-    {"bits", 0, CONVERT, "LIST", parse_bits, "a list of widths from 2 to 8, as 2,4,8", FIELD(bits),
-     "2,3,4,5,6,8", NULL, "Weight widths a layer may get."},
-    {"target", 0, CONVERT, MPQ_TARGET_NAMES, parse_target, NULL, FIELD(target), "ort", NULL,
+    {"lock", 0, CONVERT | SEARCH | KEPT, "PATTERN=BITS", parse_text, "PATTERN=BITS", FIELD(lock),
+     NULL, "none", "Layers whose weights get this width, one of --bits; several joined by commas."},
+    {"bits", 0, CONVERT | SEARCH | KEPT, "LIST", parse_bits,
+     "a list of widths from 2 to 8, as 2,4,8", FIELD(bits), "2,3,4,5,6,8", NULL,
+     "Weight widths a layer may get."},
+    {"target", 0, MADE | KEPT, MPQ_TARGET_NAMES, parse_target, NULL, FIELD(target), "ort", NULL,
      "Who runs the file. ort: ONNX Runtime, each weight in its own number of bits, unpacked by "
      "standard operators when the model is loaded; int8: a byte a weight, for whatever reads 8-bit "
      "QDQ; onnx: the types int2, int4 and int8 of opsets 25, 21 and 13; openvino; tensorrt: signed "
      "types, zero point 0; qnn: weights in int4 and int8, activations of 8 bits, or with qnn16 of "
      "16."},
-    {"act-bits", 0, CONVERT, "LIST", parse_bits, "a list of widths from 2 to 8, as 4,8",
-     FIELD(act_bits), NULL, "that of --target",
+    {"act-bits", 0, CONVERT | SEARCH | KEPT, "LIST", parse_bits,
+     "a list of widths from 2 to 8, as 4,8", FIELD(act_bits), NULL, "that of --target",
      "Widths activations may have. More than one are searched, which pays with a limit on BitOPs "
      "or latency: the file does not shrink."},
     {"weights-only", 0, CONVERT, NULL, A_SWITCH, FIELD(weights_only), "no", NULL,
@@ -331,29 +379,30 @@ static const struct option_row table[] = {
     {"checkpoint", 0, CONVERT, "FILE", A_FILE, FIELD(checkpoint), NULL, "none",
      "Tuned state: where FILE exists, resume from it without calibrating or tuning; else (or with "
      "--overwrite) save it there."},
-    {"seed", 0, CONVERT, "N", parse_unsigned, "a whole number of at most 64 bits", FIELD(seed), "1",
-     NULL, "Key of all random numbers. Same command, seed and threads: same bytes."},
+    {"seed", 0, CONVERT | KEPT, "N", parse_unsigned, "a whole number of at most 64 bits",
+     FIELD(seed), "1", NULL,
+     "Key of all random numbers. Same command, seed and threads: same bytes."},
 
-    {"preprocess", 0, CONVERT | EVAL, "imagenet|imagenet-tf|unit|raw", A_CHOICE, TYPED(preset),
+    {"preprocess", 0, MADE | EVAL | KEPT, "imagenet|imagenet-tf|unit|raw", A_CHOICE, TYPED(preset),
      "raw", NULL,
      "From a picture x (0..255) to the input, y = (x * scale - mean) / std. imagenet: short side "
      "to 8/7 of the crop, centre crop, scale 1/255, mean .485,.456,.406, std .229,.224,.225; "
      "imagenet-tf: the same crop, scale 1/127.5, mean 1, std 1; unit: resized, scale 1/255; raw: "
      "resized, 0..255."},
-    {"mean", 0, CONVERT | EVAL, "A,B,C", parse_channels, PER_CHANNEL, TYPED(mean), NULL,
+    {"mean", 0, MADE | EVAL | KEPT, "A,B,C", parse_channels, PER_CHANNEL, TYPED(mean), NULL,
      "the preset's", "Mean a channel, in the model's channel order and after --scale."},
-    {"std", 0, CONVERT | EVAL, "A,B,C", parse_std, PER_CHANNEL ", above 0", TYPED(std), NULL,
+    {"std", 0, MADE | EVAL | KEPT, "A,B,C", parse_std, PER_CHANNEL ", above 0", TYPED(std), NULL,
      "the preset's", "Standard deviation a channel."},
-    {"scale", 0, CONVERT | EVAL, "X", parse_scale, "a number above 0", TYPED(scale), NULL,
+    {"scale", 0, MADE | EVAL | KEPT, "X", parse_scale, "a number above 0", TYPED(scale), NULL,
      "the preset's", "Factor of 0..255."},
-    {"resize", 0, CONVERT | EVAL, "N", parse_positive, "a number of pixels", TYPED(resize), NULL,
-     "the preset's", "Short side in pixels before the crop."},
-    {"crop", 0, CONVERT | EVAL, "N", parse_positive, "a number of pixels", TYPED(crop), NULL,
+    {"resize", 0, MADE | EVAL | KEPT, "N", parse_positive, "a number of pixels", TYPED(resize),
+     NULL, "the preset's", "Short side in pixels before the crop."},
+    {"crop", 0, MADE | EVAL | KEPT, "N", parse_positive, "a number of pixels", TYPED(crop), NULL,
      "the input's size", "Side of the centre crop in pixels."},
-    {"channel-order", 0, CONVERT | EVAL, "rgb|bgr", A_CHOICE, TYPED(channel_order), "rgb", NULL,
+    {"channel-order", 0, MADE | EVAL | KEPT, "rgb|bgr", A_CHOICE, TYPED(channel_order), "rgb", NULL,
      "Channel order of the model."},
 
-    {"threads", 0, CONVERT | EVAL, "N", parse_threads, "a number of threads from 1 to 1024",
+    {"threads", 0, MADE | EVAL, "N", parse_threads, "a number of threads from 1 to 1024",
      FIELD(threads), "all", NULL, "Threads to use; all: one a core."},
     {"quiet", 'q', ANY, NULL, A_SWITCH, FIELD(quiet), "no", NULL,
      "Print nothing but errors and what was asked for."},
@@ -493,6 +542,28 @@ static enum mpq_status find_option(struct mpq_ctx *ctx, enum mpq_command_bit com
                     command_name);
 }
 
+static bool begins_with_checkpoint(enum mpq_command_bit command)
+{
+    return (command & FROM) != 0;
+}
+
+/* An argument that is no option. */
+static enum mpq_status take_file(struct mpq_ctx *ctx, enum mpq_command_bit command,
+                                 const char *argument, struct mpq_options *options)
+{
+    const char **file = begins_with_checkpoint(command) ? &options->checkpoint : &options->model;
+    if (command == APPLY && options->checkpoint)
+        file = &options->plan;
+    if (*file)
+        return mpq_fail(ctx, MPQ_E_USAGE, "one %s at a time: '%s' and '%s' were given",
+                        file == &options->model  ? "model"
+                        : file == &options->plan ? "plan"
+                                                 : "checkpoint",
+                        *file, argument);
+    *file = argument;
+    return MPQ_OK;
+}
+
 static enum mpq_status parse_arguments(struct mpq_ctx *ctx, enum mpq_command_bit command,
                                        const char *command_name, int argc, char *const *argv,
                                        struct mpq_options *options)
@@ -501,10 +572,7 @@ static enum mpq_status parse_arguments(struct mpq_ctx *ctx, enum mpq_command_bit
     for (int i = 0; i < argc; i++) {
         const char *argument = argv[i];
         if (only_names || argument[0] != '-' || !argument[1]) {
-            if (options->model)
-                return mpq_fail(ctx, MPQ_E_USAGE, "one model at a time: '%s' and '%s' were given",
-                                options->model, argument);
-            options->model = argument;
+            MPQ_TRY(take_file(ctx, command, argument, options));
             continue;
         }
         if (strcmp(argument, "--") == 0) {
@@ -522,6 +590,7 @@ static enum mpq_status parse_arguments(struct mpq_ctx *ctx, enum mpq_command_bit
         else if (!value)
             value = argv[++i];
         MPQ_TRY(set_option(ctx, row, value, options));
+        options->is_given[row] = true;
     }
     return MPQ_OK;
 }
@@ -558,16 +627,19 @@ static enum mpq_status make_preprocess(struct mpq_ctx *ctx, struct mpq_options *
     return MPQ_OK;
 }
 
+static bool has_limit(const struct mpq_options *options)
+{
+    const struct mpq_bitops *bitops = &options->bitops;
+    return options->size.share > 0 || options->size.bytes || options->avg_bits > 0 ||
+           bitops->number > 0 || bitops->share > 0 || bitops->weight_bits || options->latency;
+}
+
 static enum mpq_status check_limits(struct mpq_ctx *ctx, enum mpq_command_bit command,
                                     struct mpq_options *options)
 {
-    const struct mpq_bitops *bitops = &options->bitops;
     if (!options->latency != !(options->max_latency > 0))
         return mpq_fail(ctx, MPQ_E_USAGE, "--latency and --max-latency go together");
-    bool has_limit = options->size.share > 0 || options->size.bytes || options->avg_bits > 0 ||
-                     bitops->number > 0 || bitops->share > 0 || bitops->weight_bits ||
-                     options->latency;
-    for (size_t i = 0; i < MPQ_COUNT(table) && command == MPQ_COMMAND_CONVERT && !has_limit; i++)
+    for (size_t i = 0; i < MPQ_COUNT(table) && command == CONVERT && !has_limit(options); i++)
         if (table[i].offset == FIELD(size))
             return set_option(ctx, i, DEFAULT_SIZE, options);
     return MPQ_OK;
@@ -587,13 +659,18 @@ static enum mpq_status check_weights_only(struct mpq_ctx *ctx, const struct mpq_
 }
 
 /* `path` without its suffix, if it has that one, and with `replacement` after it. */
-static const char *replace_suffix(struct mpq_ctx *ctx, struct mpq_arena *arena, const char *path,
-                                  const char *suffix, const char *replacement)
+static char *replace_suffix(struct mpq_ctx *ctx, struct mpq_arena *arena, const char *path,
+                            const char *suffix, const char *replacement)
 {
     size_t n = strlen(path), n_suffix = strlen(suffix);
     if (n > n_suffix && strcmp(path + n - n_suffix, suffix) == 0)
         n -= n_suffix;
     return mpq_arena_printf(ctx, arena, "%.*s%s", (int)n, path, replacement);
+}
+
+char *mpq_path_csv(struct mpq_ctx *ctx, struct mpq_arena *arena, const char *path)
+{
+    return replace_suffix(ctx, arena, path, ".onnx", ".csv");
 }
 
 static enum mpq_status name_outputs(struct mpq_ctx *ctx, struct mpq_arena *arena,
@@ -604,7 +681,7 @@ static enum mpq_status name_outputs(struct mpq_ctx *ctx, struct mpq_arena *arena
     if (!options->output)
         return MPQ_E_NOMEM;
     if (!options->report)
-        options->report = replace_suffix(ctx, arena, options->output, ".onnx", ".csv");
+        options->report = mpq_path_csv(ctx, arena, options->output);
     if (!options->report)
         return MPQ_E_NOMEM;
     if (strcmp(options->output, options->model) == 0)
@@ -612,6 +689,27 @@ static enum mpq_status name_outputs(struct mpq_ctx *ctx, struct mpq_arena *arena
     if (strcmp(options->output, options->report) == 0)
         return mpq_fail(ctx, MPQ_E_USAGE, "--output and --report are the same file, '%s'",
                         options->output);
+    return MPQ_OK;
+}
+
+static enum mpq_status check_from(struct mpq_ctx *ctx, enum mpq_command_bit command,
+                                  const char *command_name, struct mpq_options *options)
+{
+    options->is_resumed = true;
+    if (!options->checkpoint)
+        return mpq_fail(ctx, MPQ_E_USAGE, "%s needs a checkpoint; see onnx-mpq %s --help",
+                        command_name, command_name);
+    if (command == APPLY && !options->plan)
+        return mpq_fail(ctx, MPQ_E_USAGE,
+                        "apply needs a plan, the layer CSV of a conversion; see onnx-mpq apply "
+                        "--help");
+    if (options->quiet && options->verbose)
+        return mpq_fail(ctx, MPQ_E_USAGE, "--quiet and --verbose exclude each other");
+    if (command == SEARCH && options->sizes.n && options->pareto)
+        return mpq_fail(ctx, MPQ_E_USAGE, "--size and --pareto exclude each other");
+    MPQ_TRY(check_limits(ctx, command, options));
+    if (command == SEARCH && !options->sizes.n && !options->pareto && !has_limit(options))
+        return mpq_fail(ctx, MPQ_E_USAGE, "search needs a budget: --size LIST or --pareto N");
     return MPQ_OK;
 }
 
@@ -626,6 +724,8 @@ enum mpq_status mpq_options_parse(struct mpq_ctx *ctx, struct mpq_arena *arena,
             return MPQ_OK;
         }
     MPQ_TRY(parse_arguments(ctx, command, command_name, argc, argv, out));
+    if (begins_with_checkpoint(command))
+        return check_from(ctx, command, command_name, out);
     if (!out->model)
         return mpq_fail(ctx, MPQ_E_USAGE, "%s needs a model; see onnx-mpq %s --help", command_name,
                         command_name);
@@ -640,6 +740,62 @@ enum mpq_status mpq_options_parse(struct mpq_ctx *ctx, struct mpq_arena *arena,
     MPQ_TRY(make_preprocess(ctx, out));
     MPQ_TRY(check_limits(ctx, command, out));
     return command == MPQ_COMMAND_CONVERT ? name_outputs(ctx, arena, out) : MPQ_OK;
+}
+
+/* ---- options that a checkpoint keeps ---- */
+
+char *mpq_options_kept(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                       const struct mpq_options *options)
+{
+    char *text = mpq_arena_printf(ctx, arena, "model=%s\n", options->model);
+    for (size_t i = 0; i < MPQ_COUNT(table) && text; i++)
+        if (table[i].commands & KEPT && options->is_given[i])
+            text = mpq_arena_printf(ctx, arena, "%s%s=%s\n", text, table[i].name, options->text[i]);
+    return text;
+}
+
+static enum mpq_status restore_one(struct mpq_ctx *ctx, const char *name, const char *value,
+                                   struct mpq_options *options)
+{
+    if (strcmp(name, "model") == 0) {
+        options->model = options->model ? options->model : value;
+        return MPQ_OK;
+    }
+    for (size_t i = 0; i < MPQ_COUNT(table); i++)
+        if (table[i].commands & KEPT && strcmp(table[i].name, name) == 0)
+            return options->is_given[i] ? MPQ_OK : set_option(ctx, i, value, options);
+    return mpq_fail(ctx, MPQ_E_FORMAT, "%s: --%s is no option of this version", options->checkpoint,
+                    name);
+}
+
+enum mpq_status mpq_options_restore(struct mpq_ctx *ctx, struct mpq_arena *arena, const char *kept,
+                                    struct mpq_options *options)
+{
+    char *line = mpq_arena_strdup(ctx, arena, kept);
+    while (line && *line) {
+        char *end = strchr(line, '\n'), *equals = strchr(line, '=');
+        if (!end || !equals || equals > end)
+            return mpq_fail(ctx, MPQ_E_FORMAT, "%s: its options cannot be read",
+                            options->checkpoint);
+        *end = *equals = '\0';
+        MPQ_TRY(restore_one(ctx, line, equals + 1, options));
+        line = end + 1;
+    }
+    if (!line)
+        return MPQ_E_NOMEM;
+    if (!options->model)
+        return mpq_fail(ctx, MPQ_E_FORMAT, "%s: does not name its model", options->checkpoint);
+    MPQ_TRY(make_preprocess(ctx, options));
+    return name_outputs(ctx, arena, options);
+}
+
+char *mpq_path_labelled(struct mpq_ctx *ctx, struct mpq_arena *arena, const char *path,
+                        const char *label)
+{
+    size_t n = strlen(path);
+    bool has_suffix = n > 5 && strcmp(path + n - 5, ".onnx") == 0;
+    return mpq_arena_printf(ctx, arena, "%.*s.%s%s", (int)(has_suffix ? n - 5 : n), path, label,
+                            has_suffix ? ".onnx" : "");
 }
 
 uint64_t mpq_size_bytes(const struct mpq_size *size, uint64_t float_bytes)

@@ -13,7 +13,9 @@ enum mpq_command_bit {
     MPQ_COMMAND_CONVERT = 1,
     MPQ_COMMAND_EVAL = 2,
     MPQ_COMMAND_INSPECT = 4,
-    MPQ_COMMAND_ANY = 7
+    MPQ_COMMAND_SEARCH = 8,
+    MPQ_COMMAND_APPLY = 16,
+    MPQ_COMMAND_ANY = 31
 };
 
 enum mpq_effort { MPQ_EFFORT_NONE, MPQ_EFFORT_QUICK, MPQ_EFFORT_DEFAULT, MPQ_EFFORT_THOROUGH };
@@ -31,12 +33,24 @@ struct mpq_bitops {
     int weight_bits, activation_bits; /* > 0; else 0; none of them: no limit */
 };
 
+/* Several, as they were typed. */
+#define MPQ_MAX_SIZES 64
+struct mpq_sizes {
+    uint32_t n;
+    struct mpq_labelled_size {
+        struct mpq_size size;
+        char label[24]; /* for file names: "12.5pct", "150kB" */
+    } of[MPQ_MAX_SIZES];
+};
+
 #define MPQ_MAX_OPTIONS 64
 
 /* Everything typed, defaults filled in. Strings are the command line's or live in the arena;
  * NULL: not given and no default. Options of other commands keep their defaults. */
 struct mpq_options {
     const char *model;
+    const char *plan; /* second argument of apply */
+    bool is_resumed;  /* `checkpoint` is where a command begins, not where it ends */
 
     const char *output, *report; /* convert: never NULL; MODEL.mpq.onnx beside the model, and the
                                     output's name with .csv                                */
@@ -51,6 +65,8 @@ struct mpq_options {
     struct mpq_bitops bitops;
     double max_latency; /* seconds; 0: no limit, else `latency` is given */
     const char *latency;
+    struct mpq_sizes sizes; /* of search            */
+    int64_t pareto;         /* of search; 0: none   */
     const char *exclude, *lock;
 
     bool bits[MPQ_N_BITS], act_bits[MPQ_N_BITS]; /* candidate widths of weights and of activations,
@@ -81,6 +97,7 @@ struct mpq_options {
     /* Row i's value as it could be typed again; NULL: not given and no default, or not an option
      * of this command. */
     const char *text[MPQ_MAX_OPTIONS];
+    bool is_given[MPQ_MAX_OPTIONS]; /* typed, not a default */
 };
 
 /* Parse the arguments after the command's name. USAGE with one sentence; with --help nothing else
@@ -88,6 +105,24 @@ struct mpq_options {
 enum mpq_status mpq_options_parse(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                   enum mpq_command_bit command, const char *command_name, int argc,
                                   char *const *argv, struct mpq_options *out) MPQ_CHECKED;
+
+/* What of the options made the tuned state: the model and each that was given, a line `name=value`
+ * each. NULL without memory. */
+char *mpq_options_kept(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                       const struct mpq_options *options);
+
+/* Of a command whose argument is a checkpoint: take the options that were kept in it and are not
+ * given now, the model among them, and name the outputs. FORMAT where the text is not such lines.
+ */
+enum mpq_status mpq_options_restore(struct mpq_ctx *ctx, struct mpq_arena *arena, const char *kept,
+                                    struct mpq_options *options) MPQ_CHECKED;
+
+/* `path` with "." and `label` put before its .onnx, or at its end; NULL without memory. */
+char *mpq_path_labelled(struct mpq_ctx *ctx, struct mpq_arena *arena, const char *path,
+                        const char *label);
+
+/* `path` with .csv in place of its .onnx, or at its end; NULL without memory. */
+char *mpq_path_csv(struct mpq_ctx *ctx, struct mpq_arena *arena, const char *path);
 
 /* The options that all these commands have, with their defaults, wrapped to 80 columns. */
 void mpq_options_help(FILE *file, unsigned commands);

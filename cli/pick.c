@@ -78,8 +78,8 @@ static char *next_piece(char **rest)
     return begin;
 }
 
-static enum mpq_status drop(struct mpq_ctx *ctx, struct mpq_arena *arena, const uint8_t *picked,
-                            struct mpq_layer_table *layers)
+enum mpq_status mpq_pick_drop(struct mpq_ctx *ctx, struct mpq_arena *arena, const uint8_t *picked,
+                              struct mpq_layer_table *layers)
 {
     uint32_t n = layers->n_layer, kept = 0;
     struct mpq_rejected_layer *rejected = mpq_arena_grow(
@@ -111,7 +111,7 @@ enum mpq_status mpq_pick_exclude(struct mpq_ctx *ctx, struct mpq_arena *arena, c
         return MPQ_E_NOMEM;
     while (rest)
         MPQ_TRY(pick(ctx, arena, "exclude", next_piece(&rest), graph, layers, 1, picked));
-    return drop(ctx, arena, picked, layers);
+    return mpq_pick_drop(ctx, arena, picked, layers);
 }
 
 enum mpq_status mpq_pick_lock(struct mpq_ctx *ctx, struct mpq_arena *arena, const char *locks,

@@ -17,4 +17,8 @@ enum mpq_status mpq_pick_lock(struct mpq_ctx *ctx, struct mpq_arena *arena, cons
                               const struct mpq_graph *graph, const struct mpq_layer_table *layers,
                               uint16_t allowed, uint8_t *out_bits) MPQ_CHECKED;
 
+/* Layers with picked[l] != 0 leave the table; UNSUPPORTED where none is left. */
+enum mpq_status mpq_pick_drop(struct mpq_ctx *ctx, struct mpq_arena *arena, const uint8_t *picked,
+                              struct mpq_layer_table *layers) MPQ_CHECKED;
+
 #endif

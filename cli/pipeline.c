@@ -45,6 +45,10 @@ enum mpq_status mpq_pipeline_open(struct mpq_ctx *ctx, struct mpq_arena *arena,
         return mpq_fail(ctx, MPQ_E_UNSUPPORTED,
                         "%s: no layer can be quantized (see onnx-mpq inspect)", options->model);
     MPQ_TRY(mpq_pick_exclude(ctx, arena, options->exclude, p->graph, &p->layers));
+    if (options->plan) {
+        MPQ_TRY(mpq_plan_read(ctx, arena, options->plan, &p->plan));
+        MPQ_TRY(mpq_plan_match(ctx, arena, &p->layers, &p->plan));
+    }
     MPQ_TRY(mpq_act_plan_build(ctx, arena, p->graph, &p->binding, &p->layers, &p->act));
     for (uint32_t i = p->graph->n_output; i-- > 0;) {
         int64_t n_class = mpq_metric_classes(&p->binding.tensor[p->graph->output[i]]);
@@ -164,7 +168,15 @@ static enum mpq_status observe(struct mpq_ctx *ctx, void *arg, const struct mpq_
 
 static struct mpq_checkpoint checkpoint_of(struct mpq_pipeline *p, struct mpq_supernet *net)
 {
-    return (struct mpq_checkpoint){p->graph, net, p->act_quant, p->act.n_group};
+    struct mpq_checkpoint checkpoint = {.graph = p->graph,
+                                        .layers = &p->layers,
+                                        .act = &p->act,
+                                        .net = net,
+                                        .act_quant = p->act_quant,
+                                        .n_act = p->n_act,
+                                        .sensitivity = p->sensitivity};
+    memcpy(checkpoint.act_by_width, p->act_by_width, sizeof p->act_by_width);
+    return checkpoint;
 }
 
 static enum mpq_status alloc_activations(struct mpq_ctx *ctx, struct mpq_pipeline *p)
@@ -191,14 +203,11 @@ enum mpq_status mpq_pipeline_calibrate(struct mpq_ctx *ctx, struct mpq_pipeline 
     MPQ_TRY(mpq_batch_choose(ctx, p->arena, p->graph, p->tune.dataset, &p->run_graph, &p->batch));
     MPQ_TRY(alloc_activations(ctx, p));
     const char *path = p->options->checkpoint;
-    p->is_resumed = path && !p->options->overwrite && mpq_file_exists(path);
-    if (p->is_resumed && p->n_act)
-        return mpq_fail(ctx, MPQ_E_UNSUPPORTED,
-                        "%s: a checkpoint holds one width of activations, --act-bits asks for more",
-                        path);
+    p->is_resumed =
+        p->options->is_resumed || (path && !p->options->overwrite && mpq_file_exists(path));
     if (p->is_resumed) {
         struct mpq_checkpoint checkpoint = checkpoint_of(p, NULL);
-        return mpq_checkpoint_load(ctx, p->arena, &checkpoint, &p->layers, path);
+        return mpq_checkpoint_load(ctx, p->arena, &checkpoint, path);
     }
     MPQ_TRY(mpq_observer_create(ctx, p->arena, p->run_graph, &p->layers, &p->act, &p->observer));
     struct mpq_arena *scratch = mpq_arena_create(ctx);
@@ -250,8 +259,7 @@ enum mpq_status mpq_pipeline_prepare(struct mpq_ctx *ctx, struct mpq_pipeline *p
     MPQ_TRY(mpq_supernet_create(ctx, p->arena, p->graph, &p->layers, p->candidates, &p->net));
     if (p->is_resumed) {
         struct mpq_checkpoint checkpoint = checkpoint_of(p, &p->net);
-        MPQ_TRY(
-            mpq_checkpoint_load(ctx, p->arena, &checkpoint, &p->layers, p->options->checkpoint));
+        MPQ_TRY(mpq_checkpoint_load(ctx, p->arena, &checkpoint, p->options->checkpoint));
     } else
         MPQ_TRY(mpq_supernet_fit(ctx, &p->net, p->graph, p->observer.stats,
                                  mpq_target_integer_widths(p->options->target)));
@@ -408,10 +416,46 @@ static enum mpq_status round_and_tune(struct mpq_ctx *ctx, struct mpq_pipeline *
     return MPQ_OK;
 }
 
+static uint64_t sensitivity_id(const struct mpq_pipeline *p)
+{
+    return mpq_checkpoint_targets_id(&p->decide_targets, &p->float_network.loss);
+}
+
+/* Losses of single widths, from the checkpoint where it has them. */
+static enum mpq_status measure_sensitivity(struct mpq_ctx *ctx, struct mpq_pipeline *p)
+{
+    if (p->is_resumed) {
+        struct mpq_checkpoint checkpoint = checkpoint_of(p, &p->net);
+        bool is_found;
+        checkpoint.sensitivity_id = sensitivity_id(p);
+        MPQ_TRY(mpq_checkpoint_load_sensitivity(ctx, p->arena, &checkpoint, p->options->checkpoint,
+                                                &is_found));
+        if (is_found)
+            return MPQ_OK;
+    }
+    if (!p->has_sensitivity)
+        MPQ_TRY(mpq_sensitivity(ctx, &p->evaluator, p->sensitivity));
+    if (!p->n_act)
+        return MPQ_OK;
+    return mpq_group_sensitivity(ctx, &p->evaluator, p->act_quant, p->act_by_width, p->n_act,
+                                 p->sensitivity + (size_t)p->layers.n_layer * MPQ_N_BITS);
+}
+
+static enum mpq_status save_checkpoint(struct mpq_ctx *ctx, struct mpq_pipeline *p)
+{
+    struct mpq_checkpoint checkpoint = checkpoint_of(p, &p->net);
+    checkpoint.sensitivity_id = sensitivity_id(p);
+    checkpoint.options = mpq_options_kept(ctx, p->arena, p->options);
+    if (!checkpoint.options)
+        return MPQ_E_NOMEM;
+    return mpq_checkpoint_save(ctx, p->arena, &checkpoint, p->options->checkpoint,
+                               p->options->overwrite);
+}
+
 enum mpq_status mpq_pipeline_tune(struct mpq_ctx *ctx, struct mpq_pipeline *p)
 {
     if (p->is_resumed)
-        return MPQ_OK;
+        return measure_sensitivity(ctx, p);
     uint32_t batch = tune_batch(p);
     p->n_step = tune_steps(p, batch);
     struct mpq_arena *scratch = mpq_arena_create(ctx);
@@ -419,9 +463,7 @@ enum mpq_status mpq_pipeline_tune(struct mpq_ctx *ctx, struct mpq_pipeline *p)
         return MPQ_E_NOMEM;
     enum mpq_status status = round_and_tune(ctx, p, scratch, batch);
     mpq_arena_free(scratch);
-    if (status != MPQ_OK || !p->options->checkpoint)
-        return status;
-    struct mpq_checkpoint checkpoint = checkpoint_of(p, &p->net);
-    return mpq_checkpoint_save(ctx, p->arena, &checkpoint, p->options->checkpoint,
-                               p->options->overwrite);
+    MPQ_TRY(status);
+    MPQ_TRY(measure_sensitivity(ctx, p));
+    return p->options->checkpoint ? save_checkpoint(ctx, p) : MPQ_OK;
 }

@@ -7,6 +7,7 @@
 #include "calibration/dataset.h"
 #include "calibration/observe.h"
 #include "cli/options.h"
+#include "cli/plan.h"
 #include "exporter/export.h"
 #include "quantcore/quant/report.h"
 #include "quantcore/quant/weight_fit.h"
@@ -34,6 +35,7 @@ struct mpq_pipeline {
     struct mpq_layer_table layers;
     mpq_bits_mask candidates; /* widths a layer may get */
     struct mpq_act_plan act;  /* none with --weights-only */
+    struct mpq_plan plan;     /* of the layers, where the options name one                */
     uint32_t scored;          /* output that looks like class scores, or UINT32_MAX       */
     int64_t n_class;
 
@@ -62,7 +64,7 @@ struct mpq_pipeline {
     struct mpq_tune_result tuned;
     uint32_t n_step;
     bool tuning_helped;   /* on the decide part; else the net is as it was before    */
-    bool has_sensitivity; /* of the net as it is now */
+    bool has_sensitivity; /* of the net as it is now, but for activations */
 
     /* fit, with --weights-only instead of all the above but open */
     struct mpq_weight_fit *fit; /* [n_layer * MPQ_N_BITS] */
@@ -105,6 +107,16 @@ enum mpq_status mpq_pipeline_verify(struct mpq_ctx *ctx, struct mpq_pipeline *p,
 /* The tables that mpq_pipeline_search() searches by, which makes them if need be. */
 enum mpq_status mpq_pipeline_prepare_search(struct mpq_ctx *ctx,
                                             struct mpq_pipeline *p) MPQ_CHECKED;
+
+/* The widths of the plan in place of a search. FORMAT where the tuned state has not got one. */
+enum mpq_status mpq_pipeline_apply(struct mpq_ctx *ctx, struct mpq_pipeline *p) MPQ_CHECKED;
+
+/* Sizes of the smallest file there is and of that with everything at its widest; INFEASIBLE where
+ * `bytes` is less than the former. */
+enum mpq_status mpq_pipeline_size_range(struct mpq_ctx *ctx, struct mpq_pipeline *p,
+                                        uint64_t *out_low, uint64_t *out_high) MPQ_CHECKED;
+enum mpq_status mpq_pipeline_check_size(struct mpq_ctx *ctx, struct mpq_pipeline *p,
+                                        uint64_t bytes) MPQ_CHECKED;
 
 /* Let the fake-quantized network and the export plan have the activations of an allocation. */
 void mpq_pipeline_set_activations(struct mpq_pipeline *p, const uint8_t *bits);

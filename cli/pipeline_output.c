@@ -268,7 +268,7 @@ enum mpq_status mpq_pipeline_report(struct mpq_ctx *ctx, struct mpq_pipeline *p,
             row[l].sensitivity[b] = p->sensitivity[l * MPQ_N_BITS + b];
             row[l].bytes[b] = p->layer_bytes[l * MPQ_N_BITS + b];
         }
-        row[l].chosen_by = p->lock[l] ? "lock" : "search";
+        row[l].chosen_by = p->options->plan ? "plan" : p->lock[l] ? "lock" : "search";
         bits_sum += (double)row[l].weight_bits * (double)row[l].n_param;
         n_param += (double)row[l].n_param;
         report->bitops +=

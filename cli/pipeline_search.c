@@ -218,12 +218,6 @@ static enum mpq_status make_losses(struct mpq_ctx *ctx, struct mpq_pipeline *p)
     MPQ_TRY(mpq_pick_lock(ctx, p->arena, p->options->lock, p->graph, &p->layers, p->candidates,
                           p->lock));
     fill_widest(p, bits);
-    mpq_pipeline_set_activations(p, bits);
-    if (!p->has_sensitivity && !p->options->weights_only)
-        MPQ_TRY(mpq_sensitivity(ctx, &p->evaluator, p->sensitivity));
-    if (p->n_act)
-        MPQ_TRY(mpq_group_sensitivity(ctx, &p->evaluator, p->act_quant, p->act_by_width, p->n_act,
-                                      p->sensitivity + (size_t)n_layer * MPQ_N_BITS));
     for (uint32_t i = 0; i < n_entry; i++)
         loss[i] =
             p->sensitivity[i] - p->sensitivity[i / MPQ_N_BITS * MPQ_N_BITS + bits[i / MPQ_N_BITS]];
@@ -276,5 +270,92 @@ enum mpq_status mpq_pipeline_search(struct mpq_ctx *ctx, struct mpq_pipeline *p)
             "search: loss %.5f at %llu bytes after %u evaluations; best uniform: %d bits, %.5f",
             p->found.loss, (unsigned long long)p->found.cost[0], p->found.n_score,
             p->found.uniform_bits, p->found.uniform_loss);
+    return MPQ_OK;
+}
+
+/* ---- sizes ---- */
+
+enum mpq_status mpq_pipeline_size_range(struct mpq_ctx *ctx, struct mpq_pipeline *p,
+                                        uint64_t *out_low, uint64_t *out_high)
+{
+    uint8_t *bits = mpq_arena_alloc(ctx, p->arena, p->layers.n_layer + p->n_act, 1);
+    if (!bits)
+        return MPQ_E_NOMEM;
+    for (uint32_t c = 0; c < p->problem.n_cost; c++)
+        p->problem.cost[c].budget = MPQ_NO_LIMIT;
+    fill_widest(p, bits);
+    MPQ_TRY(file_size(ctx, p, bits, out_high));
+    return mpq_search_least(ctx, p->arena, &p->problem, MPQ_COST_size, bits, out_low);
+}
+
+enum mpq_status mpq_pipeline_check_size(struct mpq_ctx *ctx, struct mpq_pipeline *p, uint64_t bytes)
+{
+    uint64_t low, high;
+    MPQ_TRY(mpq_pipeline_size_range(ctx, p, &low, &high));
+    if (bytes >= low)
+        return MPQ_OK;
+    return mpq_fail(ctx, MPQ_E_INFEASIBLE,
+                    "no allocation fits file size of %llu bytes; the smallest needs %llu bytes "
+                    "(%.1f %% of the float file)",
+                    (unsigned long long)bytes, (unsigned long long)low,
+                    100 * (double)low / (double)p->float_bytes);
+}
+
+/* ---- a plan ---- */
+
+/* The width that the plan gives a group: what its readers ask for, who must agree. */
+static enum mpq_status plan_group(struct mpq_ctx *ctx, struct mpq_pipeline *p, uint32_t l,
+                                  uint8_t *bits)
+{
+    const struct mpq_plan_row *row = &p->plan.row[l];
+    uint32_t group = input_group_of(p, l);
+    if (group == MPQ_NO_GROUP || !row->activation_bits)
+        return MPQ_OK;
+    int b = row->activation_bits;
+    bool is_known = p->n_act ? p->act_by_width[b <= MPQ_MAX_BITS ? b : 0] != NULL
+                             : p->act_quant[group].bits == b;
+    if (!is_known)
+        return mpq_fail(ctx, MPQ_E_FORMAT,
+                        "%s: row %u: the checkpoint has no activations of %d bits (--act-bits)",
+                        p->plan.path, row->line, b);
+    for (uint32_t k = 0; k < l; k++)
+        if (p->plan.row[k].activation_bits && p->plan.row[k].activation_bits != b &&
+            input_group_of(p, k) == group)
+            return mpq_fail(ctx, MPQ_E_FORMAT,
+                            "%s: rows %u and %u: '%s' and '%s' read the same activations, which "
+                            "cannot have both %d and %d bits",
+                            p->plan.path, p->plan.row[k].line, row->line, p->plan.row[k].node,
+                            row->node, p->plan.row[k].activation_bits, b);
+    if (p->n_act)
+        bits[p->layers.n_layer + group] = (uint8_t)b;
+    return MPQ_OK;
+}
+
+enum mpq_status mpq_pipeline_apply(struct mpq_ctx *ctx, struct mpq_pipeline *p)
+{
+    MPQ_TRY(mpq_pipeline_prepare_search(ctx, p));
+    set_limits(p, p->options);
+    struct mpq_search_result *found = &p->found;
+    uint8_t *bits = mpq_arena_alloc(ctx, p->arena, p->layers.n_layer + p->n_act, 1);
+    found->sample_loss = mpq_arena_alloc(ctx, p->arena, p->decide.n, sizeof *found->sample_loss);
+    if (!bits || !found->sample_loss)
+        return MPQ_E_NOMEM;
+    fill_widest(p, bits);
+    for (uint32_t l = 0; l < p->layers.n_layer; l++) {
+        const struct mpq_plan_row *row = &p->plan.row[l];
+        if (!(p->net.layer[l].candidates >> row->weight_bits & 1))
+            return mpq_fail(ctx, MPQ_E_FORMAT,
+                            "%s: row %u: '%s' has %d bits, a width that the checkpoint has not got",
+                            p->plan.path, row->line, row->node, row->weight_bits);
+        bits[l] = (uint8_t)row->weight_bits;
+        MPQ_TRY(plan_group(ctx, p, l, bits));
+    }
+    MPQ_TRY(score(ctx, p, bits, found->sample_loss));
+    found->bits = p->bits = bits;
+    for (uint32_t c = 0; c < p->problem.n_cost; c++)
+        found->cost[c] = mpq_search_cost(&p->problem, c, bits);
+    for (uint32_t u = 0; u < p->layers.n_layer + p->n_act; u++)
+        found->estimate += p->problem.sensitivity[u * MPQ_N_BITS + bits[u]];
+    found->bound = (double)NAN;
     return MPQ_OK;
 }

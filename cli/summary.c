@@ -63,3 +63,32 @@ void mpq_summary_print(FILE *file, const struct mpq_report *report)
     }
     fprintf(file, "  total %.1f\n%-12s  %s\n", seconds, "written", report->output);
 }
+
+void mpq_summary_print_budget(FILE *file, const struct mpq_report *report, bool is_first)
+{
+    char top1[16] = "-", agreement[16] = "-", drop[48] = "-";
+    if (is_first)
+        fprintf(file, "%9s %9s %6s %8s %9s  %-26s  %s\n", "bytes", "of float", "bits", "top1",
+                "agreement", "drop (95 % interval)", "file");
+    if (report->metric) {
+        snprintf(top1, sizeof top1, "%.2f %%", 100 * report->metric_quantized);
+        snprintf(drop, sizeof drop, "%.2f (%.2f .. %.2f)%s", 100 * report->drop,
+                 100 * report->drop_low, 100 * report->drop_high,
+                 report->drop_low <= 0 && report->drop_high >= 0 ? " ~" : "");
+    }
+    if (!isnan(report->agreement))
+        snprintf(agreement, sizeof agreement, "%.2f %%", 100 * report->agreement);
+    fprintf(file, "%9" PRIu64 " %7.2f %% %6.2f %8s %9s  %-26s  %s\n", report->quantized_bytes,
+            100 * (double)report->quantized_bytes / (double)report->float_bytes,
+            report->average_weight_bits, top1, agreement, drop, report->output);
+}
+
+void mpq_summary_print_budget_note(FILE *file, const struct mpq_report *report, uint32_t n)
+{
+    bool has_mark = false;
+    for (uint32_t i = 0; i < n; i++)
+        has_mark |= report[i].metric && report[i].drop_low <= 0 && report[i].drop_high >= 0;
+    if (has_mark)
+        fprintf(file, "~ not distinguishable from float on these %" PRIu64 " samples\n",
+                report->n_eval);
+}

@@ -183,10 +183,20 @@ static void stage_rows(struct csv_text *csv, const struct mpq_report_stage *stag
     count_row(csv, key, stage->peak_rss_bytes);
 }
 
+static const char *name_binding(const struct mpq_report *report, char *text, size_t size)
+{
+    snprintf(text, size, "none");
+    for (uint32_t i = 0, n = 0; i < report->n_limit; i++)
+        if (report->limit[i].price > 0 && n < size)
+            n += (uint32_t)snprintf(text + n, size - n, "%s%s", n ? "; " : "",
+                                    report->limit[i].name);
+    return text;
+}
+
 /* limit_<name>_<what> for each limit, spaces as underscores, and which of them bind. */
 static void limit_rows(struct csv_text *csv, const struct mpq_report *report)
 {
-    char binding[256] = "";
+    char binding[256];
     for (uint32_t i = 0; i < report->n_limit; i++) {
         const struct mpq_report_limit *limit = &report->limit[i];
         const double value[] = {limit->budget, limit->used, limit->price};
@@ -199,11 +209,8 @@ static void limit_rows(struct csv_text *csv, const struct mpq_report *report)
                     *c = '_';
             number_row(csv, key, value[j]);
         }
-        size_t n = strlen(binding);
-        if (limit->price > 0)
-            snprintf(binding + n, sizeof binding - n, "%s%s", n ? "; " : "", limit->name);
     }
-    text_row(csv, "binding_limits", *binding ? binding : "none");
+    text_row(csv, "binding_limits", name_binding(report, binding, sizeof binding));
 }
 
 enum mpq_status mpq_report_summary_csv(struct mpq_ctx *ctx, struct mpq_arena *arena,
@@ -243,6 +250,59 @@ enum mpq_status mpq_report_summary_csv(struct mpq_ctx *ctx, struct mpq_arena *ar
     for (uint32_t i = 0; i < report->n_fact; i++)
         text_row(&csv, report->fact[i].key, report->fact[i].value);
     return finish(&csv, out_text, out_bytes);
+}
+
+/* ---- one row a budget ---- */
+
+static void budget_row(struct csv_text *csv, const struct mpq_report *report)
+{
+    char binding[256];
+    const double ratio = (double)report->quantized_bytes / (double)report->float_bytes;
+    put_text(csv, report->output);
+    put_count(csv, report->quantized_bytes);
+    put_number(csv, ratio);
+    put_number(csv, report->average_weight_bits);
+    put_count(csv, report->bitops);
+    put_text(csv, name_binding(report, binding, sizeof binding));
+    put_number(csv, report->loss);
+    put_number(csv, report->loss_error);
+    put_count(csv, report->n_eval);
+    put_text(csv, report->metric);
+    const double rest[] = {report->metric_float, report->metric_quantized, report->drop,
+                           report->drop_low,     report->drop_high,        report->agreement,
+                           report->kl,           report->sqnr_db};
+    for (size_t i = 0; i < MPQ_COUNT(rest); i++)
+        put_number(csv, rest[i]);
+    end_row(csv);
+}
+
+enum mpq_status mpq_report_budgets_csv(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                       const struct mpq_report *report, uint32_t n, char **out_text,
+                                       size_t *out_bytes)
+{
+    static const char *const column[] = {
+        "output",       "quantized_bytes", "share_of_float", "average_weight_bits",
+        "bitops",       "binding_limits",  "decide_loss",    "decide_loss_error",
+        "eval_samples", "metric",          "metric_float",   "metric_quantized",
+        "drop",         "drop_low",        "drop_high",      "agreement",
+        "kl",           "sqnr_db"};
+    struct csv_text csv = {.ctx = ctx, .arena = arena};
+    for (size_t i = 0; i < MPQ_COUNT(column); i++)
+        put(&csv, column[i], false);
+    end_row(&csv);
+    for (uint32_t i = 0; i < n; i++)
+        budget_row(&csv, &report[i]);
+    return finish(&csv, out_text, out_bytes);
+}
+
+enum mpq_status mpq_report_write_budgets(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                         const struct mpq_report *report, uint32_t n,
+                                         const char *path, bool overwrite)
+{
+    char *text;
+    size_t bytes;
+    MPQ_TRY(mpq_report_budgets_csv(ctx, arena, report, n, &text, &bytes));
+    return mpq_file_write(ctx, arena, path, overwrite, text, bytes);
 }
 
 /* ---- files ---- */

@@ -22,6 +22,14 @@ enum mpq_status mpq_report_summary_csv(struct mpq_ctx *ctx, struct mpq_arena *ar
                                        const struct mpq_report *report, char **out_text,
                                        size_t *out_bytes) MPQ_CHECKED;
 
+/* One row a report, totals alone: of many budgets from one tuning. */
+enum mpq_status mpq_report_budgets_csv(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                       const struct mpq_report *report, uint32_t n, char **out_text,
+                                       size_t *out_bytes) MPQ_CHECKED;
+enum mpq_status mpq_report_write_budgets(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                         const struct mpq_report *report, uint32_t n,
+                                         const char *path, bool overwrite) MPQ_CHECKED;
+
 /* Write both, each complete or not at all. */
 enum mpq_status mpq_report_write(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                  const struct mpq_report *report, const char *path,

@@ -187,6 +187,30 @@ static enum mpq_status check(struct mpq_searcher *s)
     return MPQ_OK;
 }
 
+/* Exactly, by the allocation that is least by the table. */
+static enum mpq_status find_least(struct mpq_searcher *s, uint32_t c, uint8_t *bits,
+                                  uint64_t *out_cost)
+{
+    uint64_t exact[MPQ_N_COST];
+    bool fits;
+    MPQ_TRY(mpq_knapsack_least(s, c, bits, out_cost));
+    MPQ_TRY(mpq_searcher_measure(s, bits, exact, &fits));
+    *out_cost = exact[c];
+    return MPQ_OK;
+}
+
+enum mpq_status mpq_search_least(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                 const struct mpq_search_problem *problem, uint32_t cost,
+                                 uint8_t *out_bits, uint64_t *out_cost)
+{
+    struct mpq_searcher s = {.ctx = ctx,
+                             .arena = arena,
+                             .problem = problem,
+                             .n_unit = problem->n_layer + problem->n_group};
+    MPQ_TRY(check(&s));
+    return find_least(&s, cost, out_bits, out_cost);
+}
+
 /* Nothing fits: say what the least is of the first limit that cannot be kept by itself. */
 static enum mpq_status fail_infeasible(struct mpq_searcher *s)
 {
@@ -197,23 +221,21 @@ static enum mpq_status fail_infeasible(struct mpq_searcher *s)
         return MPQ_E_NOMEM;
     for (uint32_t c = 0; c < p->n_cost; c++) {
         const struct mpq_cost *cost = &p->cost[c];
-        uint64_t exact[MPQ_N_COST], least;
-        bool fits;
+        uint64_t least;
         size_t n = strlen(every);
         if (cost->budget == MPQ_NO_LIMIT)
             continue;
-        MPQ_TRY(mpq_knapsack_least(s, c, bits, &least));
-        MPQ_TRY(mpq_searcher_measure(s, bits, exact, &fits));
+        MPQ_TRY(find_least(s, c, bits, &least));
         snprintf(every + n, sizeof every - n, "%s%s %.10g %s", n ? ", " : "", cost->name,
-                 (double)exact[c] * cost->shown, cost->unit);
+                 (double)least * cost->shown, cost->unit);
         if (c == 0 && p->float_bytes)
             snprintf(percent, sizeof percent, " (%.1f %% of the float file)",
-                     100 * (double)exact[c] / (double)p->float_bytes);
-        if (exact[c] > cost->budget)
+                     100 * (double)least / (double)p->float_bytes);
+        if (least > cost->budget)
             return mpq_fail(s->ctx, MPQ_E_INFEASIBLE,
                             "no allocation fits %s of %.10g %s; the smallest needs %.10g %s%s",
                             cost->name, (double)cost->budget * cost->shown, cost->unit,
-                            (double)exact[c] * cost->shown, cost->unit, c == 0 ? percent : "");
+                            (double)least * cost->shown, cost->unit, c == 0 ? percent : "");
     }
     return mpq_fail(s->ctx, MPQ_E_INFEASIBLE,
                     "no allocation keeps all limits at once; each by itself can be as small as: %s",

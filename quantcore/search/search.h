@@ -63,6 +63,11 @@ enum mpq_status mpq_search(struct mpq_ctx *ctx, struct mpq_arena *arena,
                            const struct mpq_search_problem *problem,
                            struct mpq_search_result *out) MPQ_CHECKED;
 
+/* The least that any allocation costs, all by itself, and which does. */
+enum mpq_status mpq_search_least(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                 const struct mpq_search_problem *problem, uint32_t cost,
+                                 uint8_t *out_bits, uint64_t *out_cost) MPQ_CHECKED;
+
 uint64_t mpq_search_cost(const struct mpq_search_problem *problem, uint32_t cost,
                          const uint8_t *bits);
 

@@ -74,6 +74,8 @@ expect 0 'BLAS' --version
 for command in convert eval inspect; do
     expect 0 "usage: onnx-mpq $command MODEL.onnx" "$command" --help
 done
+expect 0 'usage: onnx-mpq search CHECKPOINT' search --help
+expect 0 'usage: onnx-mpq apply CHECKPOINT PLAN.csv' apply --help
 expect 0 'Default: 20%.' convert --help
 refuse 2 "'transmogrify' is not a command" transmogrify
 refuse 2 'did you mean inspect?' inspct
@@ -217,6 +219,59 @@ refuse_convert 2 'is no regular expression' good.onnx --data good.npz --exclude 
 refuse_convert 3 'all layers are excluded' good.onnx --data good.npz --exclude '.*'
 refuse_convert 2 'is not PATTERN=BITS' good.onnx --data good.npz --lock conv
 refuse_convert 2 '7 is not one of the widths' good.onnx --data good.npz --lock conv=7
+expect 0 'file bytes' convert good.onnx -o out/a.onnx --data good.npz --effort none --size 90%
+
+# ---- one tuning, many budgets ----
+rm -f out/*
+expect 0 '' convert good.onnx -o a.onnx --data good.npz --effort none --size 90% --checkpoint t.npz \
+    --bits 2,4,8 --act-bits 4,8 -q --overwrite
+[ -s t.npz ] || complain "saved no checkpoint"
+expect 0 'top1' search t.npz --size 60%,90% -o out/n.onnx
+for file in out/n.60pct.onnx out/n.60pct.csv out/n.90pct.onnx out/n.csv; do
+    [ -s "$file" ] || complain "did not write $file"
+done
+[ "$(wc -l <out/n.csv)" -eq 3 ] || complain "has not one row a budget"
+cmp -s a.onnx out/n.90pct.onnx || complain "is not what convert wrote"
+expect 1 'exists already' search t.npz --size 60% -o out/n.onnx
+rm -f out/*
+expect 0 'top1' search t.npz --pareto 3 -o out/n.onnx
+[ "$(ls out/*.onnx | wc -l)" -eq 3 ] || complain "did not write three files"
+rm -f out/*
+expect 0 'out/n.onnx' search t.npz --bitops W4A4 -o out/n.onnx
+rm -f out/*
+expect 0 'file bytes' apply t.npz a.csv -o out/p.onnx
+cmp -s a.onnx out/p.onnx || complain "is not what convert wrote"
+sed 's/^"conv","Conv",\([0-9]*\),\([0-9]*\),[0-9]*/"conv","Conv",\1,\2,2/' a.csv >two.csv
+sed 's/^"y","Gemm",\([0-9]*\),\([0-9]*\),[0-9]*/"y","Gemm",\1,\2,32/' a.csv >float.csv
+sed 's/^"conv","Conv",\([0-9]*\),\([0-9]*\),[0-9]*/"conv","Conv",\1,\2,5/' a.csv >five.csv
+sed 's/"conv"/"cone"/' a.csv >cone.csv
+sed '$d' a.csv >less.csv
+sed '$p' a.csv >more.csv
+sed '1s/weight_bits/bits/' a.csv >header.csv
+printf 'node,weight_bits\n"conv,8\n' >quote.csv
+expect 0 'file bytes' apply t.npz two.csv -o out/p.onnx --overwrite
+grep -q '^"conv","Conv",[0-9]*,[0-9]*,2,.*"plan"$' out/p.csv || complain "did not take the width"
+expect 0 'file bytes' apply t.npz float.csv -o out/p.onnx --overwrite
+grep -q '^"y"' out/p.csv && complain "quantized a layer that should stay float"
+rm -f out/*
+refuse 1 'row 2: no layer is named' apply t.npz cone.csv -o out/p.onnx
+refuse 1 'a width that the checkpoint has not got' apply t.npz five.csv -o out/p.onnx
+refuse 1 'has no row of the layer' apply t.npz less.csv -o out/p.onnx
+refuse 1 'is there already' apply t.npz more.csv -o out/p.onnx
+refuse 1 "no column 'weight_bits'" apply t.npz header.csv -o out/p.onnx
+refuse 1 'quote' apply t.npz quote.csv -o out/p.onnx
+refuse 1 'missing.csv' apply t.npz missing.csv -o out/p.onnx
+refuse 2 'apply needs a plan' apply t.npz
+refuse 2 'needs a checkpoint' search --size 10%
+refuse 2 'search needs a budget' search t.npz
+refuse 2 'exclude each other' search t.npz --size 10% --pareto 3
+refuse 2 'is not a list of sizes' search t.npz --size 10%,
+refuse 2 'from 2 to 64' search t.npz --pareto 1
+refuse 4 'the smallest needs' search t.npz --size 90%,2% -o out/n.onnx
+refuse 1 'good.npz: is no checkpoint' search good.npz --size 90% -o out/n.onnx
+refuse 1 'moved.onnx' search t.npz --model moved.onnx --size 90% -o out/n.onnx
+refuse 1 'no activations of 6 bits' search t.npz --act-bits 6,8 --size 90% -o out/n.onnx
+refuse 1 'no array' search t.npz --bits 3,8 --size 90% -o out/n.onnx
 expect 0 'file bytes' convert good.onnx -o out/a.onnx --data good.npz --effort none --size 90%
 
 # ---- interruption: one signal ends it at the next step, with nothing written; until then its idle

@@ -1,0 +1,89 @@
+#include "cli/deliver.h"
+
+#include "cli/checkpoint.h"
+#include "cli/stopwatch.h"
+#include "exporter/report_csv.h"
+#include "quantcore/base/fileio.h"
+
+enum mpq_status mpq_deliver_stage(struct mpq_ctx *ctx, struct mpq_pipeline *p, const char *name,
+                                  enum mpq_status (*stage)(struct mpq_ctx *, struct mpq_pipeline *))
+{
+    double start = mpq_seconds();
+    mpq_peak_rss_reset();
+    MPQ_TRY(stage(ctx, p));
+    MPQ_ASSERT(p->n_stage < MPQ_MAX_STAGES);
+    p->stage[p->n_stage++] =
+        (struct mpq_report_stage){name, mpq_seconds() - start, mpq_peak_rss_bytes()};
+    return MPQ_OK;
+}
+
+enum mpq_status mpq_deliver_check(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                  const struct mpq_options *options)
+{
+    /* Now, not after ten minutes of tuning. */
+    const char *path[] = {options->output, options->report,
+                          mpq_report_summary_path(ctx, arena, options->report)};
+    for (size_t i = 0; i < MPQ_COUNT(path); i++) {
+        struct mpq_file_out out;
+        if (!path[i])
+            return MPQ_E_NOMEM;
+        enum mpq_status status = mpq_file_out_open(ctx, arena, path[i], options->overwrite, &out);
+        mpq_file_out_discard(&out);
+        MPQ_TRY(status);
+    }
+    return MPQ_OK;
+}
+
+/* Write beside the final name, read back, run, measure; only a file that does what it should gets
+ * its name. */
+static enum mpq_status write_verified(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                      struct mpq_pipeline *p, struct mpq_report *report)
+{
+    bool only = p->options->weights_only;
+    struct mpq_file_out out;
+    double start = mpq_seconds();
+    mpq_peak_rss_reset();
+    enum mpq_status status =
+        mpq_file_out_open(ctx, arena, p->options->output, p->options->overwrite, &out);
+    if (status == MPQ_OK)
+        status = mpq_file_out_write(ctx, &out, p->file, p->file_bytes);
+    if (status == MPQ_OK)
+        status = (only ? mpq_pipeline_verify_weights : mpq_pipeline_verify)(ctx, p, out.temporary,
+                                                                            report);
+    p->stage[p->n_stage++] =
+        (struct mpq_report_stage){"verify", mpq_seconds() - start, mpq_peak_rss_bytes()};
+    if (status == MPQ_OK)
+        status = mpq_pipeline_report(ctx, p, report);
+    if (status == MPQ_OK)
+        status = mpq_file_out_commit(ctx, &out);
+    mpq_file_out_discard(&out);
+    return status;
+}
+
+enum mpq_status mpq_deliver(struct mpq_ctx *ctx, struct mpq_arena *arena, struct mpq_pipeline *p,
+                            struct mpq_report *report)
+{
+    bool only = p->options->weights_only;
+    MPQ_TRY(mpq_deliver_stage(ctx, p, "export",
+                              only ? mpq_pipeline_export_weights : mpq_pipeline_export));
+    MPQ_TRY(write_verified(ctx, arena, p, report));
+    return mpq_report_write(ctx, arena, report, p->options->report, p->options->overwrite);
+}
+
+enum mpq_status mpq_deliver_restore(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                    struct mpq_options *options)
+{
+    char *kept;
+    MPQ_TRY(mpq_checkpoint_options(ctx, arena, options->checkpoint, &kept));
+    MPQ_TRY(mpq_options_restore(ctx, arena, kept, options));
+    ctx->seed = options->seed; /* the same samples decide */
+    return MPQ_OK;
+}
+
+enum mpq_status mpq_deliver_tuned(struct mpq_ctx *ctx, struct mpq_pipeline *p)
+{
+    MPQ_TRY(mpq_deliver_stage(ctx, p, "data", mpq_pipeline_data));
+    MPQ_TRY(mpq_deliver_stage(ctx, p, "calibrate", mpq_pipeline_calibrate));
+    MPQ_TRY(mpq_deliver_stage(ctx, p, "prepare", mpq_pipeline_prepare));
+    return mpq_deliver_stage(ctx, p, "tune", mpq_pipeline_tune);
+}
