@@ -235,8 +235,8 @@ static enum mpq_status report_search(struct mpq_ctx *ctx, struct mpq_pipeline *p
                 cost->name, cost->unit, (double)cost->budget * cost->shown,
                 (double)p->found.cost[c] * cost->shown, p->found.price[c] / cost->shown};
     }
-    report->loss =
-        mpq_search_mean(p->found.sample_loss, NULL, p->problem.n_sample, &report->loss_error);
+    report->loss = p->found.loss;
+    mpq_search_mean(p->found.sample_loss, NULL, p->problem.n_sample, &report->loss_error);
     report->estimate = p->found.estimate;
     report->bound = p->found.bound;
     report->bound_is_reached = p->found.is_exact;

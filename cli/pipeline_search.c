@@ -350,7 +350,9 @@ enum mpq_status mpq_pipeline_apply(struct mpq_ctx *ctx, struct mpq_pipeline *p)
         bits[l] = (uint8_t)row->weight_bits;
         MPQ_TRY(plan_group(ctx, p, l, bits));
     }
+    double error;
     MPQ_TRY(score(ctx, p, bits, found->sample_loss));
+    found->loss = mpq_search_mean(found->sample_loss, NULL, p->decide.n, &error);
     found->bits = p->bits = bits;
     for (uint32_t c = 0; c < p->problem.n_cost; c++)
         found->cost[c] = mpq_search_cost(&p->problem, c, bits);

@@ -228,13 +228,13 @@ static void echo(void **state)
     CHECK_OK(&f->ctx, parse(f, MPQ_COMMAND_CONVERT, "a.onnx --size 17%"));
     for (size_t i = 0; i < mpq_option_count(); i++) {
         const char *name = mpq_option_name(i), *text = f->options.text[i];
-        if (strcmp(name, "size") == 0)
+        if (strcmp(name, "size") == 0 && text) /* the row of another command has none */
             assert_string_equal(text, "17%");
         else if (strcmp(name, "effort") == 0)
             assert_string_equal(text, "default");
         else if (strcmp(name, "reference") == 0)
             assert_null(text);
-        found = found || strcmp(name, "size") == 0;
+        found = found || (strcmp(name, "size") == 0 && text);
     }
     assert_true(found);
 }
