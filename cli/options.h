@@ -76,7 +76,7 @@ struct mpq_options {
     uint64_t seed;
     int64_t threads; /* >= 1                                             */
     const struct mpq_target *target;
-    bool overwrite, no_freeze, no_align, weights_only;
+    bool overwrite, no_freeze, no_align, weights_only, saturation_safe;
 
     struct mpq_preprocess preprocess; /* the preset with its overrides applied */
 

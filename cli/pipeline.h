@@ -79,7 +79,9 @@ struct mpq_pipeline {
     uint8_t *bits; /* [n_layer + n_act] */
 
     /* export */
-    struct mpq_layer_code *code; /* [n_layer] */
+    struct mpq_layer_code *code; /* [n_layer]                                          */
+    int64_t *n_saturating;       /* [n_layer] channels that 8-bit kernels could clip   */
+    int64_t n_repaired;          /* channels that were changed so that they do not     */
     uint8_t *file;
     size_t file_bytes;
 

@@ -9,6 +9,45 @@
 #include "cli/version.h"
 #include "importer/import.h"
 #include "quantcore/pass/pass.h"
+#include "quantcore/quant/saturation.h"
+
+/* Whether a kernel that adds pairs of products in 16 bits may run layer l: it multiplies 8-bit
+ * activations, and is no convolution of one channel a group in and out. */
+static bool has_pairs(const struct mpq_pipeline *p, uint32_t l, struct mpq_saturation *out)
+{
+    const struct mpq_layer *layer = &p->layers.layer[l];
+    const struct mpq_node *node = &p->graph->node[layer->node];
+    const struct mpq_shape *shape = &p->graph->value[layer->weight].constant->shape;
+    uint32_t group = layer->is_weight_only ? MPQ_NO_GROUP : p->act.group[layer->x];
+    bool is_conv = mpq_node_is(node, "Conv");
+    if ((!is_conv && !mpq_node_is(node, "MatMul") && !mpq_node_is(node, "Gemm")) ||
+        group == MPQ_NO_GROUP || p->act_quant[group].bits > 8 ||
+        (layer->is_depthwise && layer->n_group == layer->n_channel))
+        return false;
+    *out =
+        (struct mpq_saturation){layer, is_conv ? mpq_shape_count_range(shape, 2, shape->rank) : 1,
+                                (1 << p->act_quant[group].bits) - 1};
+    return true;
+}
+
+static enum mpq_status check_saturation(struct mpq_ctx *ctx, struct mpq_pipeline *p)
+{
+    struct mpq_saturation saturation;
+    int64_t n_repaired;
+    p->n_saturating = mpq_arena_alloc(ctx, p->arena, p->layers.n_layer, sizeof *p->n_saturating);
+    if (!p->n_saturating)
+        return MPQ_E_NOMEM;
+    for (uint32_t l = 0; l < p->layers.n_layer; l++) {
+        if (!has_pairs(p, l, &saturation))
+            continue;
+        if (p->options->saturation_safe) {
+            MPQ_TRY(mpq_saturation_repair(ctx, p->arena, &saturation, &p->code[l], &n_repaired));
+            p->n_repaired += n_repaired;
+        }
+        p->n_saturating[l] = mpq_saturation_count(&saturation, p->code[l].q);
+    }
+    return MPQ_OK;
+}
 
 enum mpq_status mpq_pipeline_export(struct mpq_ctx *ctx, struct mpq_pipeline *p)
 {
@@ -16,6 +55,7 @@ enum mpq_status mpq_pipeline_export(struct mpq_ctx *ctx, struct mpq_pipeline *p)
     if (!p->code)
         return MPQ_E_NOMEM;
     MPQ_TRY(mpq_supernet_codes(ctx, p->arena, &p->net, p->bits, p->code));
+    MPQ_TRY(check_saturation(ctx, p));
     struct mpq_export_plan plan = mpq_pipeline_export_plan(p);
     plan.code = p->code;
     return mpq_export(ctx, p->arena, &plan, &p->file, &p->file_bytes);
@@ -91,8 +131,9 @@ static enum mpq_status run_beside(struct mpq_ctx *ctx, struct mpq_pipeline *p,
     return mpq_runner_run(ctx, runner, part->dataset, part->sample, n, stage, compare_batch, out);
 }
 
-/* The file and the fake-quantized network differ only where a bias rounded to int32 moves an
- * activation across a rounding tie, so the noise must stay far below the signal. */
+/* The file and the fake-quantized network compute the same, weights, biases and activations; only
+ * the order of a float sum may move an activation across a rounding tie, so the noise must stay far
+ * below the signal. */
 static enum mpq_status check_same(struct mpq_ctx *ctx, struct mpq_pipeline *p, const char *path,
                                   struct mpq_runner *written)
 {
@@ -100,7 +141,14 @@ static enum mpq_status check_same(struct mpq_ctx *ctx, struct mpq_pipeline *p, c
     const double least_db = 25;
     struct side_by_side s;
     uint32_t n = p->decide.n < MAX_SAMPLES ? p->decide.n : MAX_SAMPLES;
-    mpq_supernet_apply_codes(&p->net, p->fake_network.exec, p->code);
+    struct mpq_export_plan plan = mpq_pipeline_export_plan(p);
+    struct mpq_layer_code *stored =
+        mpq_arena_alloc(ctx, p->arena, p->layers.n_layer, sizeof *stored);
+    if (!stored)
+        return MPQ_E_NOMEM;
+    plan.code = p->code;
+    MPQ_TRY(mpq_export_codes(ctx, p->arena, &plan, stored));
+    mpq_supernet_apply_codes(&p->net, p->fake_network.exec, stored);
     MPQ_TRY(run_beside(ctx, p, written, p->fake_network.exec, p->fake_graph, &p->decide, n,
                        "verify", &s));
     for (uint32_t i = 0; i < p->graph->n_output; i++) {
@@ -263,6 +311,7 @@ enum mpq_status mpq_pipeline_report(struct mpq_ctx *ctx, struct mpq_pipeline *p,
             .activation_bits = group == MPQ_NO_GROUP ? 32 : p->act_quant[group].bits,
             .float_bytes = (uint64_t)layer->n_param * sizeof(float),
             .quantized_bytes = p->layer_bytes[l * MPQ_N_BITS + p->bits[l]],
+            .n_saturating = (uint64_t)p->n_saturating[l],
         };
         for (int b = 0; b < MPQ_N_BITS; b++) {
             row[l].sensitivity[b] = p->sensitivity[l * MPQ_N_BITS + b];
@@ -286,6 +335,7 @@ enum mpq_status mpq_pipeline_report(struct mpq_ctx *ctx, struct mpq_pipeline *p,
     report->layer = row;
     report->n_stage = p->n_stage;
     report->stage = p->stage;
+    report->n_repaired = (uint64_t)p->n_repaired;
     report->float_bytes = p->float_bytes;
     report->quantized_bytes = p->file_bytes;
     report->average_weight_bits = bits_sum / n_param;

@@ -36,21 +36,22 @@ static enum mpq_status write_node(struct mpq_qdq *qdq, mpq_node_id n)
     char **output = mpq_arena_alloc(ctx, arena, node->n_out, sizeof *output);
     Onnx__AttributeProto **attr = mpq_arena_alloc(ctx, arena, node->attr_set.n, sizeof *attr);
     const char *name = node_name(&qdq->build, node);
+    bool is_relu = mpq_qdq_is_relu(qdq, n);
     if (!out || !input || !output || !attr || !name)
         return MPQ_E_NOMEM;
     onnx__node_proto__init(out);
     if (source_of(graph) && node->source != MPQ_NO_NODE)
         *out = *source_of(graph)->graph->node[node->source];
     out->name = *name ? mpq_write_text(name) : NULL;
-    out->op_type = mpq_write_text(node->op_type);
+    out->op_type = mpq_write_text(is_relu ? "Relu" : node->op_type);
     out->domain = *node->domain ? mpq_write_text(node->domain) : NULL;
-    out->n_input = node->n_in;
+    out->n_input = is_relu ? 1 : node->n_in;
     out->input = input;
     out->n_output = node->n_out;
     out->output = output;
     out->n_attribute = node->attr_set.n;
     out->attribute = attr;
-    for (uint32_t i = 0; i < node->n_in; i++) {
+    for (uint32_t i = 0; i < out->n_input; i++) {
         input[i] = mpq_write_text(mpq_qdq_input(qdq, n, i));
         if (!input[i])
             return ctx->status;
@@ -228,6 +229,24 @@ enum mpq_status mpq_export(struct mpq_ctx *ctx, struct mpq_arena *arena,
         status = mpq_proto_pack(ctx, arena, model, out_data, out_bytes);
     mpq_arena_free(scratch);
     return status;
+}
+
+enum mpq_status mpq_export_codes(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                 const struct mpq_export_plan *plan,
+                                 struct mpq_layer_code *out_code)
+{
+    struct mpq_qdq qdq;
+    MPQ_TRY(mpq_qdq_init(ctx, arena, plan, NULL, &qdq));
+    for (uint32_t l = 0; l < plan->layers->n_layer; l++) {
+        out_code[l] = plan->code[l];
+        out_code[l].q = qdq.param[l].q;
+        out_code[l].scale = qdq.param[l].scale;
+        if (!plan->code[l].bias)
+            continue;
+        mpq_param_settle(&qdq.param[l]);
+        out_code[l].bias = qdq.param[l].bias;
+    }
+    return MPQ_OK;
 }
 
 enum mpq_status mpq_export_size(struct mpq_ctx *ctx, const struct mpq_export_plan *plan,

@@ -22,6 +22,13 @@ enum mpq_status mpq_export(struct mpq_ctx *ctx, struct mpq_arena *arena,
                            const struct mpq_export_plan *plan, uint8_t **out_data,
                            size_t *out_bytes) MPQ_CHECKED;
 
+/* What the file computes with, out_code [n_layer]: the codes of the plan with scales, weights and
+ * biases as mpq_export() stores them, those biases that become integers in whole units of input
+ * scale times weight scale. */
+enum mpq_status mpq_export_codes(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                 const struct mpq_export_plan *plan,
+                                 struct mpq_layer_code *out_code) MPQ_CHECKED;
+
 /* Exactly the size mpq_export() would give, with layer l stored at bits[l] and a full set of levels
  * (2^bits; for 8 bits none): content does not matter. plan->code is not read. */
 enum mpq_status mpq_export_size(struct mpq_ctx *ctx, const struct mpq_export_plan *plan,

@@ -69,6 +69,18 @@ enum mpq_status mpq_param_init(struct mpq_ctx *ctx, struct mpq_arena *arena,
     return x_scale > 0.0f ? fit_bias(ctx, arena, code, out) : MPQ_OK;
 }
 
+/* In the same float arithmetic as the short form's Div and Round. */
+static float bias_integer(const struct mpq_param *param, int64_t c)
+{
+    return rintf(param->bias[c] / (param->x_scale * param->scale[c]));
+}
+
+void mpq_param_settle(struct mpq_param *param)
+{
+    for (int64_t c = 0; param->x_scale > 0.0f && c < param->layer->n_channel; c++)
+        param->bias[c] = bias_integer(param, c) * (param->x_scale * param->scale[c]);
+}
+
 /* ---- one initializer a layer ---- */
 
 static const char *write_floats(struct mpq_build *build, int64_t n, float *data)
@@ -87,7 +99,6 @@ static const char *write_product(struct mpq_build *build, const struct mpq_param
     return write_floats(build, n, product);
 }
 
-/* In the same float arithmetic as the short form's Div and Round. */
 static const char *write_integers(struct mpq_build *build, const struct mpq_param *param)
 {
     int64_t n = param->layer->n_channel;
@@ -95,7 +106,7 @@ static const char *write_integers(struct mpq_build *build, const struct mpq_para
     if (!bias)
         return NULL;
     for (int64_t c = 0; c < n && !build->measured; c++)
-        bias[c] = (int32_t)rintf(param->bias[c] / (param->x_scale * param->scale[c]));
+        bias[c] = (int32_t)bias_integer(param, c);
     return mpq_build_constant(build, &(struct mpq_tensor){MPQ_INT32, MPQ_SHAPE(n), bias}, NULL);
 }
 

@@ -33,6 +33,9 @@ enum mpq_status mpq_param_init(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                const struct mpq_layer *layer, const struct mpq_layer_code *code,
                                float x_scale, bool is_short, struct mpq_param *out) MPQ_CHECKED;
 
+/* Biases that become integers: what they are once dequantized. */
+void mpq_param_settle(struct mpq_param *param);
+
 /* Write the tensors of all layers and store their names. */
 enum mpq_status mpq_param_write(struct mpq_build *build, enum mpq_param_form form,
                                 struct mpq_param *param, uint32_t n_layer) MPQ_CHECKED;

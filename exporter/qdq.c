@@ -44,12 +44,39 @@ static bool is_replaced(const struct mpq_qdq *qdq, mpq_node_id node, uint32_t i)
            (qdq->plan->layers->layer[l].is_weight_only || qdq->plan->layers->layer[l].node == node);
 }
 
+/* A bound of a Clip; where it is absent, as far away as can be. */
+static bool clip_bound(const struct mpq_graph *graph, const struct mpq_node *node, uint32_t i,
+                       double absent, double *out)
+{
+    *out = absent;
+    if (i >= node->n_in || node->in[i] == MPQ_NO_VALUE)
+        return true;
+    const struct mpq_tensor *tensor = graph->value[node->in[i]].constant;
+    if (tensor)
+        *out = mpq_tensor_double(tensor, 0);
+    return tensor != NULL;
+}
+
+bool mpq_qdq_is_relu(const struct mpq_qdq *qdq, mpq_node_id n)
+{
+    const struct mpq_graph *graph = qdq->plan->graph;
+    const struct mpq_node *node = &graph->node[n];
+    double low, high;
+    if (!mpq_node_is(node, "Clip") || group_of(qdq, node->out[0]) == MPQ_NO_GROUP)
+        return false;
+    const struct mpq_act_quant *quant = &qdq->plan->act_quant[group_of(qdq, node->out[0])];
+    return quant->bits < qdq->plan->target->act.bits && quant->zero_point == 0 &&
+           clip_bound(graph, node, 1, -(double)INFINITY, &low) &&
+           clip_bound(graph, node, 2, (double)INFINITY, &high) && low == 0 &&
+           rint(high / (double)quant->scale) >= (1 << quant->bits) - 1;
+}
+
 /* Constants that some node, subgraph or graph output still reads as they are. */
 static void find_float_constants(struct mpq_qdq *qdq)
 {
     const struct mpq_graph *graph = qdq->plan->graph;
     for (mpq_node_id n = 0; n < graph->n_node; n++)
-        for (uint32_t i = 0; i < graph->node[n].n_in; i++)
+        for (uint32_t i = 0; i < (mpq_qdq_is_relu(qdq, n) ? 1 : graph->node[n].n_in); i++)
             if (graph->node[n].in[i] != MPQ_NO_VALUE && !is_replaced(qdq, n, i))
                 qdq->is_float[graph->node[n].in[i]] = true;
     for (uint32_t i = 0; i < graph->n_output; i++)

@@ -35,6 +35,11 @@ enum mpq_status mpq_qdq_begin(struct mpq_qdq *qdq) MPQ_CHECKED;
 enum mpq_status mpq_qdq_before_node(struct mpq_qdq *qdq, mpq_node_id node) MPQ_CHECKED;
 enum mpq_status mpq_qdq_after_value(struct mpq_qdq *qdq, mpq_value_id value) MPQ_CHECKED;
 
+/* Whether the node is a Clip that may as well be a Relu, since the quantization of its output
+ * saturates no later than its upper bound. Runtimes fuse a Relu into the integer kernel before it,
+ * but this Clip only where no narrower activation makes the range of the 8-bit type a wider one. */
+bool mpq_qdq_is_relu(const struct mpq_qdq *qdq, mpq_node_id node);
+
 /* The name that input i of a node reads; "" where it is absent. */
 const char *mpq_qdq_input(const struct mpq_qdq *qdq, mpq_node_id node, uint32_t i);
 

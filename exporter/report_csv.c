@@ -112,6 +112,7 @@ static void layer_header(struct csv_text *csv)
         put(csv, name, false);
     }
     put(csv, "chosen_by", false);
+    put(csv, "saturating_channels", false);
     end_row(csv);
 }
 
@@ -135,6 +136,7 @@ static void layer_row(struct csv_text *csv, const struct mpq_report_layer *layer
             put_count(csv, layer->bytes[bits]);
     }
     put_text(csv, layer->chosen_by);
+    put_count(csv, layer->n_saturating);
     end_row(csv);
 }
 
@@ -170,6 +172,14 @@ static void number_row(struct csv_text *csv, const char *key, double value)
     put_text(csv, key);
     put_number(csv, value);
     end_row(csv);
+}
+
+static uint64_t n_saturating(const struct mpq_report *report)
+{
+    uint64_t n = 0;
+    for (uint32_t l = 0; l < report->n_layer; l++)
+        n += report->layer[l].n_saturating;
+    return n;
 }
 
 static void stage_rows(struct csv_text *csv, const struct mpq_report_stage *stage)
@@ -233,6 +243,8 @@ enum mpq_status mpq_report_summary_csv(struct mpq_ctx *ctx, struct mpq_arena *ar
     number_row(&csv, "estimated_increase_bound", report->bound);
     text_row(&csv, "bound_is_reached", report->bound_is_reached ? "yes" : "no");
     count_row(&csv, "bitops", report->bitops);
+    count_row(&csv, "saturating_channels", n_saturating(report));
+    count_row(&csv, "saturation_repaired_channels", report->n_repaired);
     count_row(&csv, "eval_samples", report->n_eval);
     text_row(&csv, "metric", report->metric);
     number_row(&csv, "metric_float", report->metric_float);

@@ -14,6 +14,7 @@ struct mpq_report_layer {
     double sqnr_db;                 /* of the layer's output against float            */
     uint64_t bytes[MPQ_N_BITS];     /* by width, in the file                          */
     const char *chosen_by;          /* "search", "lock", ...                          */
+    uint64_t n_saturating;          /* channels that 8-bit kernels without VNNI could clip      */
 };
 
 struct mpq_report_stage {
@@ -52,7 +53,8 @@ struct mpq_report {
 
     uint64_t float_bytes, quantized_bytes; /* files, as stat gives them */
     double average_weight_bits;            /* by parameters            */
-    uint64_t bitops; /* sum over layers of macs * weight bits * activation bits      */
+    uint64_t n_repaired; /* channels changed so that 8-bit kernels cannot clip them */
+    uint64_t bitops;     /* sum over layers of macs * weight bits * activation bits      */
 
     /* On the evaluation samples; n_eval 0: there were none and the rest is NaN. */
     uint64_t n_eval;

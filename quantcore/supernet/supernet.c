@@ -177,17 +177,11 @@ static void decode(const struct mpq_layer *shape, const int8_t *q, const mpq_rea
     }
 }
 
-/* Feed bias_used, which holds float biases: rounded here to float16, as the exporter does. A bias
- * beyond it makes the exporter store all of them in float32. */
-static void feed_bias(const struct mpq_layer *shape, const struct mpq_supernet_layer *layer,
-                      struct mpq_exec *exec)
+/* Biases are stored as float16. One beyond it makes the exporter store all of them in float32. */
+static float stored_bias(mpq_real bias)
 {
-    for (int64_t c = 0; c < shape->n_channel; c++) {
-        float half = mpq_half_to_float(mpq_float_to_half((float)layer->bias_used[c]));
-        if (isfinite(half))
-            layer->bias_used[c] = half;
-    }
-    mpq_exec_feed(exec, shape->bias, layer->bias_used);
+    float half = mpq_half_to_float(mpq_float_to_half((float)bias));
+    return isfinite(half) ? half : (float)bias;
 }
 
 void mpq_supernet_apply_layer(const struct mpq_supernet *net, struct mpq_exec *exec, uint32_t l,
@@ -204,8 +198,9 @@ void mpq_supernet_apply_layer(const struct mpq_supernet *net, struct mpq_exec *e
     mpq_exec_feed(exec, shape->weight, layer->wq);
     if (!width->bias)
         return;
-    memcpy(layer->bias_used, width->bias, channel_bytes(shape));
-    feed_bias(shape, layer, exec);
+    for (int64_t c = 0; c < shape->n_channel; c++)
+        layer->bias_used[c] = stored_bias(width->bias[c]);
+    mpq_exec_feed(exec, shape->bias, layer->bias_used);
 }
 
 void mpq_supernet_apply_codes(const struct mpq_supernet *net, struct mpq_exec *exec,
@@ -222,7 +217,7 @@ void mpq_supernet_apply_codes(const struct mpq_supernet *net, struct mpq_exec *e
             continue;
         for (int64_t c = 0; c < shape->n_channel; c++)
             layer->bias_used[c] = code[l].bias[c];
-        feed_bias(shape, layer, exec);
+        mpq_exec_feed(exec, shape->bias, layer->bias_used);
     }
 }
 
@@ -250,13 +245,14 @@ enum mpq_status mpq_supernet_codes(struct mpq_ctx *ctx, struct mpq_arena *arena,
         int8_t *q = mpq_arena_alloc(ctx, arena, (size_t)shape->n_param, 1);
         int8_t *level = mpq_arena_copy(ctx, arena, width->levels.level, width->levels.n);
         float *scale = to_float(ctx, arena, width->scale, shape->n_channel);
-        const float *bias =
-            width->bias ? to_float(ctx, arena, width->bias, shape->n_channel) : NULL;
+        float *bias = width->bias ? to_float(ctx, arena, width->bias, shape->n_channel) : NULL;
         if (!q || !level || !scale || (width->bias && !bias))
             return MPQ_E_NOMEM;
         mpq_real *rounded = net->layer[l].scale_used;
         for (int64_t c = 0; c < shape->n_channel; c++)
             rounded[c] = scale[c] = mpq_scale_round(scale[c]);
+        for (int64_t c = 0; bias && c < shape->n_channel; c++)
+            bias[c] = stored_bias(width->bias[c]);
         mpq_levels_encode(&width->levels, shape, mpq_supernet_weights(net, l, bits[l]), rounded, q);
         out_code[l] = (struct mpq_layer_code){.bits = bits[l],
                                               .n_level = width->levels.n,

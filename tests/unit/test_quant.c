@@ -3,6 +3,8 @@
 
 #include "quantcore/base/rng.h"
 #include "quantcore/quant/histogram.h"
+#include "quantcore/quant/levels.h"
+#include "quantcore/quant/saturation.h"
 #include "quantcore/quant/weight_fit.h"
 #include "tests/check.h"
 
@@ -240,6 +242,64 @@ static void other_forms_of_activations(void **state)
     assert_true(quant.scale > 0 && quant.zero_point == 128);
 }
 
+/* A 2x2 convolution of 3 channels: products in the order position, channel, so weight 0 (channel 0,
+ * position 0) meets weight 4 (channel 1), 8 (channel 2) meets 1 (channel 0, position 1). */
+static void saturating_pairs_are_found_and_repaired(void **state)
+{
+    (void)state;
+    struct mpq_ctx ctx;
+    mpq_ctx_init(&ctx);
+    struct mpq_arena *arena = mpq_arena_create(&ctx);
+    struct mpq_layer layer = {
+        .n_group = 1, .n_outer = 1, .n_channel = 2, .n_inner = 12, .n_param = 24};
+    struct mpq_saturation s = {&layer, 4, 255};
+    int8_t q[24] = {0};
+    q[0] = 65, q[4] = 63;
+    assert_int_equal(mpq_saturation_count(&s, q), 0); /* 255 * 128 fits */
+    q[4] = 64;
+    assert_int_equal(mpq_saturation_count(&s, q), 1);
+    q[4] = -127;
+    assert_int_equal(mpq_saturation_count(&s, q), 0);
+    q[4] = 0, q[1] = 127; /* neighbours in memory are no pair */
+    assert_int_equal(mpq_saturation_count(&s, q), 0);
+    q[12 + 1] = q[12 + 8] = -127;
+    assert_int_equal(mpq_saturation_count(&s, q), 1);
+    s.act_max = 127;
+    assert_int_equal(mpq_saturation_count(&s, q), 0);
+    s.act_max = 255;
+    for (int bits = 5; bits <= 8; bits++) {
+        struct mpq_levels levels;
+        float scale[2] = {0.5f, 0.5f};
+        int64_t n;
+        mpq_levels_uniform(bits, &levels);
+        for (int i = 0; i < 24; i++)
+            q[i] = mpq_levels_nearest(
+                &levels, (mpq_real)(50 * mpq_rng_normal(5, MPQ_STREAM_TEST, 0, (uint32_t)i)));
+        q[0] = q[4] = 127;
+        for (int i = 12; i < 24; i++)
+            q[i] = mpq_levels_nearest(&levels, q[i] / 2);
+        struct mpq_layer_code code = {bits, levels.n, levels.level, q, scale, NULL};
+        CHECK_OK(&ctx, mpq_saturation_repair(&ctx, arena, &s, &code, &n));
+        assert_int_equal(n, 1);
+        assert_int_equal(mpq_saturation_count(&s, code.q), 0);
+        assert_memory_equal(code.q + 12, q + 12, 12);
+        assert_true(code.scale[1] == scale[1] && code.scale[0] >= scale[0]);
+        /* No worse than the channel with all weights halved. */
+        double error = 0, halved = 0;
+        for (int i = 0; i < 12; i++) {
+            double w = (double)q[i] * (double)scale[0];
+            double h = mpq_levels_nearest(&levels, q[i] / MPQ_REAL(2.0)) * 2 * (double)scale[0];
+            error +=
+                (w - code.q[i] * (double)code.scale[0]) * (w - code.q[i] * (double)code.scale[0]);
+            halved += (w - h) * (w - h);
+        }
+        assert_true(error <= halved * 1.02 + 1);
+        CHECK_OK(&ctx, mpq_saturation_repair(&ctx, arena, &s, &code, &n));
+        assert_int_equal(n, 0);
+    }
+    mpq_arena_free(arena);
+}
+
 static void empty_and_constant_values_have_a_range(void **state)
 {
     (void)state;
@@ -315,6 +375,7 @@ int main(void)
         cmocka_unit_test(histogram_grows_without_losing_values),
         cmocka_unit_test(ranges_hold_zero_and_beat_minmax),
         cmocka_unit_test(other_forms_of_activations),
+        cmocka_unit_test(saturating_pairs_are_found_and_repaired),
         cmocka_unit_test(empty_and_constant_values_have_a_range),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -45,7 +45,8 @@ static const struct mpq_report_layer layer[] = {
      {NONE, NONE, 0.5, 0.1 + 0.2, 1e-7, 0, NONE, NONE, 0},
      31.25,
      {0, 0, 108, 162, 216, 270, 0, 0, 432},
-     "search"},
+     "search",
+     3},
     {"fc",
      "Gemm",
      640,
@@ -57,7 +58,8 @@ static const struct mpq_report_layer layer[] = {
      {NONE, NONE, NONE, NONE, NONE, NONE, NONE, NONE, 1234567891234.0},
      NONE,
      {0, 0, 0, 0, 0, 0, 0, 0, 640},
-     "lock"},
+     "lock",
+     0},
 };
 
 static const struct mpq_report_stage stage[] = {{"calibrate", 1.5, 4096}, {"search", 0.25, 0}};
@@ -85,6 +87,7 @@ static const struct mpq_report report = {
     .quantized_bytes = 990,
     .average_weight_bits = 6.25,
     .bitops = 10000000000000000000u,
+    .n_repaired = 7,
     .n_eval = 200,
     .metric = "top1",
     .metric_float = 0.915,
@@ -102,10 +105,11 @@ static const struct mpq_report report = {
 static const char layers_text[] =
     "node,operator,parameters,macs,weight_bits,activation_bits,float_bytes,quantized_bytes,"
     "sensitivity_2,sensitivity_3,sensitivity_4,sensitivity_5,sensitivity_6,sensitivity_7,"
-    "sensitivity_8,sqnr_db,bytes_2,bytes_3,bytes_4,bytes_5,bytes_6,bytes_7,bytes_8,chosen_by\n"
+    "sensitivity_8,sqnr_db,bytes_2,bytes_3,bytes_4,bytes_5,bytes_6,bytes_7,bytes_8,chosen_by,"
+    "saturating_channels\n"
     "\"conv,\"\"1\"\"\",\"Conv\",432,442368,4,8,1728,280,0.5,0.3,1e-07,0,,,0,31.25,108,162,"
-    "216,270,,,432,\"search\"\n"
-    "\"fc\",\"Gemm\",640,640,8,8,2560,640,,,,,,,1.23456789e+12,,,,,,,,640,\"lock\"\n";
+    "216,270,,,432,\"search\",3\n"
+    "\"fc\",\"Gemm\",640,640,8,8,2560,640,,,,,,,1.23456789e+12,,,,,,,,640,\"lock\",0\n";
 
 static const char summary_text[] =
     "key,value\n\"model\",\"a.onnx\"\n\"output\",\"a.mpq.onnx\"\n"
@@ -116,7 +120,8 @@ static const char summary_text[] =
     "\"float_bytes\",5000\n\"quantized_bytes\",990\n\"average_weight_bits\",6.25\n"
     "\"decide_loss\",0.25\n\"decide_loss_error\",0.03125\n\"estimated_increase\",1\n"
     "\"estimated_increase_bound\",0.5\n\"bound_is_reached\",\"no\"\n"
-    "\"bitops\",10000000000000000000\n\"eval_samples\",200\n\"metric\",\"top1\"\n"
+    "\"bitops\",10000000000000000000\n\"saturating_channels\",3\n\"saturation_repaired_channels\","
+    "7\n\"eval_samples\",200\n\"metric\",\"top1\"\n"
     "\"metric_float\",0.915\n\"metric_quantized\",0.91\n\"drop\",0.005\n\"drop_low\",-0.01\n"
     "\"drop_high\",0.02\n\"agreement\",0.985\n\"kl\",\n\"sqnr_db\",30\n"
     "\"calibrate_seconds\",1.5\n\"calibrate_peak_rss_bytes\",4096\n\"search_seconds\",0.25\n"
