@@ -106,13 +106,13 @@ static void layer_header(struct csv_text *csv)
         put(csv, name, false);
     }
     put(csv, "sqnr_db", false);
+    put(csv, "saturating_channels", false);
     for (int bits = MPQ_MIN_BITS; bits <= MPQ_MAX_BITS; bits++) {
         char name[24];
         snprintf(name, sizeof name, "bytes_%d", bits);
         put(csv, name, false);
     }
     put(csv, "chosen_by", false);
-    put(csv, "saturating_channels", false);
     end_row(csv);
 }
 
@@ -129,6 +129,7 @@ static void layer_row(struct csv_text *csv, const struct mpq_report_layer *layer
     for (int bits = MPQ_MIN_BITS; bits <= MPQ_MAX_BITS; bits++)
         put_number(csv, layer->sensitivity[bits]);
     put_number(csv, layer->sqnr_db);
+    put_count(csv, layer->n_saturating);
     for (int bits = MPQ_MIN_BITS; bits <= MPQ_MAX_BITS; bits++) {
         if (isnan(layer->sensitivity[bits]))
             put(csv, "", false);
@@ -136,7 +137,6 @@ static void layer_row(struct csv_text *csv, const struct mpq_report_layer *layer
             put_count(csv, layer->bytes[bits]);
     }
     put_text(csv, layer->chosen_by);
-    put_count(csv, layer->n_saturating);
     end_row(csv);
 }
 
