@@ -106,8 +106,7 @@ static const char layers_text[] =
     "node,operator,parameters,macs,weight_bits,activation_bits,float_bytes,quantized_bytes,"
     "sensitivity_2,sensitivity_3,sensitivity_4,sensitivity_5,sensitivity_6,sensitivity_7,"
     "sensitivity_8,sqnr_db,saturating_channels,bytes_2,bytes_3,bytes_4,bytes_5,bytes_6,bytes_7,"
-    "bytes_8,chosen_by,"
-    "saturating_channels\n"
+    "bytes_8,chosen_by\n"
     "\"conv,\"\"1\"\"\",\"Conv\",432,442368,4,8,1728,280,0.5,0.3,1e-07,0,,,0,31.25,3,108,162,"
     "216,270,,,432,\"search\"\n"
     "\"fc\",\"Gemm\",640,640,8,8,2560,640,,,,,,,1.23456789e+12,,0,,,,,,,640,\"lock\"\n";
