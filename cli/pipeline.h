@@ -80,8 +80,9 @@ struct mpq_pipeline {
 
     /* export */
     struct mpq_layer_code *code; /* [n_layer]                                          */
-    int64_t *n_saturating;       /* [n_layer] channels that 8-bit kernels could clip   */
-    int64_t n_repaired;          /* channels that were changed so that they do not     */
+    int64_t *n_saturating; /* [n_layer] channels that 8-bit kernels could clip; NULL where all run
+                              in float */
+    int64_t n_repaired;    /* channels that were changed so that they do not     */
     uint8_t *file;
     size_t file_bytes;
 

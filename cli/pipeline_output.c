@@ -11,6 +11,12 @@
 #include "quantcore/pass/pass.h"
 #include "quantcore/quant/saturation.h"
 
+/* NO_GROUP: the layer's input stays float. */
+static uint32_t input_group(const struct mpq_pipeline *p, const struct mpq_layer *layer)
+{
+    return layer->is_weight_only || !p->act.group ? MPQ_NO_GROUP : p->act.group[layer->x];
+}
+
 /* Whether a kernel that adds pairs of products in 16 bits may run layer l: it multiplies 8-bit
  * activations, and is no convolution of one channel a group in and out. */
 static bool has_pairs(const struct mpq_pipeline *p, uint32_t l, struct mpq_saturation *out)
@@ -18,7 +24,7 @@ static bool has_pairs(const struct mpq_pipeline *p, uint32_t l, struct mpq_satur
     const struct mpq_layer *layer = &p->layers.layer[l];
     const struct mpq_node *node = &p->graph->node[layer->node];
     const struct mpq_shape *shape = &p->graph->value[layer->weight].constant->shape;
-    uint32_t group = layer->is_weight_only ? MPQ_NO_GROUP : p->act.group[layer->x];
+    uint32_t group = input_group(p, layer);
     bool is_conv = mpq_node_is(node, "Conv");
     if ((!is_conv && !mpq_node_is(node, "MatMul") && !mpq_node_is(node, "Gemm")) ||
         group == MPQ_NO_GROUP || p->act_quant[group].bits > 8 ||
@@ -301,7 +307,7 @@ enum mpq_status mpq_pipeline_report(struct mpq_ctx *ctx, struct mpq_pipeline *p,
     double bits_sum = 0, n_param = 0;
     for (uint32_t l = 0; l < n_layer; l++) {
         const struct mpq_layer *layer = &p->layers.layer[l];
-        uint32_t group = layer->is_weight_only ? MPQ_NO_GROUP : p->act.group[layer->x];
+        uint32_t group = input_group(p, layer);
         row[l] = (struct mpq_report_layer){
             .node = layer->name,
             .operator_type = p->graph->node[layer->node].op_type,
@@ -311,7 +317,7 @@ enum mpq_status mpq_pipeline_report(struct mpq_ctx *ctx, struct mpq_pipeline *p,
             .activation_bits = group == MPQ_NO_GROUP ? 32 : p->act_quant[group].bits,
             .float_bytes = (uint64_t)layer->n_param * sizeof(float),
             .quantized_bytes = p->layer_bytes[l * MPQ_N_BITS + p->bits[l]],
-            .n_saturating = (uint64_t)p->n_saturating[l],
+            .n_saturating = p->n_saturating ? (uint64_t)p->n_saturating[l] : 0,
         };
         for (int b = 0; b < MPQ_N_BITS; b++) {
             row[l].sensitivity[b] = p->sensitivity[l * MPQ_N_BITS + b];
