@@ -34,7 +34,10 @@ enum mpq_status mpq_cmd_convert(struct mpq_ctx *ctx, struct mpq_arena *arena,
 {
     struct mpq_pipeline *p = mpq_arena_alloc(ctx, arena, 1, sizeof *p);
     const double none = (double)NAN;
-    struct mpq_report report = {.metric_float = none,
+    struct mpq_report report = {.verify_db = none,
+                                .verify_difference = none,
+                                .verify_difference_max = none,
+                                .metric_float = none,
                                 .metric_quantized = none,
                                 .drop = none,
                                 .drop_low = none,

@@ -49,12 +49,13 @@ static enum mpq_status open_model(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                   const struct mpq_options *options, const char *path,
                                   struct eval_model *out)
 {
-    struct mpq_graph *read, *simple;
+    struct mpq_graph *read, *fused, *simple;
     out->path = path;
     MPQ_TRY(mpq_import_file(ctx, arena, path, &read, &out->file_bytes));
     MPQ_TRY(mpq_input_shape_assume(ctx, arena, options, options->data, read));
     MPQ_TRY(mpq_branches_take(ctx, arena, options, &read));
-    MPQ_TRY(mpq_simplify(ctx, arena, read, &simple));
+    MPQ_TRY(mpq_fuse_integer(ctx, arena, read, &fused));
+    MPQ_TRY(mpq_simplify(ctx, arena, fused, &simple));
     out->graph = simple;
     return mpq_bind_batch(ctx, arena, simple, 1, &out->binding);
 }

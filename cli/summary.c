@@ -62,6 +62,18 @@ static void print_saturation(FILE *file, const struct mpq_report *report)
                 "", 0, report->n_repaired);
 }
 
+static void print_verified(FILE *file, const struct mpq_report *report)
+{
+    if (report->n_verify && isinf(report->verify_db))
+        fprintf(file, "%-12s  the file gives the tuned network's outputs on %" PRIu64 " inputs\n",
+                "verified", report->n_verify);
+    else if (report->n_verify)
+        fprintf(file,
+                "%-12s  the file is %.1f dB from the tuned network on %" PRIu64
+                " inputs, rounding apart; mean difference %.2g\n",
+                "verified", report->verify_db, report->n_verify, report->verify_difference);
+}
+
 void mpq_summary_print(FILE *file, const struct mpq_report *report)
 {
     double seconds = 0;
@@ -75,6 +87,7 @@ void mpq_summary_print(FILE *file, const struct mpq_report *report)
     for (uint32_t i = 0; i < report->n_limit; i++)
         print_limit(file, report, i);
     print_saturation(file, report);
+    print_verified(file, report);
     fprintf(file, "%-12s", "seconds");
     for (uint32_t i = 0; i < report->n_stage; i++) {
         fprintf(file, "  %s %.1f", report->stage[i].name, report->stage[i].seconds);

@@ -46,4 +46,9 @@ int mpq_conv_slot(int dims, int axis);
  * filter does not fit in. */
 struct mpq_conv mpq_conv_geometry(const struct mpq_node *node, const struct mpq_tensor *const *x);
 
+/* infer of Conv: y[0] FLOAT. */
+enum mpq_status mpq_conv_infer(struct mpq_ctx *ctx, const struct mpq_node *node,
+                               const struct mpq_tensor *const *x,
+                               struct mpq_tensor *const *y) MPQ_CHECKED;
+
 #endif

@@ -7,6 +7,14 @@
 #include "quantcore/ops/kernel/pool.h"
 #include "quantcore/ops/op_util.h"
 
+static enum mpq_status average_pool_infer(struct mpq_ctx *ctx, const struct mpq_node *node,
+                                          const struct mpq_tensor *const *x,
+                                          struct mpq_tensor *const *y)
+{
+    MPQ_TRY(mpq_check_float(ctx, node, x, 0));
+    return mpq_pool_infer(ctx, node, x, y);
+}
+
 struct job {
     struct mpq_pool pool;
     bool include_pad;
@@ -138,7 +146,7 @@ const struct mpq_op mpq_op_average_pool = {.name = "AveragePool",
                                            .n_out_min = 1,
                                            .n_out_max = 1,
                                            .parse = mpq_pool_parse,
-                                           .infer = mpq_pool_infer,
+                                           .infer = average_pool_infer,
                                            .sets_dx = true,
                                            .forward = average_pool_forward,
                                            .backward = average_pool_backward};

@@ -44,8 +44,8 @@ struct mpq_conv mpq_conv_geometry(const struct mpq_node *node, const struct mpq_
     return conv;
 }
 
-static enum mpq_status conv_infer(struct mpq_ctx *ctx, const struct mpq_node *node,
-                                  const struct mpq_tensor *const *x, struct mpq_tensor *const *y)
+enum mpq_status mpq_conv_infer(struct mpq_ctx *ctx, const struct mpq_node *node,
+                               const struct mpq_tensor *const *x, struct mpq_tensor *const *y)
 {
     const struct mpq_shape *in = &x[0]->shape, *w = &x[1]->shape;
     const struct mpq_tensor *b = mpq_input(node, x, 2);
@@ -123,7 +123,7 @@ const struct mpq_op mpq_op_conv = {.name = "Conv",
                                    .n_out_max = 1,
                                    .weight_input = 1,
                                    .parse = mpq_conv_parse,
-                                   .infer = conv_infer,
+                                   .infer = mpq_conv_infer,
                                    .sets_dx = true,
                                    .workspace = conv_workspace,
                                    .forward = conv_forward,

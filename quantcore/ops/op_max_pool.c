@@ -1,11 +1,12 @@
 /* MaxPool over 1 to 3 spatial dimensions. Output 1, where wanted, holds for each window the flat
- * index of its first maximum in x. */
+ * index of its first maximum in x. Pools 8-bit integers, too. */
 #include <math.h>
 #include <string.h>
 
 #include "quantcore/base/simd.h"
 #include "quantcore/base/thread.h"
 #include "quantcore/ops/kernel/pool.h"
+#include "quantcore/ops/kernel/quantized.h"
 #include "quantcore/ops/kernel/scratch.h"
 #include "quantcore/ops/op_util.h"
 
@@ -23,8 +24,11 @@ static enum mpq_status max_pool_infer(struct mpq_ctx *ctx, const struct mpq_node
                                       const struct mpq_tensor *const *x,
                                       struct mpq_tensor *const *y)
 {
+    bool wants_index = node->n_out > 1 && y[1];
+    if (wants_index || (x[0]->dtype != MPQ_INT8 && x[0]->dtype != MPQ_UINT8))
+        MPQ_TRY(mpq_check_float(ctx, node, x, 0));
     MPQ_TRY(mpq_pool_infer(ctx, node, x, y));
-    if (node->n_out > 1 && y[1])
+    if (wants_index)
         return mpq_infer_set(ctx, node, y[1], MPQ_INT64, &y[0]->shape);
     return MPQ_OK;
 }
@@ -269,9 +273,53 @@ static int64_t plane_grain(const struct mpq_pool *pool)
     return 1 + MPQ_GRAIN / (pool->in_count + 1);
 }
 
+/* ---- 8 bits ---- */
+
+struct byte_job {
+    struct mpq_pool pool;
+    bool is_signed;
+    const uint8_t *x;
+    uint8_t *y;
+    mpq_real *room; /* [threads][in_count + out_count] */
+};
+
+static int64_t room_of_thread(const struct mpq_pool *pool)
+{
+    return (pool->in_count + pool->out_count + 15) / 16 * 16;
+}
+
+static void byte_planes(void *arg, int64_t begin, int64_t end, int thread)
+{
+    const struct byte_job *job = arg;
+    const struct mpq_pool *pool = &job->pool;
+    const mpq_real low = job->is_signed ? -128 : 0; /* of a window all in the padding */
+    mpq_real *x = job->room + thread * room_of_thread(pool), *y = x + pool->in_count;
+    for (int64_t p = begin; p < end; p++) {
+        uint8_t *out = job->y + p * pool->out_count;
+        mpq_shift_to_real(job->x + p * pool->in_count, job->is_signed, 0, x, pool->in_count);
+        max_plane(pool, x, y);
+        for (int64_t i = 0; i < pool->out_count; i++)
+            out[i] = (uint8_t)(int32_t)(y[i] > low ? y[i] : low);
+    }
+}
+
+static void pool_bytes(const struct mpq_kernel_args *args)
+{
+    struct byte_job job = {.is_signed = args->x[0]->dtype == MPQ_INT8,
+                           .x = args->x[0]->data,
+                           .y = args->y[0]->data,
+                           .room = args->workspace};
+    mpq_pool_make(args->node, &args->x[0]->shape, &args->y[0]->shape, &job.pool);
+    mpq_parallel_for(job.pool.n_plane, plane_grain(&job.pool), byte_planes, &job);
+}
+
 static void max_pool_forward(const struct mpq_kernel_args *args)
 {
     const struct mpq_pool_attrs *attrs = args->node->attrs;
+    if (args->x[0]->dtype != MPQ_FLOAT) {
+        pool_bytes(args);
+        return;
+    }
     struct job job = {.x = args->x[0]->data, .out = args->y[0]->data};
     mpq_pool_make(args->node, &args->x[0]->shape, &args->y[0]->shape, &job.pool);
     mpq_parallel_for(job.pool.n_plane, plane_grain(&job.pool), forward_planes, &job);
@@ -302,9 +350,11 @@ static size_t max_pool_workspace(const struct mpq_node *node, const struct mpq_t
 {
     struct mpq_pool pool;
     struct dealt d;
+    mpq_pool_make(node, &x[0]->shape, &y[0]->shape, &pool);
+    if (x[0]->dtype != MPQ_FLOAT)
+        return (size_t)(room_of_thread(&pool) * mpq_thread_count()) * sizeof(mpq_real);
     if (!training)
         return 0;
-    mpq_pool_make(node, &x[0]->shape, &y[0]->shape, &pool);
     return dealt_setup(&pool, NULL, &d) * (size_t)mpq_thread_count();
 }
 

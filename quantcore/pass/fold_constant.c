@@ -3,14 +3,16 @@
 
 /* Expand, ConstantOfShape and the like make much out of little; such constants would swell the
  * file. */
-static bool is_worth_storing(size_t in_bytes, size_t out_bytes)
+static bool is_worth_storing(const struct mpq_edit *edit, size_t in_bytes, size_t out_bytes)
 {
-    return out_bytes <= 65536 || out_bytes / 4 <= in_bytes;
+    return edit->keeps_dequantize || out_bytes <= 65536 || out_bytes / 4 <= in_bytes;
 }
 
 static bool is_foldable(const struct mpq_edit *edit, const struct mpq_node *node)
 {
     if (!node->op || !node->op->forward || node->op->domain[0] != '\0')
+        return false;
+    if (edit->keeps_dequantize && mpq_node_is(node, "DequantizeLinear"))
         return false;
     for (size_t i = 0; i < node->attr_set.n; i++)
         if (node->attr_set.attr[i].kind == MPQ_ATTR_OPAQUE)
@@ -48,7 +50,7 @@ static enum mpq_status fold_static(struct mpq_edit *edit, struct mpq_node *node)
         if (v == MPQ_NO_VALUE)
             continue;
         if (v >= edit->n_static || !edit->static_value[v].data ||
-            !is_worth_storing(0, mpq_tensor_bytes(&edit->static_value[v])))
+            !is_worth_storing(edit, 0, mpq_tensor_bytes(&edit->static_value[v])))
             return MPQ_OK;
         y[i] = mpq_arena_copy(edit->ctx, edit->arena, &edit->static_value[v], sizeof *y[i]);
         if (!y[i])
@@ -75,7 +77,7 @@ static enum mpq_status evaluate(struct mpq_edit *edit, const struct mpq_node *no
         out_bytes += (size_t)count * (y[i] ? mpq_dtype_bytes(y[i]->dtype) : 0);
     }
     *out_done = false;
-    if (status != MPQ_OK || !is_worth_storing(in_bytes, out_bytes))
+    if (status != MPQ_OK || !is_worth_storing(edit, in_bytes, out_bytes))
         return MPQ_OK;
     *out_done = true;
     return mpq_op_evaluate(edit->ctx, edit->arena, node, x, y);

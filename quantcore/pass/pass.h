@@ -18,6 +18,14 @@
 enum mpq_status mpq_simplify(struct mpq_ctx *ctx, struct mpq_arena *arena,
                              const struct mpq_graph *graph, struct mpq_graph **out) MPQ_CHECKED;
 
+/* For running a quantized graph as ONNX Runtime's CPU kernels do: DequantizeLinear -> operator ->
+ * QuantizeLinear becomes QLinearConv, QLinearMatMul, QGemm, QLinearAdd and so on where its optimizer
+ * makes them, whose integer arithmetic rounds otherwise than float arithmetic does. Constants are
+ * folded on the way, unpacked weights too. A graph without DequantizeLinear stays as it is. Call it
+ * before mpq_simplify(), which would fold the weights to float. */
+enum mpq_status mpq_fuse_integer(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                 const struct mpq_graph *graph, struct mpq_graph **out) MPQ_CHECKED;
+
 /* Make a graph whose inputs fix the first dimension at 1 run at any batch: inputs and computed
  * values of first dimension 1 get an unknown one, constant Reshape targets that begin with 1 copy
  * the input's first dimension instead, constant Resize sizes that begin with 1 leave it alone. The

@@ -98,6 +98,10 @@ static const struct mpq_report report = {
     .agreement = 0.985,
     .kl = NONE,
     .sqnr_db = 30,
+    .n_verify = 64,
+    .verify_db = 41.5,
+    .verify_difference = 0.25,
+    .verify_difference_max = 2,
     .seed = UINT64_MAX,
     .n_threads = 2,
 };
@@ -124,6 +128,8 @@ static const char summary_text[] =
     "7\n\"eval_samples\",200\n\"metric\",\"top1\"\n"
     "\"metric_float\",0.915\n\"metric_quantized\",0.91\n\"drop\",0.005\n\"drop_low\",-0.01\n"
     "\"drop_high\",0.02\n\"agreement\",0.985\n\"kl\",\n\"sqnr_db\",30\n"
+    "\"verify_samples\",64\n\"verify_db\",41.5\n"
+    "\"verify_difference_mean\",0.25\n\"verify_difference_max\",2\n"
     "\"calibrate_seconds\",1.5\n\"calibrate_peak_rss_bytes\",4096\n\"search_seconds\",0.25\n"
     "\"seed\",18446744073709551615\n\"threads\",2\n\"size\",\"15%\"\n\"--x\",\"a,b\nc\"\n";
 

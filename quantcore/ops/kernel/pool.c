@@ -87,7 +87,6 @@ enum mpq_status mpq_pool_infer(struct mpq_ctx *ctx, const struct mpq_node *node,
 {
     const struct mpq_pool_attrs *a = node->attrs;
     struct mpq_shape shape = x[0]->shape;
-    MPQ_TRY(mpq_check_float(ctx, node, x, 0));
     if (shape.rank != a->n + 2)
         return mpq_fail_node(ctx, node, MPQ_E_SHAPE, "a %d-dimensional kernel, but the input is %s",
                              a->n, MPQ_SHAPE_TEXT(&shape));
@@ -133,6 +132,21 @@ static void find_valid(const struct mpq_pool_dim *d, int64_t tap, int64_t *begin
     *end = stop < d->out ? stop : d->out;
     if (*end < *begin)
         *end = *begin;
+}
+
+int64_t mpq_pool_taps_inside(const struct mpq_pool *pool, const int64_t o[3])
+{
+    int64_t count = 1;
+    for (int i = 0; i < MPQ_POOL_DIMS; i++) {
+        const struct mpq_pool_dim *d = &pool->dim[i];
+        int64_t inside = 0;
+        for (int64_t tap = 0; tap < d->kernel; tap++) {
+            int64_t at = o[i] * d->stride + tap * d->dilation - d->pad;
+            inside += at >= 0 && at < d->in;
+        }
+        count *= inside;
+    }
+    return count;
 }
 
 void mpq_pool_sweep(const struct mpq_pool *pool, const mpq_real *x, mpq_real *y,

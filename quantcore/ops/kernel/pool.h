@@ -29,12 +29,16 @@ struct mpq_pool {
 };
 
 enum mpq_status mpq_pool_parse(struct mpq_ctx *ctx, struct mpq_arena *arena, struct mpq_node *node);
+/* y[0] has the type of x[0], which the row must have checked. */
 enum mpq_status mpq_pool_infer(struct mpq_ctx *ctx, const struct mpq_node *node,
                                const struct mpq_tensor *const *x, struct mpq_tensor *const *y);
 
 /* From shapes that mpq_pool_infer() has checked. */
 void mpq_pool_make(const struct mpq_node *node, const struct mpq_shape *x,
                    const struct mpq_shape *y, struct mpq_pool *out);
+
+/* Taps of window o that fall inside the input. */
+int64_t mpq_pool_taps_inside(const struct mpq_pool *pool, const int64_t o[3]);
 
 /* Take n inputs, `stride` apart, into n windows: y[i] = y[i] op x[i * stride]. */
 typedef void mpq_pool_row_fn(mpq_real *restrict y, const mpq_real *restrict x, int64_t n,

@@ -1,0 +1,256 @@
+/* QLinearConv: y = quantized conv(x, w) + bias of 8-bit tensors with an int32 bias in units of
+ * x_scale * w_scale; scale and zero point of w by tensor or output channel.
+ *
+ * The convolution runs in mpq_real on x - x_zero and w - w_zero: all products and sums are
+ * integers, exact as long as they stay below 2^24. Where the weights of an output channel could
+ * take the sum beyond that, the filter is cut into slices, runs of (input channel, tap), whose sums
+ * int32 takes. Images are taken a few at a time, so that what lies between the conversions stays in
+ * cache. */
+#include <string.h>
+
+#include "quantcore/base/thread.h"
+#include "quantcore/ops/conv_attrs.h"
+#include "quantcore/ops/kernel/integer_gemm.h"
+#include "quantcore/ops/kernel/quantized.h"
+#include "quantcore/ops/kernel/scratch.h"
+#include "quantcore/ops/op_util.h"
+
+#define CHUNK_ELEMENTS (1 << 21) /* of x and y together, converted at once */
+
+enum place { X, X_SCALE, X_ZERO, W, W_SCALE, W_ZERO, Y_SCALE, Y_ZERO, BIAS };
+
+/* x, w and bias as a Conv has them, for what looks at shapes only. */
+struct float_view {
+    struct mpq_tensor tensor[3];
+    const struct mpq_tensor *x[3];
+};
+
+static void view_as_float(const struct mpq_node *node, const struct mpq_tensor *const *x,
+                          struct float_view *out)
+{
+    const struct mpq_tensor *from[] = {x[X], x[W], mpq_input(node, x, BIAS)};
+    for (int i = 0; i < 3; i++) {
+        out->x[i] = from[i] ? &out->tensor[i] : NULL;
+        if (from[i])
+            out->tensor[i] = (struct mpq_tensor){MPQ_FLOAT, from[i]->shape, NULL};
+    }
+}
+
+static enum mpq_status qlinear_conv_infer(struct mpq_ctx *ctx, const struct mpq_node *node,
+                                          const struct mpq_tensor *const *x,
+                                          struct mpq_tensor *const *y)
+{
+    const struct mpq_tensor *bias = mpq_input(node, x, BIAS);
+    struct float_view view;
+    enum mpq_dtype dtype;
+    view_as_float(node, x, &view);
+    MPQ_TRY(mpq_conv_infer(ctx, node, view.x, y));
+    MPQ_TRY(mpq_quantized_check(ctx, node, x, X, X_SCALE, X_ZERO, 1));
+    MPQ_TRY(mpq_quantized_check(ctx, node, x, W, W_SCALE, W_ZERO, x[W]->shape.dim[0]));
+    MPQ_TRY(mpq_quantized_check_output(ctx, node, x, Y_SCALE, Y_ZERO, MPQ_UINT8, &dtype));
+    if (bias && bias->dtype != MPQ_INT32)
+        return mpq_fail_node(ctx, node, MPQ_E_UNSUPPORTED, "the bias is %s, not int32",
+                             mpq_dtype_name(bias->dtype));
+    y[0]->dtype = dtype;
+    return MPQ_OK;
+}
+
+struct job {
+    struct mpq_conv conv;  /* of one chunk of images; c is that of the slice */
+    int64_t c_group, taps; /* channels and taps of a filter              */
+    int64_t in, out;       /* elements of a plane                           */
+    int64_t begin, end;    /* the slice: (channel, tap) of a filter         */
+    const struct mpq_tensor *const *x;
+    const struct mpq_node *node;
+    const uint8_t *x_data;
+    uint8_t *y_data;
+    mpq_real *x_real, *w_real, *sum_real;
+    int32_t *sum;
+    void *workspace; /* of the convolution */
+};
+
+static int64_t chunk_images(const struct mpq_conv *conv)
+{
+    int64_t per_image = conv->c * mpq_volume(conv->in) + conv->m * mpq_volume(conv->out);
+    int64_t n = per_image ? CHUNK_ELEMENTS / per_image : 1;
+    return n < 1 ? 1 : n < conv->n ? n : conv->n;
+}
+
+/* The geometry with n the images of a chunk; cuts the workspace. */
+static size_t setup(const struct mpq_node *node, const struct mpq_tensor *const *x, void *workspace,
+                    struct job *job)
+{
+    struct float_view view;
+    view_as_float(node, x, &view);
+    *job = (struct job){.conv = mpq_conv_geometry(node, view.x), .x = x, .node = node};
+    struct mpq_conv *conv = &job->conv;
+    conv->n = chunk_images(conv);
+    job->c_group = conv->c / conv->group;
+    job->taps = mpq_volume(conv->kernel);
+    job->in = mpq_volume(conv->in);
+    job->out = mpq_volume(conv->out);
+    size_t bytes = 0;
+    int64_t n_out = conv->n * conv->m * job->out;
+    job->x_real =
+        mpq_scratch_take(workspace, &bytes, conv->n * conv->c * job->in, sizeof(mpq_real));
+    job->w_real =
+        mpq_scratch_take(workspace, &bytes, conv->m * job->c_group * job->taps, sizeof(mpq_real));
+    job->sum_real = mpq_scratch_take(workspace, &bytes, n_out, sizeof(mpq_real));
+    job->sum = mpq_scratch_take(workspace, &bytes, n_out, sizeof(int32_t));
+    size_t conv_bytes = 0; /* a slice of fewer channels takes another path, perhaps */
+    for (int64_t c = 1; c <= job->c_group; c++) {
+        struct mpq_conv slice = *conv;
+        slice.c = c * conv->group;
+        size_t slice_bytes = mpq_conv_forward_bytes(&slice);
+        conv_bytes = slice_bytes > conv_bytes ? slice_bytes : conv_bytes;
+    }
+    job->workspace = mpq_scratch_take(workspace, &bytes, (int64_t)conv_bytes, 1);
+    return bytes;
+}
+
+static size_t qlinear_conv_workspace(const struct mpq_node *node, const struct mpq_tensor *const *x,
+                                     struct mpq_tensor *const *y, bool training)
+{
+    (void)y;
+    (void)training;
+    struct job job;
+    return setup(node, x, NULL, &job);
+}
+
+/* The longest slice from job->begin on in which no output channel can exceed an exact sum. */
+static int64_t slice_end(const struct job *job)
+{
+    const uint8_t *w = job->x[W]->data;
+    bool is_signed = job->x[W]->dtype == MPQ_INT8;
+    int64_t length = job->c_group * job->taps, end = length;
+    struct mpq_requant x =
+        mpq_requant_to(job->x[X]->dtype, mpq_zero_at(mpq_input(job->node, job->x, X_ZERO), 0));
+    double x_high = x.high > -x.low ? (double)x.high : (double)-x.low;
+    int64_t room = (int64_t)(MPQ_EXACT_SUM / x_high);
+    for (int64_t m = 0; m < job->conv.m; m++) {
+        int32_t zero = mpq_zero_at(mpq_input(job->node, job->x, W_ZERO), m);
+        int64_t sum = 0;
+        for (int64_t i = job->begin; i < end; i++) {
+            int32_t value = mpq_quantized_value(is_signed, w[m * length + i]) - zero;
+            sum += value < 0 ? -value : value;
+            if (sum > room)
+                end = i;
+        }
+    }
+    return end;
+}
+
+/* Filters [begin, end), their channels of the slice; taps outside of it are 0. */
+static void convert_filters(void *arg, int64_t begin, int64_t end, int thread)
+{
+    const struct job *job = arg;
+    bool is_signed = job->x[W]->dtype == MPQ_INT8;
+    int64_t length = job->c_group * job->taps;
+    int64_t first = job->begin / job->taps * job->taps;
+    int64_t last = (job->end + job->taps - 1) / job->taps * job->taps;
+    (void)thread;
+    for (int64_t m = begin; m < end; m++) {
+        mpq_real *to = job->w_real + m * (last - first);
+        int32_t zero = mpq_zero_at(mpq_input(job->node, job->x, W_ZERO), m);
+        memset(to, 0, (size_t)(last - first) * sizeof *to);
+        mpq_shift_to_real((const uint8_t *)job->x[W]->data + m * length + job->begin, is_signed,
+                          zero, to + job->begin - first, job->end - job->begin);
+    }
+}
+
+/* Planes [begin, end) of the n * group * channels of the slice. */
+static void convert_planes(void *arg, int64_t begin, int64_t end, int thread)
+{
+    const struct job *job = arg;
+    bool is_signed = job->x[X]->dtype == MPQ_INT8;
+    int32_t zero = mpq_zero_at(mpq_input(job->node, job->x, X_ZERO), 0);
+    int64_t c_slice = job->conv.c / job->conv.group, first = job->begin / job->taps;
+    (void)thread;
+    for (int64_t p = begin; p < end; p++) {
+        int64_t from = p / c_slice * job->c_group + first + p % c_slice;
+        mpq_shift_to_real(job->x_data + from * job->in, is_signed, zero, job->x_real + p * job->in,
+                          job->in);
+    }
+}
+
+/* Output planes [begin, end) of the chunk: the slice's sums join the others, and after the last
+ * slice they are rounded. */
+static void finish_planes(void *arg, int64_t begin, int64_t end, int thread)
+{
+    const struct job *job = arg;
+    const struct mpq_tensor *bias = mpq_input(job->node, job->x, BIAS);
+    const struct mpq_tensor *zero = mpq_input(job->node, job->x, Y_ZERO);
+    struct mpq_requant to = mpq_requant_to(zero ? zero->dtype : MPQ_UINT8, mpq_zero_at(zero, 0));
+    (void)thread;
+    for (int64_t p = begin; p < end; p++) {
+        int64_t m = p % job->conv.m, at = p * job->out;
+        (job->begin ? mpq_integer_add : mpq_integer_store)(job->sum + at, job->sum_real + at,
+                                                           job->out);
+        if (job->end < job->c_group * job->taps)
+            continue;
+        float scale = mpq_scale_at(job->x[X_SCALE], 0) * mpq_scale_at(job->x[W_SCALE], m) /
+                      mpq_scale_at(job->x[Y_SCALE], 0);
+        mpq_requantize(&to, job->sum + at, bias ? ((const int32_t *)bias->data)[m] : 0, scale,
+                       job->y_data + at, job->out);
+    }
+}
+
+/* The slice that begins at job->begin: where it ends, and its weights. */
+static void take_slice(struct job *job)
+{
+    int64_t length = job->c_group * job->taps;
+    job->end = slice_end(job);
+    job->conv.c =
+        ((job->end + job->taps - 1) / job->taps - job->begin / job->taps) * job->conv.group;
+    mpq_parallel_for(job->conv.m, 1 + MPQ_GRAIN / length, convert_filters, job);
+}
+
+static void run_slice(struct job *job)
+{
+    mpq_parallel_for(job->conv.n * job->conv.c, 1 + MPQ_GRAIN / (job->in + 1), convert_planes, job);
+    mpq_conv_forward(&job->conv, job->x_real, job->w_real, NULL, false, job->sum_real,
+                     job->workspace);
+    mpq_parallel_for(job->conv.n * job->conv.m, 1 + MPQ_GRAIN / (job->out + 1), finish_planes, job);
+}
+
+static void qlinear_conv_forward(const struct mpq_kernel_args *args)
+{
+    struct job job;
+    setup(args->node, args->x, args->workspace, &job);
+    int64_t n = args->x[X]->shape.dim[0], chunk = job.conv.n, length = job.c_group * job.taps;
+    int64_t x_image = job.conv.c * job.in, y_image = job.conv.m * job.out;
+    if (length == 0 || mpq_shape_count(&args->y[0]->shape) == 0)
+        return;
+    take_slice(&job);
+    bool is_one_slice = job.end == length; /* its weights serve all images */
+    for (int64_t first = 0; first < n; first += chunk) {
+        job.conv.n = n - first < chunk ? n - first : chunk;
+        job.x_data = (const uint8_t *)args->x[X]->data + first * x_image;
+        job.y_data = (uint8_t *)args->y[0]->data + first * y_image;
+        for (job.begin = 0; job.begin < length; job.begin = job.end) {
+            if (!is_one_slice)
+                take_slice(&job);
+            run_slice(&job);
+        }
+    }
+}
+
+static uint64_t qlinear_conv_macs(const struct mpq_node *node, const struct mpq_tensor *const *x,
+                                  struct mpq_tensor *const *y)
+{
+    (void)node;
+    return (uint64_t)mpq_shape_count(&y[0]->shape) *
+           (uint64_t)mpq_shape_count_range(&x[W]->shape, 1, x[W]->shape.rank);
+}
+
+const struct mpq_op mpq_op_qlinear_conv = {.name = "QLinearConv",
+                                           .domain = "",
+                                           .n_in_min = 8,
+                                           .n_in_max = 9,
+                                           .n_out_min = 1,
+                                           .n_out_max = 1,
+                                           .parse = mpq_conv_parse,
+                                           .infer = qlinear_conv_infer,
+                                           .workspace = qlinear_conv_workspace,
+                                           .forward = qlinear_conv_forward,
+                                           .macs = qlinear_conv_macs};
