@@ -6,12 +6,12 @@
 
 #include "calibration/metric.h"
 #include "calibration/npz.h"
-#include "cli/branches.h"
 #include "cli/command.h"
 #include "cli/input_shape.h"
 #include "cli/progress.h"
 #include "cli/runner.h"
 #include "cli/summary.h"
+#include "cli/unfold.h"
 #include "importer/import.h"
 #include "quantcore/base/fileio.h"
 #include "quantcore/pass/pass.h"
@@ -53,7 +53,7 @@ static enum mpq_status open_model(struct mpq_ctx *ctx, struct mpq_arena *arena,
     out->path = path;
     MPQ_TRY(mpq_import_file(ctx, arena, path, &read, &out->file_bytes));
     MPQ_TRY(mpq_input_shape_assume(ctx, arena, options, options->data, read));
-    MPQ_TRY(mpq_branches_take(ctx, arena, options, &read));
+    MPQ_TRY(mpq_unfold(ctx, arena, options, &read));
     MPQ_TRY(mpq_fuse_integer(ctx, arena, read, &fused));
     MPQ_TRY(mpq_simplify(ctx, arena, fused, &simple));
     out->graph = simple;

@@ -2,9 +2,9 @@
 #include <inttypes.h>
 #include <string.h>
 
-#include "cli/branches.h"
 #include "cli/command.h"
 #include "cli/input_shape.h"
+#include "cli/unfold.h"
 #include "importer/import.h"
 #include "quantcore/pass/pass.h"
 
@@ -66,8 +66,8 @@ static void print_values(const char *title, const struct mpq_graph *graph, const
 {
     for (uint32_t i = 0; i < n; i++) {
         const struct mpq_value *value = &graph->value[id[i]];
-        printf("%-12s%s %s ", i ? "" : title, value->name,
-               value->dtype ? mpq_dtype_name(value->dtype) : "?");
+        enum mpq_dtype dtype = value->file_dtype ? value->file_dtype : value->dtype;
+        printf("%-12s%s %s ", i ? "" : title, value->name, dtype ? mpq_dtype_name(dtype) : "?");
         print_shape(value);
         putchar('\n');
     }
@@ -111,6 +111,9 @@ static uint32_t print_operators(const struct mpq_graph *graph, bool only_unknown
             n += same_operator(node, &graph->node[j]);
         printf("%s%s%s%s %" PRIu32, n_printed ? ", " : "", node->domain, *node->domain ? "::" : "",
                node->op_type, n);
+        if (only_unknown)
+            printf(" (opset %" PRId64 "%s%s)", mpq_node_opset(graph, node),
+                   node->refusal ? ": " : "", node->refusal ? node->refusal : "");
         n_printed++;
     }
     return n_printed;
@@ -244,7 +247,7 @@ enum mpq_status mpq_cmd_inspect(struct mpq_ctx *ctx, struct mpq_arena *arena,
     struct mpq_graph *graph;
     MPQ_TRY(mpq_import_file(ctx, arena, options->model, &graph, &facts.file_bytes));
     MPQ_TRY(mpq_input_shape_assume(ctx, arena, options, NULL, graph));
-    MPQ_TRY(mpq_branches_take(ctx, arena, options, &graph));
+    MPQ_TRY(mpq_unfold(ctx, arena, options, &graph));
     facts.read = facts.graph = graph;
     MPQ_TRY(bind_or_explain(ctx, arena, &facts));
     MPQ_TRY(print_facts(ctx, arena, &facts));

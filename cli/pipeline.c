@@ -6,11 +6,11 @@
 
 #include "calibration/metric.h"
 #include "calibration/synthesize.h"
-#include "cli/branches.h"
 #include "cli/checkpoint.h"
 #include "cli/input_shape.h"
 #include "cli/pick.h"
 #include "cli/runner.h"
+#include "cli/unfold.h"
 #include "importer/import.h"
 #include "quantcore/base/fileio.h"
 #include "quantcore/base/rng.h"
@@ -37,7 +37,7 @@ enum mpq_status mpq_pipeline_open(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                .candidates = mpq_pipeline_candidates(options)};
     MPQ_TRY(mpq_import_file(ctx, arena, options->model, &p->imported, &p->float_bytes));
     MPQ_TRY(mpq_input_shape_assume(ctx, arena, options, options->data, p->imported));
-    MPQ_TRY(mpq_branches_take(ctx, arena, options, &p->imported));
+    MPQ_TRY(mpq_unfold(ctx, arena, options, &p->imported));
     MPQ_TRY(mpq_simplify(ctx, arena, p->imported, &p->graph));
     MPQ_TRY(mpq_bind_batch(ctx, arena, p->graph, 1, &p->binding));
     MPQ_TRY(mpq_layer_table_build(ctx, arena, p->graph, &p->binding, &p->layers));

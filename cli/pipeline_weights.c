@@ -5,10 +5,10 @@
 #include <string.h>
 
 #include "calibration/workers.h"
-#include "cli/branches.h"
 #include "cli/input_shape.h"
 #include "cli/pick.h"
 #include "cli/pipeline.h"
+#include "cli/unfold.h"
 #include "importer/import.h"
 #include "quantcore/pass/pass.h"
 
@@ -21,7 +21,7 @@ enum mpq_status mpq_pipeline_open_weights(struct mpq_ctx *ctx, struct mpq_arena 
                                .candidates = mpq_pipeline_candidates(options)};
     MPQ_TRY(mpq_import_file(ctx, arena, options->model, &p->imported, &p->float_bytes));
     MPQ_TRY(mpq_input_shape_assume(ctx, arena, options, NULL, p->imported));
-    MPQ_TRY(mpq_branches_take(ctx, arena, options, &p->imported));
+    MPQ_TRY(mpq_unfold(ctx, arena, options, &p->imported));
     MPQ_TRY(mpq_simplify(ctx, arena, p->imported, &p->graph));
     MPQ_TRY(mpq_layer_table_build(ctx, arena, p->graph, NULL, &p->layers));
     MPQ_TRY(mpq_pick_exclude(ctx, arena, options->exclude, p->graph, &p->layers));

@@ -31,6 +31,11 @@ static enum mpq_status write_node(struct mpq_qdq *qdq, mpq_node_id n)
     struct mpq_arena *arena = qdq->build.arena;
     const struct mpq_graph *graph = qdq->plan->graph;
     const struct mpq_node *node = &graph->node[n];
+    if (node->is_stale)
+        return mpq_fail_node(ctx, node, MPQ_E_UNSUPPORTED,
+                             "its body is written in an opset older than 13 and cannot be brought "
+                             "to opset %lld; convert the model first",
+                             (long long)graph->opset);
     Onnx__NodeProto *out = mpq_arena_alloc(ctx, arena, 1, sizeof *out);
     char **input = mpq_arena_alloc(ctx, arena, node->n_in, sizeof *input);
     char **output = mpq_arena_alloc(ctx, arena, node->n_out, sizeof *output);
@@ -78,7 +83,7 @@ static enum mpq_status write_nodes(struct mpq_qdq *qdq)
             if (graph->node[n].out[i] != MPQ_NO_VALUE)
                 MPQ_TRY(mpq_qdq_after_value(qdq, graph->node[n].out[i]));
     }
-    return MPQ_OK;
+    return mpq_qdq_end(qdq);
 }
 
 /* The declarations of the source, word for word, where it has them. */

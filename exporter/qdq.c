@@ -268,6 +268,81 @@ static enum mpq_status name_values(struct mpq_qdq *qdq)
     return MPQ_OK;
 }
 
+/* Inputs and outputs keep the type that the file gives them; Casts make them what is computed. */
+static bool has_border(const struct mpq_value *value)
+{
+    return value->file_dtype != MPQ_UNDEFINED && !value->constant;
+}
+
+static enum mpq_status begin_input(struct mpq_qdq *qdq, mpq_value_id v)
+{
+    const struct mpq_value *value = &qdq->plan->graph->value[v];
+    if (has_border(value)) {
+        bool is_quantized = strcmp(qdq->read_as[v], value->name) != 0;
+        qdq->made_as[v] =
+            MPQ_BUILD_OP(&qdq->build, "Cast", {value->name}, .attr = "to", .attr_int = MPQ_FLOAT);
+        if (!qdq->made_as[v])
+            return qdq->build.ctx->status;
+        if (!is_quantized)
+            qdq->read_as[v] = qdq->made_as[v];
+    }
+    return mpq_qdq_after_value(qdq, v);
+}
+
+/* The name of such an output is for the Cast at the end. */
+static enum mpq_status rename_output(struct mpq_qdq *qdq, mpq_value_id v)
+{
+    const struct mpq_value *value = &qdq->plan->graph->value[v];
+    if (!has_border(value) || value->producer == MPQ_NO_NODE)
+        return MPQ_OK;
+    const char *name = mpq_build_name(&qdq->build);
+    if (!name)
+        return MPQ_E_NOMEM;
+    if (strcmp(qdq->made_as[v], value->name) == 0)
+        qdq->made_as[v] = name;
+    if (strcmp(qdq->read_as[v], value->name) == 0)
+        qdq->read_as[v] = name;
+    return MPQ_OK;
+}
+
+enum mpq_status mpq_qdq_end(struct mpq_qdq *qdq)
+{
+    const struct mpq_graph *graph = qdq->plan->graph;
+    for (uint32_t i = 0; i < graph->n_output; i++) {
+        const struct mpq_value *value = &graph->value[graph->output[i]];
+        if (has_border(value) && value->producer != MPQ_NO_NODE &&
+            !MPQ_BUILD_OP(&qdq->build, "Cast", {qdq->read_as[graph->output[i]]}, .out = value->name,
+                          .attr = "to", .attr_int = value->file_dtype))
+            return qdq->build.ctx->status;
+    }
+    return MPQ_OK;
+}
+
+/* A constant that the file has in two bytes an element stays so where that is exact; runtimes fold
+ * the Cast. */
+static const char *keep_constant(struct mpq_qdq *qdq, mpq_value_id v)
+{
+    enum { WORTH_A_NODE = 64 };
+    struct mpq_build *build = &qdq->build;
+    const struct mpq_value *value = &qdq->plan->graph->value[v];
+    int64_t n = mpq_shape_count(&value->shape);
+    struct mpq_tensor narrow = {value->file_dtype, value->constant->shape, NULL};
+    bool is_exact = value->file_dtype != MPQ_UNDEFINED && value->file_dtype != MPQ_DOUBLE &&
+                    value->constant->dtype == MPQ_FLOAT && n >= WORTH_A_NODE;
+    if (is_exact &&
+        mpq_tensor_alloc(build->ctx, build->arena, narrow.dtype, &narrow.shape, &narrow) != MPQ_OK)
+        return NULL;
+    for (int64_t i = 0; i < n && is_exact; i++) {
+        mpq_tensor_set_double(&narrow, i, mpq_tensor_double(value->constant, i));
+        is_exact = mpq_tensor_double(&narrow, i) == mpq_tensor_double(value->constant, i);
+    }
+    if (!is_exact)
+        return mpq_build_keep(build, value->constant, value->name);
+    const char *stored = mpq_build_constant(build, &narrow, NULL);
+    return MPQ_BUILD_OP(build, "Cast", {stored}, .out = value->name, .attr = "to",
+                        .attr_int = MPQ_FLOAT);
+}
+
 enum mpq_status mpq_qdq_begin(struct mpq_qdq *qdq)
 {
     const struct mpq_graph *graph = qdq->plan->graph;
@@ -275,12 +350,14 @@ enum mpq_status mpq_qdq_begin(struct mpq_qdq *qdq)
     MPQ_TRY(mpq_storage_begin(&qdq->build, qdq->stored, qdq->plan->layers->n_layer, &qdq->storage));
     if (qdq->plan->layers->n_layer)
         MPQ_TRY(mpq_param_write(&qdq->build, qdq->form, qdq->param, qdq->plan->layers->n_layer));
+    for (uint32_t i = 0; i < graph->n_output; i++)
+        MPQ_TRY(rename_output(qdq, graph->output[i]));
     for (uint32_t i = 0; i < graph->n_input; i++)
-        MPQ_TRY(mpq_qdq_after_value(qdq, graph->input[i]));
+        MPQ_TRY(begin_input(qdq, graph->input[i]));
     for (mpq_value_id v = 0; v < graph->n_value; v++) {
         if (!qdq->is_float[v])
             continue;
-        if (!mpq_build_keep(&qdq->build, graph->value[v].constant, graph->value[v].name))
+        if (!keep_constant(qdq, v))
             return qdq->build.ctx->status;
         MPQ_TRY(mpq_qdq_after_value(qdq, v));
     }

@@ -4,12 +4,15 @@
 #include <math.h>
 #include <string.h>
 
+#include "importer/dense.h"
 #include "importer/external_data.h"
+#include "importer/function.h"
 #include "importer/import_attr.h"
 #include "importer/import_tensor.h"
-#include "importer/inline.h"
 #include "importer/subgraph.h"
+#include "importer/unfold.h"
 #include "importer/upgrade.h"
+#include "importer/widen.h"
 #include "proto/proto_model.h"
 #include "quantcore/base/fileio.h"
 
@@ -84,6 +87,10 @@ static enum mpq_status set_type(struct import *im, mpq_value_id id,
     const Onnx__TypeProto__Tensor *type = info->type->tensor_type;
     if (type->elem_type > 0 && type->elem_type < MPQ_N_DTYPE)
         value->dtype = (enum mpq_dtype)type->elem_type;
+    if (mpq_dtype_is_other_float(value->dtype)) {
+        value->file_dtype = value->dtype;
+        value->dtype = MPQ_FLOAT;
+    }
     return type->shape ? set_shape(im, id, type->shape) : MPQ_OK;
 }
 
@@ -116,9 +123,6 @@ static enum mpq_status set_constant(struct import *im, mpq_value_id id,
 
 static enum mpq_status add_initializers(struct import *im)
 {
-    if (im->proto->n_sparse_initializer)
-        return mpq_fail(im->ctx, MPQ_E_UNSUPPORTED, "has %zu sparse initializers",
-                        im->proto->n_sparse_initializer);
     for (size_t i = 0; i < im->proto->n_initializer; i++) {
         const Onnx__TensorProto *proto = im->proto->initializer[i];
         if (!*text(proto->name))
@@ -129,9 +133,11 @@ static enum mpq_status add_initializers(struct import *im)
         if (!what)
             return MPQ_E_NOMEM;
         struct mpq_tensor tensor;
-        MPQ_TRY(mpq_import_tensor(im->ctx, im->arena, what, proto, &tensor));
+        MPQ_TRY(mpq_import_tensor_as_float(im->ctx, im->arena, what, proto, &tensor));
         MPQ_TRY(check_no_nan(im, proto->name, &tensor));
         MPQ_TRY(set_constant(im, id, &tensor));
+        if (mpq_dtype_is_other_float((enum mpq_dtype)proto->data_type))
+            im->graph->value[id].file_dtype = (enum mpq_dtype)proto->data_type;
     }
     return MPQ_OK;
 }
@@ -415,10 +421,10 @@ static enum mpq_status append_nodes(struct import *im)
         if (is_constant_node(&im->node[i]))
             MPQ_TRY(import_constant(im, &im->node[i]));
     for (size_t i = 0; i < im->proto->n_node; i++) {
-        const struct mpq_node *node = &im->node[im->order[i]];
+        struct mpq_node *node = &im->node[im->order[i]];
         if (is_constant_node(node))
             continue;
-        MPQ_TRY(mpq_subgraph_check_opset(im->ctx, node, im->opset));
+        node->is_stale = mpq_subgraph_is_stale(node, im->opset);
         MPQ_TRY(mpq_upgrade_append(im->ctx, &upgrade, node));
     }
     return MPQ_OK;
@@ -523,22 +529,26 @@ enum mpq_status mpq_import_bytes(struct mpq_ctx *ctx, struct mpq_arena *arena, c
     Onnx__ModelProto *model;
     MPQ_TRY(mpq_proto_unpack(ctx, arena, data, bytes, &model));
     MPQ_TRY(mpq_external_data_load(ctx, arena, directory, model));
+    MPQ_TRY(mpq_make_dense(ctx, arena, model));
+    MPQ_TRY(mpq_inline_functions(ctx, arena, model));
+    MPQ_TRY(mpq_widen(ctx, arena, model));
     return import_model(ctx, arena, model, out_graph);
 }
 
-enum mpq_status mpq_import_branches(struct mpq_ctx *ctx, struct mpq_arena *arena,
-                                    const struct mpq_graph *graph, const enum mpq_branch *branch,
+enum mpq_status mpq_import_unfolded(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                    const struct mpq_graph *graph,
+                                    const struct mpq_unfolding *unfolding,
                                     struct mpq_graph **out_graph)
 {
     Onnx__ModelProto *model = (Onnx__ModelProto *)graph->source;
-    enum mpq_branch *by_source =
+    struct mpq_unfolding *by_source =
         mpq_arena_alloc(ctx, arena, model->graph->n_node, sizeof *by_source);
     if (!by_source)
         return MPQ_E_NOMEM;
     for (uint32_t n = 0; n < graph->n_node; n++)
-        if (branch[n] != MPQ_BRANCH_KEEP)
-            by_source[graph->node[n].source] = branch[n];
-    MPQ_TRY(mpq_inline_branches(ctx, arena, by_source, model->graph));
+        if (unfolding[n].how != MPQ_UNFOLD_NOT)
+            by_source[graph->node[n].source] = unfolding[n];
+    MPQ_TRY(mpq_unfold_nodes(ctx, arena, by_source, model->graph));
     MPQ_TRY(import_model(ctx, arena, model, out_graph));
     (*out_graph)->assumed = graph->assumed;
     return MPQ_OK;

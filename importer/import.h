@@ -17,12 +17,26 @@ enum mpq_status mpq_import_bytes(struct mpq_ctx *ctx, struct mpq_arena *arena, c
                                  size_t bytes, const char *directory,
                                  struct mpq_graph **out_graph) MPQ_CHECKED;
 
-enum mpq_branch { MPQ_BRANCH_KEEP, MPQ_BRANCH_THEN, MPQ_BRANCH_ELSE };
+/* What becomes of a node with bodies. */
+enum mpq_unfold {
+    MPQ_UNFOLD_NOT,
+    MPQ_UNFOLD_THEN, /* If: that branch in its place                                           */
+    MPQ_UNFOLD_ELSE,
+    MPQ_UNFOLD_BOTH,   /* If: both, and Where chooses between what they give                   */
+    MPQ_UNFOLD_REPEAT, /* Loop, Scan: the body n times                                         */
+    MPQ_UNFOLD_WHILE   /* Loop: likewise, and the condition it begins with may be false        */
+};
 
-/* The graph with the branches taken of some of its Ifs in their place: branch[i] is for node i,
- * `graph` as import made it. Its message is edited: `graph` is of no use afterwards. */
-enum mpq_status mpq_import_branches(struct mpq_ctx *ctx, struct mpq_arena *arena,
-                                    const struct mpq_graph *graph, const enum mpq_branch *branch,
+struct mpq_unfolding {
+    enum mpq_unfold how;
+    int64_t n;
+};
+
+/* The graph with some of its Ifs, Loops and Scans written out: unfolding[i] is for node i, `graph`
+ * as import made it. Its message is edited: `graph` is of no use afterwards. */
+enum mpq_status mpq_import_unfolded(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                    const struct mpq_graph *graph,
+                                    const struct mpq_unfolding *unfolding,
                                     struct mpq_graph **out_graph) MPQ_CHECKED;
 
 #endif

@@ -1,6 +1,8 @@
 #include "importer/import_tensor.h"
 
+#include <float.h>
 #include <inttypes.h>
+#include <math.h>
 #include <string.h>
 
 /* Payloads are little-endian and are used where they lie. */
@@ -148,18 +150,17 @@ static enum mpq_status read_typed(struct mpq_ctx *ctx, struct mpq_arena *arena, 
     return MPQ_OK;
 }
 
-static enum mpq_status read_shape(struct mpq_ctx *ctx, const char *what,
-                                  const Onnx__TensorProto *proto, struct mpq_shape *out)
+static enum mpq_status read_shape(struct mpq_ctx *ctx, const char *what, const int64_t *dim,
+                                  size_t n, struct mpq_shape *out)
 {
-    if (proto->n_dims > MPQ_MAX_RANK)
-        return mpq_fail(ctx, MPQ_E_LIMIT, "%s has rank %zu, at most %d is supported", what,
-                        proto->n_dims, MPQ_MAX_RANK);
-    *out = (struct mpq_shape){.rank = (int)proto->n_dims};
-    for (size_t i = 0; i < proto->n_dims; i++) {
-        if (proto->dims[i] < 0)
-            return mpq_fail(ctx, MPQ_E_FORMAT, "%s has dimension %zu of %" PRId64, what, i,
-                            proto->dims[i]);
-        out->dim[i] = proto->dims[i];
+    if (n > MPQ_MAX_RANK)
+        return mpq_fail(ctx, MPQ_E_LIMIT, "%s has rank %zu, at most %d is supported", what, n,
+                        MPQ_MAX_RANK);
+    *out = (struct mpq_shape){.rank = (int)n};
+    for (size_t i = 0; i < n; i++) {
+        if (dim[i] < 0)
+            return mpq_fail(ctx, MPQ_E_FORMAT, "%s has dimension %zu of %" PRId64, what, i, dim[i]);
+        out->dim[i] = dim[i];
     }
     return MPQ_OK;
 }
@@ -187,7 +188,7 @@ enum mpq_status mpq_import_tensor(struct mpq_ctx *ctx, struct mpq_arena *arena, 
                         (int)proto->data_type);
     if (proto->segment)
         return mpq_fail(ctx, MPQ_E_UNSUPPORTED, "%s is stored in segments", what);
-    MPQ_TRY(read_shape(ctx, what, proto, &tensor.shape));
+    MPQ_TRY(read_shape(ctx, what, proto->dims, proto->n_dims, &tensor.shape));
     int64_t n;
     enum mpq_status status = mpq_shape_count_checked(ctx, &tensor.shape, element_bytes, &n);
     if (status != MPQ_OK) {
@@ -206,6 +207,77 @@ enum mpq_status mpq_import_tensor(struct mpq_ctx *ctx, struct mpq_arena *arena, 
         tensor.data = mpq_arena_alloc(ctx, arena, 0, 1);
     if (!tensor.data)
         return MPQ_E_NOMEM;
+    *out = tensor;
+    return MPQ_OK;
+}
+
+enum mpq_status mpq_import_tensor_as_float(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                           const char *what, const Onnx__TensorProto *proto,
+                                           struct mpq_tensor *out)
+{
+    struct mpq_tensor read, tensor;
+    MPQ_TRY(mpq_import_tensor(ctx, arena, what, proto, &read));
+    if (!mpq_dtype_is_other_float(read.dtype)) {
+        *out = read;
+        return MPQ_OK;
+    }
+    MPQ_TRY(mpq_tensor_alloc(ctx, arena, MPQ_FLOAT, &read.shape, &tensor));
+    for (int64_t i = 0; i < mpq_shape_count(&read.shape); i++) {
+        double value = mpq_tensor_double(&read, i);
+        if (isfinite(value))
+            value = fmin(fmax(value, -(double)FLT_MAX), (double)FLT_MAX);
+        mpq_tensor_set_double(&tensor, i, value);
+    }
+    *out = tensor;
+    return MPQ_OK;
+}
+
+/* Where value i lies in a dense tensor: its index is one number, or one a dimension. */
+static int64_t place_of(const struct mpq_tensor *index, int64_t i, const struct mpq_shape *shape)
+{
+    if (index->shape.rank == 1)
+        return mpq_tensor_int(index, i);
+    int64_t place = 0;
+    for (int d = 0; d < shape->rank; d++) {
+        int64_t k = mpq_tensor_int(index, i * shape->rank + d);
+        if (k < 0 || k >= shape->dim[d])
+            return -1;
+        place = place * shape->dim[d] + k;
+    }
+    return place;
+}
+
+enum mpq_status mpq_import_sparse(struct mpq_ctx *ctx, struct mpq_arena *arena, const char *what,
+                                  const Onnx__SparseTensorProto *proto, struct mpq_tensor *out)
+{
+    struct mpq_tensor value, index, tensor;
+    struct mpq_shape shape;
+    if (!proto->values || !proto->indices)
+        return mpq_fail(ctx, MPQ_E_FORMAT, "%s has no values or no indices", what);
+    MPQ_TRY(mpq_import_tensor(ctx, arena, what, proto->values, &value));
+    MPQ_TRY(mpq_import_tensor(ctx, arena, what, proto->indices, &index));
+    MPQ_TRY(read_shape(ctx, what, proto->dims, proto->n_dims, &shape));
+    int64_t n = mpq_shape_count(&value.shape), before = -1;
+    bool is_linear = index.shape.rank == 1 && index.shape.dim[0] == n;
+    bool is_tuples =
+        index.shape.rank == 2 && index.shape.dim[0] == n && index.shape.dim[1] == shape.rank;
+    if (value.shape.rank != 1 || index.dtype != MPQ_INT64 || value.dtype == MPQ_STRING ||
+        (!is_linear && !is_tuples))
+        return mpq_fail(ctx, MPQ_E_FORMAT, "%s has %s values %s at %s indices %s", what,
+                        mpq_dtype_name(value.dtype), MPQ_SHAPE_TEXT(&value.shape),
+                        mpq_dtype_name(index.dtype), MPQ_SHAPE_TEXT(&index.shape));
+    MPQ_TRY(mpq_tensor_alloc(ctx, arena, value.dtype, &shape, &tensor));
+    size_t bytes = mpq_dtype_bytes(value.dtype);
+    for (int64_t i = 0; i < n; i++) {
+        int64_t at = place_of(&index, i, &shape);
+        if (at <= before || at >= mpq_shape_count(&shape))
+            return mpq_fail(ctx, MPQ_E_FORMAT,
+                            "%s: index %" PRId64 " is outside of the shape %s or out of order",
+                            what, i, MPQ_SHAPE_TEXT(&shape));
+        memcpy((uint8_t *)tensor.data + (size_t)at * bytes,
+               (const uint8_t *)value.data + (size_t)i * bytes, bytes);
+        before = at;
+    }
     *out = tensor;
     return MPQ_OK;
 }

@@ -15,4 +15,15 @@ enum mpq_status mpq_import_tensor(struct mpq_ctx *ctx, struct mpq_arena *arena, 
                                   const Onnx__TensorProto *proto,
                                   struct mpq_tensor *out) MPQ_CHECKED;
 
+/* The same, and FLOAT16, BFLOAT16 and DOUBLE become FLOAT; finite numbers that are too large for it
+ * become the largest there are. */
+enum mpq_status mpq_import_tensor_as_float(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                           const char *what, const Onnx__TensorProto *proto,
+                                           struct mpq_tensor *out) MPQ_CHECKED;
+
+/* A sparse tensor with its zeros; FORMAT where an index is outside of the shape or out of order. */
+enum mpq_status mpq_import_sparse(struct mpq_ctx *ctx, struct mpq_arena *arena, const char *what,
+                                  const Onnx__SparseTensorProto *proto,
+                                  struct mpq_tensor *out) MPQ_CHECKED;
+
 #endif

@@ -1,6 +1,5 @@
 #include "importer/subgraph.h"
 
-#include <inttypes.h>
 #include <onnx.pb-c.h>
 #include <string.h>
 
@@ -113,41 +112,35 @@ enum mpq_status mpq_subgraph_captures(struct mpq_ctx *ctx, struct mpq_arena *are
     return MPQ_OK;
 }
 
-static enum mpq_status check_body(struct mpq_ctx *ctx, const struct mpq_node *owner, int64_t opset,
-                                  const Onnx__GraphProto *body);
+static bool is_stale_body(int64_t opset, const Onnx__GraphProto *body);
 
-static enum mpq_status check_attr(struct mpq_ctx *ctx, const struct mpq_node *owner, int64_t opset,
-                                  const Onnx__AttributeProto *attr)
+static bool is_stale_attr(int64_t opset, const Onnx__AttributeProto *attr)
 {
-    if (attr->g)
-        MPQ_TRY(check_body(ctx, owner, opset, attr->g));
-    for (size_t i = 0; i < attr->n_graphs; i++)
-        MPQ_TRY(check_body(ctx, owner, opset, attr->graphs[i]));
-    return MPQ_OK;
+    bool is_stale = attr->g && is_stale_body(opset, attr->g);
+    for (size_t i = 0; i < attr->n_graphs && !is_stale; i++)
+        is_stale = is_stale_body(opset, attr->graphs[i]);
+    return is_stale;
 }
 
-static enum mpq_status check_body(struct mpq_ctx *ctx, const struct mpq_node *owner, int64_t opset,
-                                  const Onnx__GraphProto *body)
+static bool is_stale_body(int64_t opset, const Onnx__GraphProto *body)
 {
     for (size_t n = 0; n < body->n_node; n++) {
         const Onnx__NodeProto *node = body->node[n];
         bool is_onnx = !node->domain || !*node->domain || strcmp(node->domain, "ai.onnx") == 0;
         if (is_onnx && node->op_type && mpq_upgrade_changes(node->op_type, opset))
-            return mpq_fail_node(ctx, owner, MPQ_E_UNSUPPORTED,
-                                 "its body has a %s of opset %" PRId64
-                                 ", which is not converted; convert the model to opset 13 first",
-                                 node->op_type, opset);
+            return true;
         for (size_t i = 0; i < node->n_attribute; i++)
-            MPQ_TRY(check_attr(ctx, owner, opset, node->attribute[i]));
+            if (is_stale_attr(opset, node->attribute[i]))
+                return true;
     }
-    return MPQ_OK;
+    return false;
 }
 
-enum mpq_status mpq_subgraph_check_opset(struct mpq_ctx *ctx, const struct mpq_node *node,
-                                         int64_t opset)
+bool mpq_subgraph_is_stale(const struct mpq_node *node, int64_t opset)
 {
     for (size_t i = 0; i < node->attr_set.n; i++)
-        if (node->attr_set.attr[i].kind == MPQ_ATTR_OPAQUE)
-            MPQ_TRY(check_attr(ctx, node, opset, node->attr_set.attr[i].opaque));
-    return MPQ_OK;
+        if (node->attr_set.attr[i].kind == MPQ_ATTR_OPAQUE &&
+            is_stale_attr(opset, node->attr_set.attr[i].opaque))
+            return true;
+    return false;
 }

@@ -11,9 +11,7 @@ enum mpq_status mpq_subgraph_captures(struct mpq_ctx *ctx, struct mpq_arena *are
                                       const struct mpq_graph *graph, const struct mpq_node *node,
                                       mpq_value_id **out_id, uint32_t *out_n) MPQ_CHECKED;
 
-/* UNSUPPORTED where a body has an operator that opset 13 spells otherwise: bodies are not
- * rewritten. */
-enum mpq_status mpq_subgraph_check_opset(struct mpq_ctx *ctx, const struct mpq_node *node,
-                                         int64_t opset) MPQ_CHECKED;
+/* Whether a body has an operator that opset 13 spells otherwise: bodies are not rewritten. */
+bool mpq_subgraph_is_stale(const struct mpq_node *node, int64_t opset);
 
 #endif

@@ -15,9 +15,24 @@ struct job {
     mpq_value_id in[MAX_IN];
 };
 
+/* A node that its row refuses is carried, with the reason, like one without a row. */
+static enum mpq_status resolve(struct job *job, struct mpq_node *node)
+{
+    enum mpq_status status = mpq_op_resolve(job->ctx, job->graph->arena, node);
+    if (status != MPQ_E_UNSUPPORTED)
+        return status;
+    char sentence[sizeof job->ctx->message];
+    memcpy(sentence, job->ctx->message, sizeof sentence);
+    mpq_ctx_clear(job->ctx);
+    const char *reason = strstr(sentence, "): ");
+    node->op = NULL;
+    node->refusal = mpq_arena_strdup(job->ctx, job->graph->arena, reason ? reason + 3 : sentence);
+    return node->refusal ? MPQ_OK : MPQ_E_NOMEM;
+}
+
 static enum mpq_status append(struct job *job, struct mpq_node *node)
 {
-    MPQ_TRY(mpq_op_resolve(job->ctx, job->graph->arena, node));
+    MPQ_TRY(resolve(job, node));
     MPQ_TRY(mpq_graph_add_node(job->ctx, job->graph, node, NULL));
     return mpq_trace_node(job->ctx, &job->upgrade->trace, job->graph, node);
 }

@@ -60,3 +60,8 @@ bool mpq_dtype_is_integer(enum mpq_dtype dtype)
 {
     return known(dtype) && type[dtype].is_integer;
 }
+
+bool mpq_dtype_is_other_float(enum mpq_dtype dtype)
+{
+    return dtype == MPQ_FLOAT16 || dtype == MPQ_BFLOAT16 || dtype == MPQ_DOUBLE;
+}

@@ -40,5 +40,7 @@ size_t mpq_dtype_bytes(enum mpq_dtype dtype); /* of one element in memory; 0: ca
 int mpq_dtype_bits(enum mpq_dtype dtype);     /* of one element in a file; 0: unknown or string */
 const char *mpq_dtype_name(enum mpq_dtype dtype); /* "float", "uint8", ... as ONNX prints them   */
 bool mpq_dtype_is_integer(enum mpq_dtype dtype);  /* bool is not */
+/* float16, bfloat16 and double: what files have and we compute as float. */
+bool mpq_dtype_is_other_float(enum mpq_dtype dtype);
 
 #endif

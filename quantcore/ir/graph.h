@@ -19,11 +19,13 @@ struct mpq_op; /* quantcore/ops/op.h: a row of the operator registry */
 
 struct mpq_value {
     const char *name;
-    enum mpq_dtype dtype;              /* as declared; UNDEFINED where the file does not say      */
-    struct mpq_shape shape;            /* as declared, unknown dimensions -1; rank -1: not said   */
-    const char *const *dim_param;      /* names of symbolic dimensions, rank entries (NULL where
-                                          none), or NULL                                          */
-    mpq_node_id producer;              /* MPQ_NO_NODE for inputs, constants and unused values     */
+    enum mpq_dtype dtype;         /* as declared; UNDEFINED where the file does not say      */
+    struct mpq_shape shape;       /* as declared, unknown dimensions -1; rank -1: not said   */
+    enum mpq_dtype file_dtype;    /* of an input, output or constant that the file has in FLOAT16,
+                                     BFLOAT16 or DOUBLE and we in FLOAT; else UNDEFINED      */
+    const char *const *dim_param; /* names of symbolic dimensions, rank entries (NULL where
+                                     none), or NULL                                          */
+    mpq_node_id producer;         /* MPQ_NO_NODE for inputs, constants and unused values     */
     const struct mpq_tensor *constant; /* initializer or folded result; else NULL                 */
 };
 
@@ -31,6 +33,8 @@ struct mpq_node {
     const char *name;             /* may be ""                                                    */
     const char *op_type, *domain; /* ONNX spelling; domain "" is ai.onnx                          */
     const struct mpq_op *op;      /* its row; NULL where no operator of ours matches              */
+    const char *refusal;          /* op NULL: why its row refuses it, or NULL where it has none   */
+    bool is_stale; /* has a body spelled in an opset older than the graph's: cannot be written    */
     struct mpq_attr_set attr_set; /* as the output opset spells them: what the exporter writes    */
     const void *attrs;            /* the op's own struct, made by op->parse; NULL before          */
     uint32_t n_in, n_out;

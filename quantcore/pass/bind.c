@@ -7,25 +7,34 @@
  */
 static enum mpq_status check_known(struct mpq_ctx *ctx, const struct mpq_graph *graph)
 {
-    char list[2048];
+    char list[3800]; /* a sentence holds 4096 */
+    const size_t room = sizeof list - sizeof " and 4294967295 more";
     size_t used = 0;
-    unsigned n_unknown = 0;
+    unsigned n_unknown = 0, n_named = 0;
     for (uint32_t n = 0; n < graph->n_node; n++) {
         const struct mpq_node *node = &graph->node[n];
         if (node->op)
             continue;
         n_unknown++;
-        int length = snprintf(list + used, sizeof list - used, "%s'%s' (%s of %s, opset %lld)",
-                              used ? ", " : "", node->name, node->op_type,
+        const char *name = *node->name || !node->n_out || node->out[0] == MPQ_NO_VALUE
+                               ? node->name
+                               : graph->value[node->out[0]].name;
+        int length = snprintf(list + used, room - used, "%s'%s' (%s of %s, opset %lld%s%s)",
+                              used ? ", " : "", name, node->op_type,
                               *node->domain ? node->domain : "ai.onnx",
-                              (long long)mpq_node_opset(graph, node));
-        if (length > 0 && used + (size_t)length < sizeof list)
+                              (long long)mpq_node_opset(graph, node), node->refusal ? ": " : "",
+                              node->refusal ? node->refusal : "");
+        if (length > 0 && used + (size_t)length < room) {
             used += (size_t)length;
-        else
+            n_named++;
+        } else {
             list[used] = '\0';
+        }
     }
     if (!n_unknown)
         return MPQ_OK;
+    if (n_named < n_unknown)
+        snprintf(list + used, sizeof list - used, " and %u more", n_unknown - n_named);
     return mpq_fail(ctx, MPQ_E_UNSUPPORTED, "%u node%s cannot be run: %s", n_unknown,
                     n_unknown == 1 ? "" : "s", list);
 }

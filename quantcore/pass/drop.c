@@ -17,10 +17,27 @@ static bool is_idle_dropout(const struct mpq_edit *edit, const struct mpq_node *
     return true;
 }
 
+/* The element type of v where the graph says it. */
+static enum mpq_dtype type_of(const struct mpq_edit *edit, mpq_value_id v)
+{
+    const struct mpq_node *producer = mpq_edit_producer(edit, v);
+    if (producer && mpq_node_is(producer, "Cast"))
+        return (enum mpq_dtype)mpq_attr_int(&producer->attr_set, "to", MPQ_UNDEFINED);
+    return edit->graph->value[v].dtype;
+}
+
+/* Casts between floating types, all of which are float here, have nothing left to do. */
+static bool is_idle_cast(const struct mpq_edit *edit, const struct mpq_node *node)
+{
+    return mpq_node_is(node, "Cast") && node->n_in == 1 && node->in[0] != MPQ_NO_VALUE &&
+           mpq_attr_int(&node->attr_set, "to", MPQ_UNDEFINED) == MPQ_FLOAT &&
+           type_of(edit, node->in[0]) == MPQ_FLOAT;
+}
+
 static enum mpq_status drop_idle(struct mpq_edit *edit, mpq_node_id n)
 {
     const struct mpq_node *node = &edit->graph->node[n];
-    if (!mpq_node_is(node, "Identity") && !is_idle_dropout(edit, node))
+    if (!mpq_node_is(node, "Identity") && !is_idle_dropout(edit, node) && !is_idle_cast(edit, node))
         return MPQ_OK;
     if (node->n_in == 0 || node->n_out == 0 || node->in[0] == MPQ_NO_VALUE)
         return MPQ_OK; /* malformed: whoever runs it complains */

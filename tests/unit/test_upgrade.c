@@ -68,7 +68,8 @@ static void test_clip(void **state)
     builder_attr_float(&b, proto, "min", 0.5f);
     b.graph->input[0]->type->tensor_type->elem_type = MPQ_FLOAT16;
     node = only(&b, &graph, 3, "min");
-    assert_int_equal(input(graph, node, 1)->dtype, MPQ_FLOAT16); /* of the type of x */
+    assert_int_equal(input(graph, node, 1)->dtype, MPQ_FLOAT); /* of the type of x, as computed */
+    assert_int_equal(graph->value[node->in[0]].file_dtype, MPQ_FLOAT16);
     CHECK_NEAR(mpq_tensor_double(input(graph, node, 1), 0), 0.5, 0, 0);
     builder_release(&b);
 }

@@ -1,0 +1,292 @@
+"""Forms that files come in (functions, bodies, sparse and half-precision tensors, old opsets): our outputs
+against ONNX Runtime's, for the model and for what convert makes of it.
+
+    test_forms.py ONNX_MPQ [--only NAME]
+"""
+import argparse
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+try:
+    import numpy as np
+    import onnx
+    import onnxruntime as ort
+    from onnx import TensorProto, helper, numpy_helper, parser
+except ImportError as error:
+    print(f"skipped: {error}")
+    sys.exit(77)
+
+RANDOM = np.random.default_rng(1)
+
+
+def weight(*shape):
+    return RANDOM.normal(size=shape).astype(np.float32)
+
+
+def model(text, functions=(), initializers=(), **arrays):
+    """The model in the text format of onnx; arrays become initializers."""
+    made = parser.parse_model(text)
+    for name, array in arrays.items():
+        made.graph.initializer.append(numpy_helper.from_array(array, name))
+    made.graph.initializer.extend(initializers)
+    made.functions.extend(parser.parse_function(f) for f in functions)
+    return made
+
+
+def functions():
+    """Nested, of two domains, with attributes passed on, defaulted and left out; one called in a body."""
+    return model(
+        """<ir_version: 8, opset_import: ["" : 17, "local" : 1, "other" : 1]>
+        g (float[N, 6] x) => (float[N, 6] y, float[N, 6] z) {
+            a = local.layer <slope = 0.25> (x, w)
+            b = local.layer (a, w)
+            y, again = other.twice (b)
+            sum = ReduceSum <keepdims = 0> (x)
+            zero = Constant <value_float = 0.0> ()
+            c = Greater (sum, zero)
+            z = If (c) <then_branch = t () => (float[N, 6] u) { u = local.layer <slope = 2.0> (again, w) },
+                        else_branch = e () => (float[N, 6] v) { v = Neg (again) }>
+        }""",
+        ["""<domain: "local", opset_import: ["" : 17, "other" : 1]>
+        layer <slope: float = 0.5, alpha> (x, w) => (y) {
+            tmp = MatMul (x, w)
+            act = LeakyRelu <alpha: float = @slope> (tmp)
+            same = Elu <alpha: float = @alpha> (act)
+            y, unused = other.twice (same)
+        }""",
+         """<domain: "other", opset_import: ["" : 17]> twice (x) => (y, z) { y = Add (x, x) z = Identity (x) }"""],
+        w=weight(6, 6)), {"x": weight(8, 6)}
+
+
+def known_if():
+    """A condition that follows from a size; an initializer in the branch, names that both branches have."""
+    return model(
+        """<ir_version: 8, opset_import: ["" : 13]>
+        g (float[N, 4] x) => (float[N, 4] y) {
+            shape = Shape (x)
+            one = Constant <value = int64 {1}> ()
+            n = Gather (shape, one)
+            four = Constant <value = int64 {4}> ()
+            c = Equal (n, four)
+            r = If (c) <then_branch = t () => (float[N, 4] u) <float[4] k = {1, 2, 3, 4}> { m = MatMul (x, w) u = Add (m, k) },
+                        else_branch = e () => (float[N, 4] u) { m = Neg (x) u = Abs (m) }>
+            y = Relu (r)
+        }""", w=weight(4, 4)), {"x": weight(8, 4)}
+
+
+def computed_if():
+    return model(
+        """<ir_version: 8, opset_import: ["" : 13]>
+        g (float[1, 4] x) => (float[1, 4] y) {
+            s = ReduceSum <keepdims = 0> (x)
+            zero = Constant <value_float = 0.0> ()
+            c = Greater (s, zero)
+            r = If (c) <then_branch = t () => (float[1, 4] u) { u = MatMul (x, w) },
+                        else_branch = e () => (float[1, 4] v) { m = Neg (x) v = Abs (m) }>
+            y = Relu (r)
+        }""", w=weight(4, 4)), {"x": weight(8, 4)}
+
+
+def loop_count():
+    """A state that grows, a collected output, the counter used, opset 11 inside of the body."""
+    return model(
+        """<ir_version: 7, opset_import: ["" : 11]>
+        g (float[N, 4] x) => (float[N, 4] y, float[3, N, 4] all) {
+            count = Constant <value = int64 {3}> ()
+            yes = Constant <value = bool {1}> ()
+            y, all = Loop (count, yes, x) <body = b (int64 i, bool c, float[N, 4] s) => (bool c2, float[N, 4] s2, float[N, 4] o) {
+                c2 = Identity (c)
+                f = Cast <to = 1> (i)
+                m = MatMul (s, w)
+                u = Unsqueeze <axes = [0]> (m)
+                q = Squeeze <axes = [0]> (u)
+                t = Tanh (q)
+                s2 = Add (t, f)
+                o = Neg (s2)
+            }>
+        }""", w=weight(4, 4)), {"x": weight(8, 4)}
+
+
+def loop_stops():
+    """A condition that depends on data."""
+    return model(
+        """<ir_version: 8, opset_import: ["" : 16]>
+        g (float[1, 4] x) => (float[1, 4] y, float n) {
+            count = Constant <value = int64 {5}> ()
+            zero = Constant <value_float = 0.0> ()
+            one = Constant <value_float = 1.0> ()
+            eight = Constant <value_float = 8.0> ()
+            s0 = ReduceSum <keepdims = 0> (x)
+            start = Greater (s0, zero)
+            y, n = Loop (count, start, x, zero) <body = b (int64 i, bool c, float[1, 4] s, float k) => (bool c2, float[1, 4] s2, float k2) {
+                s2 = Add (s, s)
+                k2 = Add (k, one)
+                a = Abs (s2)
+                sum = ReduceSum <keepdims = 0> (a)
+                c2 = Less (sum, eight)
+            }>
+        }"""), {"x": weight(8, 4)}
+
+
+def scan():
+    """A recurrent cell, walked backwards along axis 1, collected along axis 1 and the other way round."""
+    return model(
+        """<ir_version: 8, opset_import: ["" : 16]>
+        g (float[N, 5, 3] x) => (float[N, 4] h, float[N, 5, 4] all, float[5, N, 4] back) {
+            shape = Shape <end = 1> (x)
+            four = Constant <value_ints = [4]> ()
+            size = Concat <axis = 0> (shape, four)
+            h0 = ConstantOfShape (size)
+            h, all, back = Scan <num_scan_inputs = 1, scan_input_axes = [1], scan_input_directions = [1],
+                scan_output_axes = [1, 0], scan_output_directions = [1, 0],
+                body = b (float[N, 4] s, float[N, 3] e) => (float[N, 4] s2, float[N, 4] o1, float[N, 4] o2) {
+                    a = MatMul (e, w)
+                    r = MatMul (s, u)
+                    p = Add (a, r)
+                    s2 = Tanh (p)
+                    o1 = Identity (s2)
+                    o2 = Neg (s2)
+                }> (h0, x)
+        }""", w=weight(3, 4), u=weight(4, 4)), {"x": weight(8, 5, 3)}
+
+
+def sparse():
+    made = model(
+        """<ir_version: 8, opset_import: ["" : 13]>
+        g (float[N, 4] x) => (float[N, 3] y) { m = MatMul (x, w) y = Add (m, b) }""")
+    values = numpy_helper.from_array(weight(5), "w")
+    indices = numpy_helper.from_array(np.array([[0, 0], [0, 2], [1, 1], [3, 0], [3, 2]]), "i")
+    made.graph.sparse_initializer.append(helper.make_sparse_tensor(values, indices, [4, 3]))
+    values = numpy_helper.from_array(weight(1), "")
+    indices = numpy_helper.from_array(np.array([1]), "")
+    constant = helper.make_node("Constant", [], ["b"])
+    constant.attribute.append(helper.make_attribute("sparse_value", helper.make_sparse_tensor(values, indices, [3])))
+    made.graph.node.insert(0, constant)
+    return made, {"x": weight(8, 4)}
+
+
+def other_float(dtype, name):
+    """Inputs, weights, constants, casts and an output of a type that is computed as float."""
+    text = """<ir_version: 8, opset_import: ["" : 15]>
+        g (TYPE[N, 16] x) => (TYPE[N, 5] y, float[N, 5] z) {
+            c = Gemm (x, w, b)
+            f = Relu (c)
+            half = Constant <value_float = 0.5> ()
+            same = CastLike (half, f)
+            m = MatMul (f, u)
+            y = Mul (m, same)
+            z32 = Cast <to = 1> (y)
+            z = Softmax (z32)
+        }""".replace("TYPE", name)
+    return model(text, w=weight(16, 32).astype(dtype), b=weight(32).astype(dtype),
+                 u=weight(32, 5).astype(dtype)), {"x": weight(8, 16).astype(dtype)}
+
+
+def half():
+    return other_float(np.float16, "float16")
+
+
+def double():
+    return other_float(np.float64, "double")
+
+
+def bfloat():
+    """Weights of bfloat16, as large models store them, cast before use."""
+    made = model(
+        """<ir_version: 8, opset_import: ["" : 13]>
+        g (float[N, 16] x) => (float[N, 8] y) { f = Cast <to = 1> (w) y = MatMul (x, f) }""")
+    tensor = helper.make_tensor("w", TensorProto.BFLOAT16, [16, 8], weight(16 * 8).tolist())
+    made.graph.initializer.append(tensor)
+    return made, {"x": weight(8, 16)}
+
+
+def old():
+    """IR 3, opset 7, initializers listed as inputs."""
+    made = model(
+        """<ir_version: 3, opset_import: ["" : 7]>
+        g (float[1, 2, 6, 6] x, float[4, 2, 3, 3] w, float[4] s) => (float[1, 4] y) {
+            c = Conv (x, w)
+            n = BatchNormalization (c, s, s, s, s)
+            p = MaxPool <kernel_shape = [4, 4]> (n)
+            y = Reshape (p, shape)
+        }""", w=weight(4, 2, 3, 3), s=np.float32([1, 2, 3, 4]), shape=np.int64([1, 4]))
+    made.graph.input.append(helper.make_tensor_value_info("shape", TensorProto.INT64, [2]))
+    return made, {"x": weight(8, 2, 6, 6)}
+
+
+CASES = [functions, known_if, computed_if, loop_count, loop_stops, scan, sparse, half, double, bfloat, old]
+NO_LAYER = [functions, loop_count, loop_stops, scan]  # what repeats shares its weight
+
+
+def run_ort(path, feeds):
+    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    types = {"tensor(float16)": np.float16, "tensor(double)": np.float64, "tensor(float)": np.float32}
+    results = []
+    for i in range(len(next(iter(feeds.values())))):
+        feed = {n.name: feeds[n.name][i:i + 1].astype(types[n.type]) for n in session.get_inputs()}
+        results.append(session.run(None, feed))
+    return [n.name for n in session.get_outputs()], results
+
+
+def judge(tool, path, data, feeds, tolerance):
+    """Largest difference of our outputs to ONNX Runtime's, relative to the range of the output."""
+    out = path.with_suffix(".outputs.npz")
+    done = subprocess.run([tool, "eval", path, "--data", data, "--outputs", out, "--overwrite"],
+                          capture_output=True, text=True, check=False)
+    if done.returncode:
+        return f"eval: {done.stderr.strip()}"
+    names, results = run_ort(path, feeds)
+    ours = np.load(out)
+    for k, name in enumerate(names):
+        theirs = np.stack([np.asarray(r[k], np.float64) for r in results]).ravel()
+        mine = np.asarray(ours[name], np.float64).reshape(len(results), -1)
+        if mine.size != theirs.size:
+            return f"{name} has {mine.size} elements, not {theirs.size}"
+        error = np.abs(mine.ravel() - theirs).max() / max(np.ptp(theirs), 1e-6)
+        if not error <= tolerance:
+            return f"{name} differs by {error:.3g} of its range"
+    return ""
+
+
+def check(tool, case, folder):
+    made, feeds = case()
+    name = case.__name__
+    path, data, small = folder / f"{name}.onnx", folder / f"{name}.npz", folder / f"{name}.mpq.onnx"
+    onnx.save(made, path)
+    np.savez(data, **feeds)
+    tolerance = {"half": 1e-2}.get(name, 1e-5)
+    problem = judge(tool, path, data, feeds, tolerance)
+    if problem:
+        return problem
+    done = subprocess.run([tool, "convert", path, "--data", data, "--effort", "none", "--size", "9kB", "-o", small,
+                           "--overwrite", "-q"], capture_output=True, text=True, check=False)
+    if case in NO_LAYER and "no layer can be quantized" in done.stderr:
+        return ""
+    if done.returncode:
+        return f"convert: {done.stderr.strip()}"
+    before, after = (ort.InferenceSession(str(p)).get_inputs() + ort.InferenceSession(str(p)).get_outputs()
+                     for p in (path, small))
+    if [(n.name, n.type) for n in before] != [(n.name, n.type) for n in after]:
+        return "the interface changed"
+    return judge(tool, small, data, feeds, 2e-2)
+
+
+def main():
+    arguments = argparse.ArgumentParser()
+    arguments.add_argument("tool")
+    arguments.add_argument("--only", default="")
+    arguments = arguments.parse_args()
+    failed = 0
+    with tempfile.TemporaryDirectory() as folder:
+        for case in CASES:
+            if arguments.only in case.__name__:
+                problem = check(arguments.tool, case, pathlib.Path(folder))
+                print(f"{case.__name__:12} {problem or 'ok'}")
+                failed += bool(problem)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
