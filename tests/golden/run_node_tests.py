@@ -115,7 +115,7 @@ def run_case(runner, folder, case, inputs, outputs):
     onnx.save(model, path)
     # We round bfloat16 once, at the end; an expanded function in bfloat16 rounds at every node.
     rounds = any(v.type.tensor_type.elem_type == onnx.TensorProto.BFLOAT16 for v in model.graph.output)
-    rtol = max(case.rtol, 2**-7) if rounds else case.rtol
+    rtol = max(case.rtol, 2**-6) if rounds else case.rtol
     arguments = [runner, path, str(rtol), str(case.atol), str(len(inputs))]
     for kind, tensors in (("input", inputs), ("output", outputs)):
         for i, data in enumerate(tensors):
