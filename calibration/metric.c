@@ -133,14 +133,29 @@ double mpq_comparison_sqnr_db(const struct mpq_comparison *comparison)
     return 10 * log10(comparison->signal / comparison->noise);
 }
 
+/* Bonett and Price: as if one sample more were lost, and one won, of two more. */
+static double adjusted_difference(uint64_t n, uint64_t n_lost, uint64_t n_won, double *out_error)
+{
+    double total = (double)n + 2;
+    double p = ((double)n_lost + 1) / total, r = ((double)n_won + 1) / total, d = p - r;
+    *out_error = sqrt((p + r - d * d) / total);
+    return d;
+}
+
 struct mpq_paired mpq_paired_difference(uint64_t n, uint64_t n_lost, uint64_t n_won)
 {
     if (!n)
         return (struct mpq_paired){NAN, NAN, NAN};
-    double total = (double)n + 2;
-    double p = ((double)n_lost + 1) / total, r = ((double)n_won + 1) / total, d = p - r;
-    double half = 1.959963985 * sqrt((p + r - d * d) / total);
+    double error, d = adjusted_difference(n, n_lost, n_won, &error), half = 1.959963985 * error;
     return (struct mpq_paired){((double)n_lost - (double)n_won) / (double)n, d - half, d + half};
+}
+
+double mpq_paired_confidence(uint64_t n, uint64_t n_lost, uint64_t n_won, double limit)
+{
+    if (!n)
+        return NAN;
+    double error, d = adjusted_difference(n, n_lost, n_won, &error);
+    return 0.5 * erfc((d - limit) / (error * sqrt(2)));
 }
 
 void mpq_spread_add(struct mpq_spread *spread, const mpq_real *y, int64_t n)

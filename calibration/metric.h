@@ -56,6 +56,10 @@ struct mpq_paired {
 };
 struct mpq_paired mpq_paired_difference(uint64_t n, uint64_t n_lost, uint64_t n_won);
 
+/* How sure one may be that the difference is at most `limit`: the probability of the one-sided
+ * interval that ends there. */
+double mpq_paired_confidence(uint64_t n, uint64_t n_lost, uint64_t n_won, double limit);
+
 /* Range and moments of an output. Zero it to start. */
 struct mpq_spread {
     uint64_t n_finite, n_nonfinite;

@@ -1,5 +1,4 @@
 /* onnx-mpq convert: a float model in, a quantized file and its report out. */
-#include <math.h>
 #include <stdio.h>
 
 #include "cli/command.h"
@@ -33,18 +32,7 @@ enum mpq_status mpq_cmd_convert(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                 const struct mpq_options *options)
 {
     struct mpq_pipeline *p = mpq_arena_alloc(ctx, arena, 1, sizeof *p);
-    const double none = (double)NAN;
-    struct mpq_report report = {.verify_db = none,
-                                .verify_difference = none,
-                                .verify_difference_max = none,
-                                .metric_float = none,
-                                .metric_quantized = none,
-                                .drop = none,
-                                .drop_low = none,
-                                .drop_high = none,
-                                .agreement = none,
-                                .kl = none,
-                                .sqnr_db = none};
+    struct mpq_report report = {0};
     if (!p)
         return MPQ_E_NOMEM;
     if (options->weights_only)

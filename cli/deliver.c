@@ -1,5 +1,7 @@
 #include "cli/deliver.h"
 
+#include <math.h>
+
 #include "cli/checkpoint.h"
 #include "cli/stopwatch.h"
 #include "exporter/report_csv.h"
@@ -64,6 +66,20 @@ enum mpq_status mpq_deliver(struct mpq_ctx *ctx, struct mpq_arena *arena, struct
                             struct mpq_report *report)
 {
     bool only = p->options->weights_only;
+    const double none = (double)NAN;
+    *report = (struct mpq_report){.verify_db = none,
+                                  .verify_difference = none,
+                                  .verify_difference_max = none,
+                                  .metric_float = none,
+                                  .metric_quantized = none,
+                                  .drop = none,
+                                  .drop_low = none,
+                                  .drop_high = none,
+                                  .max_drop = none,
+                                  .drop_confidence = none,
+                                  .agreement = none,
+                                  .kl = none,
+                                  .sqnr_db = none};
     MPQ_TRY(mpq_deliver_stage(ctx, p, "export",
                               only ? mpq_pipeline_export_weights : mpq_pipeline_export));
     MPQ_TRY(write_verified(ctx, arena, p, report));

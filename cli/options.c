@@ -218,6 +218,11 @@ static bool parse_avg_bits(const struct option_row *row, const char *text, void 
            *(double *)field <= MPQ_MAX_BITS;
 }
 
+static bool parse_points(const struct option_row *row, const char *text, void *field)
+{
+    return parse_scale(row, text, field) && *(double *)field >= 0.01 && *(double *)field <= 100;
+}
+
 static bool parse_bitops(const struct option_row *row, const char *text, void *field)
 {
     static const char units[] = "kMGT";
@@ -346,6 +351,11 @@ static const struct option_row table[] = {
      "one that has."},
     {"max-latency", 0, CONVERT | SEARCH, "TIME", parse_time, "a time, as 3.5ms, 800us or 0.1s",
      FIELD(max_latency), NULL, "no limit", "Largest sum of the layers' times by --latency."},
+    {"max-drop", 0, CONVERT | SEARCH, "POINTS", parse_points, "a number of points from 0.01 to 100",
+     FIELD(max_drop), NULL, "no limit",
+     "The smallest file whose top-1 drops by no more than that, in percent of the samples, with a "
+     "confidence of 80 %. Half of the samples that measure choose it, the other half report. "
+     "Without labels, another answer than that of the float model counts as lost."},
     {"exclude", 0, CONVERT | SEARCH | KEPT, "PATTERNS", parse_text, "a pattern", FIELD(exclude),
      NULL, "none",
      "Layers that stay float: names of nodes, operator types, or extended regular expressions that "
@@ -634,12 +644,15 @@ static bool has_limit(const struct mpq_options *options)
 {
     const struct mpq_bitops *bitops = &options->bitops;
     return options->size.share > 0 || options->size.bytes || options->avg_bits > 0 ||
-           bitops->number > 0 || bitops->share > 0 || bitops->weight_bits || options->latency;
+           bitops->number > 0 || bitops->share > 0 || bitops->weight_bits || options->latency ||
+           options->max_drop > 0;
 }
 
 static enum mpq_status check_limits(struct mpq_ctx *ctx, enum mpq_command_bit command,
                                     struct mpq_options *options)
 {
+    if (options->max_drop > 0 && (options->sizes.n || options->pareto))
+        return mpq_fail(ctx, MPQ_E_USAGE, "--max-drop finds the size; --size and --pareto name it");
     if (!options->latency != !(options->max_latency > 0))
         return mpq_fail(ctx, MPQ_E_USAGE, "--latency and --max-latency go together");
     for (size_t i = 0; i < MPQ_COUNT(table) && command == CONVERT && !has_limit(options); i++)

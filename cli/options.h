@@ -63,6 +63,7 @@ struct mpq_options {
     struct mpq_size size; /* neither share nor bytes: no limit    */
     double avg_bits;      /* of the weights; 0: no limit          */
     struct mpq_bitops bitops;
+    double max_drop;    /* points of top-1; 0: no limit */
     double max_latency; /* seconds; 0: no limit, else `latency` is given */
     const char *latency;
     struct mpq_sizes sizes; /* of search            */

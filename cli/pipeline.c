@@ -96,6 +96,21 @@ static enum mpq_status shuffled(struct mpq_ctx *ctx, struct mpq_arena *arena,
     return MPQ_OK;
 }
 
+/* Every second sample that would report chooses instead, so that both halves are alike even where
+ * the data are sorted by class. */
+static enum mpq_status split_report(struct mpq_ctx *ctx, struct mpq_pipeline *p)
+{
+    uint32_t n = p->report.n;
+    uint32_t *sample = mpq_arena_alloc(ctx, p->arena, n, sizeof *sample);
+    if (!sample)
+        return MPQ_E_NOMEM;
+    p->choose = (struct mpq_part){p->report.dataset, sample, n / 2};
+    for (uint32_t i = 0; i < n; i++)
+        sample[i % 2 ? i / 2 : n / 2 + i / 2] = p->report.sample[i];
+    p->report = (struct mpq_part){p->report.dataset, sample + n / 2, n - n / 2};
+    return MPQ_OK;
+}
+
 enum mpq_status mpq_pipeline_data(struct mpq_ctx *ctx, struct mpq_pipeline *p)
 {
     enum { MIN_DECIDE = 100, MAX_DECIDE = 256, MIN_TO_SPLIT = 10 };
@@ -137,7 +152,7 @@ enum mpq_status mpq_pipeline_data(struct mpq_ctx *ctx, struct mpq_pipeline *p)
             all[i] = i;
         p->report = (struct mpq_part){eval, all, n_eval};
     }
-    return MPQ_OK;
+    return options->max_drop > 0 ? split_report(ctx, p) : MPQ_OK;
 }
 
 static enum mpq_status read_samples(struct mpq_ctx *ctx, void *arg, const uint32_t *index,

@@ -41,6 +41,7 @@ struct mpq_pipeline {
 
     /* data: three disjoint parts */
     struct mpq_part tune, decide, report; /* learn from; accept and search on; measure on */
+    struct mpq_part choose; /* with --max-drop, held back from `report` to choose the size by */
     bool is_synthetic;
 
     /* calibrate */
@@ -110,6 +111,10 @@ enum mpq_status mpq_pipeline_verify(struct mpq_ctx *ctx, struct mpq_pipeline *p,
 /* The tables that mpq_pipeline_search() searches by, which makes them if need be. */
 enum mpq_status mpq_pipeline_prepare_search(struct mpq_ctx *ctx,
                                             struct mpq_pipeline *p) MPQ_CHECKED;
+
+/* The smallest file whose drop is within options->max_drop, within the limits that the problem has;
+ * part of mpq_pipeline_search(). INFEASIBLE where even the largest is not. */
+enum mpq_status mpq_pipeline_search_drop(struct mpq_ctx *ctx, struct mpq_pipeline *p) MPQ_CHECKED;
 
 /* The widths of the plan in place of a search. FORMAT where the tuned state has not got one. */
 enum mpq_status mpq_pipeline_apply(struct mpq_ctx *ctx, struct mpq_pipeline *p) MPQ_CHECKED;

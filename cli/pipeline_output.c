@@ -221,6 +221,12 @@ enum mpq_status mpq_pipeline_verify(struct mpq_ctx *ctx, struct mpq_pipeline *p,
         report->agreement = (double)c->n_agree / (double)c->n_sample;
         report->kl = c->kl_sum / (double)c->n_sample;
     }
+    uint64_t n_lost = s.labelled ? s.n_lost : c->n_sample - c->n_agree; /* see --max-drop */
+    if (p->options->max_drop > 0) {
+        report->max_drop = p->options->max_drop / 100;
+        report->drop_confidence =
+            mpq_paired_confidence(c->n_sample, n_lost, s.n_won, report->max_drop);
+    }
     if (s.labelled) {
         double n = (double)s.accuracy.n_sample;
         struct mpq_paired paired = mpq_paired_difference(s.accuracy.n_sample, s.n_lost, s.n_won);

@@ -263,7 +263,10 @@ enum mpq_status mpq_pipeline_search(struct mpq_ctx *ctx, struct mpq_pipeline *p)
     if (!p->problem.n_layer)
         MPQ_TRY(mpq_pipeline_prepare_search(ctx, p));
     set_limits(p, p->options);
-    MPQ_TRY(mpq_search(ctx, p->arena, &p->problem, &p->found));
+    if (p->options->max_drop > 0)
+        MPQ_TRY(mpq_pipeline_search_drop(ctx, p));
+    else
+        MPQ_TRY(mpq_search(ctx, p->arena, &p->problem, &p->found));
     p->bits = p->found.bits;
     mpq_pipeline_set_activations(p, p->bits);
     mpq_log(ctx, MPQ_LOG_INFO,

@@ -23,6 +23,9 @@ static void print_quality(FILE *file, const struct mpq_report *report)
         mpq_summary_print_drop(file, report->drop, report->drop_low, report->drop_high, "float",
                                report->n_eval);
     }
+    if (!isnan(report->max_drop))
+        fprintf(file, "%-12s  within %.2f points with a confidence of %.1f %%\n", "",
+                100 * report->max_drop, 100 * report->drop_confidence);
     if (!isnan(report->agreement))
         fprintf(file, "%-12s  %14s  %12.2f %%  same top-1 as float\n", "agreement", "",
                 100 * report->agreement);

@@ -252,6 +252,8 @@ enum mpq_status mpq_report_summary_csv(struct mpq_ctx *ctx, struct mpq_arena *ar
     number_row(&csv, "drop", report->drop);
     number_row(&csv, "drop_low", report->drop_low);
     number_row(&csv, "drop_high", report->drop_high);
+    number_row(&csv, "max_drop", report->max_drop);
+    number_row(&csv, "drop_confidence", report->drop_confidence);
     number_row(&csv, "agreement", report->agreement);
     number_row(&csv, "kl", report->kl);
     number_row(&csv, "sqnr_db", report->sqnr_db);

@@ -61,6 +61,7 @@ struct mpq_report {
     const char *metric; /* "top1" as a share of 1, or NULL: no labels                */
     double metric_float, metric_quantized;
     double drop, drop_low, drop_high; /* float - quantized with its 95 % interval    */
+    double max_drop, drop_confidence; /* a limit of the drop and how sure it is; NaN: none   */
     double agreement;                 /* share of samples with float's argmax        */
     double kl;                        /* nats, mean over samples                     */
     double sqnr_db;                   /* of the first output                         */

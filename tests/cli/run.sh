@@ -221,6 +221,14 @@ refuse_convert 2 'is not PATTERN=BITS' good.onnx --data good.npz --lock conv
 refuse_convert 2 '7 is not one of the widths' good.onnx --data good.npz --lock conv=7
 expect 0 'file bytes' convert good.onnx -o out/a.onnx --data good.npz --effort none --size 90%
 
+rm -f out/*
+expect 0 'within 50.00 points with a confidence of' convert good.onnx -o out/a.onnx --data good.npz \
+    --effort none --max-drop 50
+rm -f out/*
+refuse_convert 4 'no file is within a drop of 0.1 points' good.onnx --data good.npz --max-drop 0.1
+refuse_convert 2 '--max-drop needs samples' good.onnx --max-drop 1
+refuse_convert 2 'is not a number of points' good.onnx --data good.npz --max-drop 0
+
 # ---- one tuning, many budgets ----
 rm -f out/*
 expect 0 '' convert good.onnx -o a.onnx --data good.npz --effort none --size 90% --checkpoint t.npz \
@@ -265,6 +273,7 @@ refuse 2 'apply needs a plan' apply t.npz
 refuse 2 'needs a checkpoint' search --size 10%
 refuse 2 'search needs a budget' search t.npz
 refuse 2 'exclude each other' search t.npz --size 10% --pareto 3
+refuse 2 '--max-drop finds the size' search t.npz --size 10% --max-drop 3
 refuse 2 'is not a list of sizes' search t.npz --size 10%,
 refuse 2 'from 2 to 64' search t.npz --pareto 1
 refuse 4 'the smallest needs' search t.npz --size 90%,2% -o out/n.onnx

@@ -81,6 +81,60 @@ static void paired_interval(void **state)
     assert_true(isnan(mpq_paired_difference(0, 0, 0).low));
 }
 
+static double probability(int n, int lost, int won, double p_lost, double p_won)
+{
+    int rest = n - lost - won;
+    return exp(lgamma(n + 1) - lgamma(lost + 1) - lgamma(won + 1) - lgamma(rest + 1) +
+               lost * log(p_lost) + won * log(p_won) + rest * log1p(-p_lost - p_won));
+}
+
+/* How often the interval holds the truth, exactly: by the probability of every outcome. The plain
+ * interval of Wald, for comparison, fails where few samples change sides. */
+static void paired_interval_covers(void **state)
+{
+    (void)state;
+    static const double share[] = {0.001, 0.005, 0.02, 0.05, 0.1};
+    static const int size[] = {50, 200, 600};
+    double sum = 0, least = 1, least_wald = 1, least_one_sided = 1;
+    int n_case = 0;
+    for (size_t k = 0; k < MPQ_COUNT(size) * MPQ_COUNT(share) * MPQ_COUNT(share); k++) {
+        int n = size[k % 3];
+        double a = share[k / 3 % 5], b = share[k / 15], covered = 0, wald = 0, one_sided = 0;
+        for (int lost = 0; lost <= n && lost < n * a + 60; lost++)
+            for (int won = 0; lost + won <= n && won < n * b + 60; won++) {
+                double p = probability(n, lost, won, a, b);
+                struct mpq_paired i =
+                    mpq_paired_difference((uint64_t)n, (uint64_t)lost, (uint64_t)won);
+                double d = (lost - won) / (double)n;
+                double half = 1.96 * sqrt(((lost + won) / (double)n - d * d) / n);
+                covered += i.low <= a - b && a - b <= i.high ? p : 0;
+                wald += d - half <= a - b && a - b <= d + half ? p : 0;
+                one_sided +=
+                    mpq_paired_confidence((uint64_t)n, (uint64_t)lost, (uint64_t)won, a - b) < 0.8
+                        ? p
+                        : 0;
+            }
+        n_case++;
+        sum += covered;
+        least = fmin(least, covered);
+        least_wald = fmin(least_wald, wald);
+        least_one_sided = fmin(least_one_sided, one_sided);
+    }
+    assert_true(least > 0.93);
+    assert_true(sum / n_case > 0.945 && sum / n_case < 0.985);
+    assert_true(least_one_sided > 0.7); /* a limit that is wrong is trusted in 20 % of the cases */
+    assert_true(least_wald < 0.8);
+}
+
+static void paired_confidence(void **state)
+{
+    (void)state;
+    CHECK_NEAR(mpq_paired_confidence(1000, 12, 7, 5.0 / 1002), 0.5, 1e-12, 0);
+    CHECK_NEAR(mpq_paired_confidence(1000, 12, 7, 0.013948449), 0.975, 1e-6, 0);
+    CHECK_NEAR(mpq_paired_confidence(1000, 12, 7, -0.003968409), 0.025, 0, 1e-6);
+    assert_true(isnan(mpq_paired_confidence(0, 0, 0, 0)));
+}
+
 static void comparison_sums(void **state)
 {
     (void)state;
@@ -124,6 +178,8 @@ int main(void)
         cmocka_unit_test(divergence_of_logits),
         cmocka_unit_test(divergence_of_probabilities),
         cmocka_unit_test(paired_interval),
+        cmocka_unit_test(paired_interval_covers),
+        cmocka_unit_test(paired_confidence),
         cmocka_unit_test(comparison_sums),
         cmocka_unit_test(spread_of_values),
     };

@@ -95,6 +95,8 @@ static const struct mpq_report report = {
     .drop = 0.005,
     .drop_low = -0.01,
     .drop_high = 0.02,
+    .max_drop = 0.01,
+    .drop_confidence = 0.75,
     .agreement = 0.985,
     .kl = NONE,
     .sqnr_db = 30,
@@ -127,7 +129,8 @@ static const char summary_text[] =
     "\"bitops\",10000000000000000000\n\"saturating_channels\",3\n\"saturation_repaired_channels\","
     "7\n\"eval_samples\",200\n\"metric\",\"top1\"\n"
     "\"metric_float\",0.915\n\"metric_quantized\",0.91\n\"drop\",0.005\n\"drop_low\",-0.01\n"
-    "\"drop_high\",0.02\n\"agreement\",0.985\n\"kl\",\n\"sqnr_db\",30\n"
+    "\"drop_high\",0.02\n\"max_drop\",0.01\n\"drop_confidence\",0.75\n\"agreement\",0.985\n\"kl\","
+    "\n\"sqnr_db\",30\n"
     "\"verify_samples\",64\n\"verify_db\",41.5\n"
     "\"verify_difference_mean\",0.25\n\"verify_difference_max\",2\n"
     "\"calibrate_seconds\",1.5\n\"calibrate_peak_rss_bytes\",4096\n\"search_seconds\",0.25\n"
