@@ -21,7 +21,7 @@ enum mpq_status mpq_deliver_restore(struct mpq_ctx *ctx, struct mpq_arena *arena
 /* The stages from the data to the tuned state, which may come from the checkpoint. */
 enum mpq_status mpq_deliver_tuned(struct mpq_ctx *ctx, struct mpq_pipeline *p) MPQ_CHECKED;
 
-/* The allocation p->bits as a file, verified and measured, with its report beside it. */
+/* The allocation p->bits, refined, as a file, verified and measured, with its report beside it. */
 enum mpq_status mpq_deliver(struct mpq_ctx *ctx, struct mpq_arena *arena, struct mpq_pipeline *p,
                             struct mpq_report *report) MPQ_CHECKED;
 

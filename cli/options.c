@@ -389,6 +389,8 @@ static const struct option_row table[] = {
      "Do not freeze widths during tuning."},
     {"no-align", 0, CONVERT, NULL, A_SWITCH, FIELD(no_align), "no", NULL,
      "Do not align the features of narrow paths with those of the widest."},
+    {"no-refine", 0, MADE, NULL, A_SWITCH, FIELD(no_refine), "no", NULL,
+     "Do not round the weights again for the allocation found."},
     {"checkpoint", 0, CONVERT, "FILE", A_FILE, FIELD(checkpoint), NULL, "none",
      "Tuned state: where FILE exists, resume from it without calibrating or tuning; else (or with "
      "--overwrite) save it there."},

@@ -77,7 +77,7 @@ struct mpq_options {
     uint64_t seed;
     int64_t threads; /* >= 1                                             */
     const struct mpq_target *target;
-    bool overwrite, no_freeze, no_align, weights_only, saturation_safe;
+    bool overwrite, no_freeze, no_align, no_refine, weights_only, saturation_safe;
 
     struct mpq_preprocess preprocess; /* the preset with its overrides applied */
 

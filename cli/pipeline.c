@@ -266,6 +266,8 @@ enum mpq_status mpq_pipeline_prepare(struct mpq_ctx *ctx, struct mpq_pipeline *p
     for (uint32_t l = 0; l < n_layer; l++) {
         p->layer_node[l] = node_of[p->layers.layer[l].node];
         keep[p->layers.layer[l].y] = true;
+        if (p->layers.layer[l].x != MPQ_NO_VALUE)
+            keep[p->layers.layer[l].x] = true;
     }
     MPQ_TRY(mpq_network_create(ctx, p->arena, p->run_graph, p->batch,
                                &(struct mpq_exec_options){.keep = keep}, &p->float_network));

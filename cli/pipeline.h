@@ -77,7 +77,8 @@ struct mpq_pipeline {
     uint8_t *lock;         /* [n_layer] width that --lock asks for, or 0                      */
     struct mpq_search_problem problem;
     struct mpq_search_result found;
-    uint8_t *bits; /* [n_layer + n_act] */
+    bool refining_helped; /* net is no longer the family that was tuned */
+    uint8_t *bits;        /* [n_layer + n_act] */
 
     /* export */
     struct mpq_layer_code *code; /* [n_layer]                                          */
@@ -100,6 +101,11 @@ enum mpq_status mpq_pipeline_calibrate(struct mpq_ctx *ctx, struct mpq_pipeline 
 enum mpq_status mpq_pipeline_prepare(struct mpq_ctx *ctx, struct mpq_pipeline *p) MPQ_CHECKED;
 enum mpq_status mpq_pipeline_tune(struct mpq_ctx *ctx, struct mpq_pipeline *p) MPQ_CHECKED;
 enum mpq_status mpq_pipeline_search(struct mpq_ctx *ctx, struct mpq_pipeline *p) MPQ_CHECKED;
+
+/* Round once more for the allocation found, layer after layer, aimed at the float model's answers,
+ * and keep it where that helps on the decide part. p->net is then a copy, in p->arena, of the
+ * family that it was. */
+enum mpq_status mpq_pipeline_refine(struct mpq_ctx *ctx, struct mpq_pipeline *p) MPQ_CHECKED;
 enum mpq_status mpq_pipeline_export(struct mpq_ctx *ctx, struct mpq_pipeline *p) MPQ_CHECKED;
 
 /* Re-read the file at `path`, run it by our engine beside the fake-quantized network, and measure

@@ -270,7 +270,7 @@ static enum mpq_status echo_options(struct mpq_ctx *ctx, struct mpq_pipeline *p,
                                     struct mpq_report *report)
 {
     size_t n = mpq_option_count(), n_version = mpq_version_count();
-    struct mpq_report_fact *fact = mpq_arena_alloc(ctx, p->arena, n + n_version + 5, sizeof *fact);
+    struct mpq_report_fact *fact = mpq_arena_alloc(ctx, p->arena, n + n_version + 8, sizeof *fact);
     if (!fact)
         return MPQ_E_NOMEM;
     uint32_t n_fact = 0;
@@ -290,6 +290,11 @@ static enum mpq_status echo_options(struct mpq_ctx *ctx, struct mpq_pipeline *p,
                    : !p->n_step       ? "none"
                    : p->tuning_helped ? "kept"
                                       : "left out"},
+        {"refining", p->options->no_refine ? "none"
+                     : p->refining_helped  ? "kept"
+                                           : "left out"},
+        {"uniform_bits", mpq_arena_printf(ctx, p->arena, "%d", p->found.uniform_bits)},
+        {"uniform_loss", mpq_arena_printf(ctx, p->arena, "%.9g", p->found.uniform_loss)},
         {"tune_samples", mpq_arena_printf(ctx, p->arena, "%u", p->tune.n)},
         {"decide_samples", mpq_arena_printf(ctx, p->arena, "%u", p->decide.n)},
     };

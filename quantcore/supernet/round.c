@@ -5,174 +5,8 @@
 #include <string.h>
 
 #include "quantcore/base/thread.h"
-#include "quantcore/ops/conv_attrs.h"
-#include "quantcore/ops/kernel/gemm.h"
 #include "quantcore/ops/kernel/linear_algebra.h"
-
-enum { MAX_INPUTS = 4608, ROWS = 256, MAX_ROWS_A_BATCH = 4096 };
-
-/* Second moments of a layer's input: row r of X holds what the k weights of an output channel meet
- * at one output position, and moment is the sum of X^T X over positions. A convolution of G groups
- * has G of them. */
-struct gram {
-    int64_t k, n_group;
-    mpq_real *moment; /* [n_group, k, k]; NULL: this layer keeps its code */
-    double *mean;     /* [n_group, k] sum of X                            */
-    uint64_t n_row;
-};
-
-/* Where inputs come from: the parameters of mpq_round_supernet(). */
-struct source {
-    struct mpq_network *network;
-    const mpq_node_id *layer_node;
-    const struct mpq_samples *samples;
-    const uint32_t *sample;
-    uint32_t n_sample;
-};
-
-/* ---- gathering ---- */
-
-/* One row of X: the inputs under the filter of group g at output position `at` of image n. */
-static void fill_row(const struct mpq_conv *conv, const mpq_real *x, int64_t n, int64_t g,
-                     int64_t at, mpq_real *row)
-{
-    int64_t channels = conv->c / conv->group;
-    const int64_t o[3] = {at / (conv->out[1] * conv->out[2]), at / conv->out[2] % conv->out[1],
-                          at % conv->out[2]};
-    for (int64_t c = 0; c < channels; c++) {
-        const mpq_real *plane = x + (n * conv->c + g * channels + c) * mpq_volume(conv->in);
-        for (int64_t t = 0; t < mpq_volume(conv->kernel); t++) {
-            const int64_t tap[3] = {t / (conv->kernel[1] * conv->kernel[2]),
-                                    t / conv->kernel[2] % conv->kernel[1], t % conv->kernel[2]};
-            int64_t place = 0;
-            bool inside = true;
-            for (int d = 0; d < 3; d++) {
-                int64_t i = o[d] * conv->stride[d] + tap[d] * conv->dilation[d] - conv->pad[d];
-                inside = inside && i >= 0 && i < conv->in[d];
-                place = place * conv->in[d] + i;
-            }
-            *row++ = inside ? plane[place] : 0;
-        }
-    }
-}
-
-static void add_rows(struct gram *gram, int64_t g, const mpq_real *rows, int64_t n_row)
-{
-    int64_t k = gram->k;
-    mpq_gemm(true, false, k, k, n_row, 1, rows, k, rows, k, 1, gram->moment + g * k * k, k);
-    for (int64_t r = 0; r < n_row; r++)
-        for (int64_t i = 0; i < k; i++)
-            gram->mean[g * k + i] += (double)rows[r * k + i];
-}
-
-/* Evenly spaced output positions of the batch's first n images, at most MAX_ROWS_A_BATCH. */
-static void gather_conv(struct gram *gram, const struct mpq_conv *conv, const mpq_real *x,
-                        int64_t n, mpq_real *rows)
-{
-    int64_t places = mpq_volume(conv->out), total = n * places;
-    int64_t apart = (total + MAX_ROWS_A_BATCH - 1) / MAX_ROWS_A_BATCH;
-    for (int64_t g = 0; g < gram->n_group; g++) {
-        int64_t n_row = 0;
-        for (int64_t p = 0; p < total; p += apart) {
-            fill_row(conv, x, p / places, g, p % places, rows + n_row++ * gram->k);
-            if (n_row == ROWS || p + apart >= total) {
-                add_rows(gram, g, rows, n_row);
-                n_row = 0;
-            }
-        }
-    }
-    gram->n_row += (uint64_t)((total + apart - 1) / (apart ? apart : 1));
-}
-
-/* A plain product: the rows of the input are those of X, wherever their n numbers lie. Of all rows
- * the given share; the rest of the batch repeats a sample. */
-static void gather_product(struct gram *gram, const struct mpq_layer_input *in, const mpq_real *x,
-                           double share, mpq_real *rows)
-{
-    int64_t total = in->outer * in->middle * in->inner;
-    total = (int64_t)((double)total * share + 0.5);
-    for (int64_t g = 0; g < in->group; g++)
-        for (int64_t first = 0; first < total; first += ROWS) {
-            int64_t n_row = total - first < ROWS ? total - first : ROWS;
-            for (int64_t r = 0; r < n_row; r++) {
-                int64_t i = (first + r) % in->inner, at = (first + r) / in->inner;
-                int64_t o = at / in->middle, m = at % in->middle;
-                const mpq_real *from =
-                    x + ((o * in->group + g) * in->middle + m) * in->n * in->inner + i;
-                for (int64_t k = 0; k < in->n; k++)
-                    rows[r * in->n + k] = from[k * in->inner];
-            }
-            add_rows(gram, g, rows, n_row);
-        }
-    gram->n_row += (uint64_t)total;
-}
-
-/* Whether X can be gathered: the layer is a convolution or a product whose every input meets one
- * weight of a channel. ConvTranspose, where it meets all taps of the kernel, is neither. */
-static bool is_gathered(const struct mpq_layer *layer, const struct source *source, mpq_node_id id)
-{
-    struct mpq_network *network = source->network;
-    if (layer->x == MPQ_NO_VALUE || layer->n_outer * layer->n_inner > MAX_INPUTS)
-        return false;
-    struct mpq_layer_input in = mpq_layer_input(layer, &network->binding.tensor[layer->x].shape);
-    return mpq_node_is(&network->graph->node[id], "Conv") ||
-           in.n == layer->n_outer * layer->n_inner;
-}
-
-static enum mpq_status create_gram(struct mpq_ctx *ctx, struct mpq_arena *arena,
-                                   const struct mpq_layer *layer, struct gram *out)
-{
-    out->k = layer->n_outer * layer->n_inner;
-    out->n_group = layer->n_group;
-    out->mean = mpq_arena_alloc(ctx, arena, (size_t)(out->n_group * out->k), sizeof *out->mean);
-    out->moment =
-        mpq_arena_alloc(ctx, arena, (size_t)(out->n_group * out->k * out->k), sizeof *out->moment);
-    return out->mean && out->moment ? MPQ_OK : MPQ_E_NOMEM;
-}
-
-static enum mpq_status gather(struct mpq_ctx *ctx, struct mpq_arena *scratch,
-                              const struct mpq_layer_table *layers, const struct source *source,
-                              struct gram *gram)
-{
-    struct mpq_network *network = source->network;
-    int64_t most = 1;
-    for (uint32_t l = 0; l < layers->n_layer; l++) {
-        if (is_gathered(&layers->layer[l], source, source->layer_node[l]))
-            MPQ_TRY(create_gram(ctx, scratch, &layers->layer[l], &gram[l]));
-        most = gram[l].moment && gram[l].k > most ? gram[l].k : most;
-    }
-    mpq_real *rows = mpq_arena_alloc(ctx, scratch, (size_t)(ROWS * most), sizeof *rows);
-    if (!rows)
-        return MPQ_E_NOMEM;
-    for (uint32_t first = 0; first < source->n_sample; first += network->batch) {
-        uint32_t left = source->n_sample - first;
-        uint32_t n = left < network->batch ? left : network->batch;
-        MPQ_TRY(mpq_step(ctx, "round", first, source->n_sample, (double)NAN));
-        MPQ_TRY(mpq_network_read(ctx, network, source->samples, source->sample + first, n));
-        mpq_exec_forward(network->exec, 0, network->graph->n_node);
-        for (uint32_t l = 0; l < layers->n_layer; l++) {
-            const struct mpq_node *node = &network->graph->node[source->layer_node[l]];
-            const struct mpq_layer *layer = &layers->layer[l];
-            double share = (double)n / network->batch;
-            if (!gram[l].moment)
-                continue;
-            /* As the node reads it, which may be quantized. */
-            mpq_value_id v = layer->x_input < 0 ? layer->x : node->in[layer->x_input];
-            const struct mpq_tensor *x[2] = {mpq_exec_tensor(network->exec, v),
-                                             mpq_exec_tensor(network->exec, layer->weight)};
-            if (!mpq_node_is(node, "Conv")) {
-                struct mpq_layer_input in = mpq_layer_input(layer, &x[0]->shape);
-                gather_product(&gram[l], &in, x[0]->data, share, rows);
-                continue;
-            }
-            struct mpq_conv conv = mpq_conv_geometry(node, x);
-            gather_conv(&gram[l], &conv, x[0]->data, (int64_t)((double)conv.n * share + 0.5), rows);
-        }
-    }
-    return MPQ_OK;
-}
-
-/* ---- rounding ---- */
+#include "quantcore/supernet/moments.h"
 
 /* One width of a layer at work. */
 struct job {
@@ -185,11 +19,14 @@ struct job {
 struct rounding {
     const struct mpq_layer *layer;
     struct job job;
-    const mpq_real *w;   /* latent */
-    const double *upper; /* [k, k] u with u^T u = (X^T X + damping)^-1, in order */
+    const mpq_real *w;            /* latent                                                    */
+    const mpq_real *w_float;      /* of the float model                                        */
+    const mpq_real *gram, *cross; /* [k, k] of the group, struct mpq_moments; cross: NULL where the
+                                     float model's inputs are taken to be the same        */
+    const double *upper;          /* [k, k] u with u^T u = (X^T X + damping)^-1, in order      */
     const int32_t *order;
     int64_t k, first_channel;
-    double *row; /* [thread][k] weights of the channel at work, as corrected so far */
+    double *row; /* [thread][3 k] weights of the channel at work, as corrected so far; room */
 };
 
 static int64_t weight_index(const struct mpq_layer *layer, int64_t c, int64_t i)
@@ -197,14 +34,46 @@ static int64_t weight_index(const struct mpq_layer *layer, int64_t c, int64_t i)
     return (i / layer->n_inner * layer->n_channel + c) * layer->n_inner + i % layer->n_inner;
 }
 
+/* Moves the channel's weights w to those whose answer to X is nearest to the float model's to F,
+ *
+ *     w + (F w_float - X w)^T X (X^T X + damping)^-1,
+ *
+ * where damping keeps them near w in directions that the samples do not show. `row` holds w, in
+ * order; `room` [2 k]. */
+static void aim_at_float(const struct rounding *r, int64_t c, double *row, double *room)
+{
+    double *miss = room, *half = room + r->k;
+    memset(miss, 0, (size_t)r->k * sizeof *miss);
+    for (int64_t i = 0; i < r->k; i++) {
+        int64_t at = weight_index(r->layer, c, i);
+        double target = (double)r->w_float[at], moved = target - (double)r->w[at];
+        const mpq_real *gram = r->gram + i * r->k, *cross = r->cross + i * r->k;
+        for (int64_t j = 0; j < r->k; j++)
+            miss[j] += target * (double)cross[j] + moved * (double)gram[j];
+    }
+    for (int64_t j = 0; j < r->k; j++) {
+        const double *u = r->upper + j * r->k;
+        half[j] = 0;
+        for (int64_t i = j; i < r->k; i++)
+            half[j] += u[i] * miss[r->order[i]];
+    }
+    for (int64_t j = 0; j < r->k; j++) {
+        const double *u = r->upper + j * r->k;
+        for (int64_t i = j; i < r->k; i++)
+            row[i] += u[i] * half[j];
+    }
+}
+
 static void round_channels(void *arg, int64_t begin, int64_t end, int thread)
 {
     const struct rounding *r = arg;
-    double *row = r->row + thread * r->k;
+    double *row = r->row + thread * 3 * r->k;
     for (int64_t c = r->first_channel + begin; c < r->first_channel + end; c++) {
         double scale = (double)r->job.scale[c];
         for (int64_t j = 0; j < r->k; j++)
             row[j] = (double)r->w[weight_index(r->layer, c, r->order[j])];
+        if (r->cross)
+            aim_at_float(r, c, row, row + r->k);
         for (int64_t j = 0; j < r->k; j++) {
             const double *u = r->upper + j * r->k;
             int8_t level = mpq_levels_nearest(r->job.levels, (mpq_real)(row[j] / scale));
@@ -231,11 +100,11 @@ static int by_strength(const void *a, const void *b)
 }
 
 /* Order the inputs and factorise the damped inverse of their moments; false where that fails. */
-static bool factorise(const struct gram *gram, int64_t g, struct strength *strength, int32_t *order,
-                      double *upper)
+static bool factorise(const struct mpq_moments *moments, int64_t g, struct strength *strength,
+                      int32_t *order, double *upper)
 {
-    int64_t k = gram->k;
-    const mpq_real *moment = gram->moment + g * k * k;
+    int64_t k = moments->k;
+    const mpq_real *moment = moments->gram + g * k * k;
     double mean = 0;
     for (int64_t i = 0; i < k; i++) {
         strength[i] = (struct strength){(double)moment[i * k + i], (int32_t)i};
@@ -253,61 +122,87 @@ static bool factorise(const struct gram *gram, int64_t g, struct strength *stren
     return mpq_inverse_cholesky(k, upper);
 }
 
-/* out[c]: what the codes `to` add to the mean of output channel c over the codes `from`. */
-static void mean_shift(const struct mpq_layer *layer, const struct gram *gram, const int8_t *from,
-                       const int8_t *to, const mpq_real *scale, double *out)
+/* out[c]: mean over the rows of X of output channel c of the codes q. */
+static void mean_output(const struct mpq_layer *layer, const struct mpq_moments *moments,
+                        const int8_t *q, const mpq_real *scale, double *out)
 {
-    int64_t per_group = layer->n_channel / gram->n_group;
+    int64_t per_group = layer->n_channel / moments->n_group;
     for (int64_t c = 0; c < layer->n_channel; c++) {
-        const double *mean = gram->mean + c / per_group * gram->k;
+        const double *mean = moments->mean + c / per_group * moments->k;
         out[c] = 0;
-        for (int64_t i = 0; i < gram->k; i++) {
-            int64_t at = weight_index(layer, c, i);
-            out[c] += (to[at] - from[at]) * mean[i];
-        }
-        out[c] *= (double)scale[c] / (double)gram->n_row;
+        for (int64_t i = 0; i < moments->k; i++)
+            out[c] += q[weight_index(layer, c, i)] * mean[i];
+        out[c] *= (double)scale[c] / (double)moments->n_row;
+    }
+}
+
+/* The same of the float weights over the rows of F. */
+static void mean_float_output(const struct mpq_layer *layer, const struct mpq_moments *moments,
+                              const mpq_real *w, double *out)
+{
+    int64_t per_group = layer->n_channel / moments->n_group;
+    for (int64_t c = 0; c < layer->n_channel; c++) {
+        const double *mean = moments->float_mean + c / per_group * moments->k;
+        out[c] = 0;
+        for (int64_t i = 0; i < moments->k; i++)
+            out[c] += (double)w[weight_index(layer, c, i)] * mean[i];
+        out[c] /= (double)moments->n_row;
     }
 }
 
 static enum mpq_status round_layer(struct mpq_ctx *ctx, struct mpq_arena *scratch,
                                    const struct mpq_layer *layer, const mpq_real *w,
-                                   const struct gram *gram, const struct job *job, int n_job)
+                                   const mpq_real *w_float, const struct mpq_moments *moments,
+                                   const struct job *job, int n_job)
 {
-    int64_t k = gram->k, per_group = layer->n_channel / gram->n_group;
+    int64_t k = moments->k, per_group = layer->n_channel / moments->n_group;
     double *upper = mpq_arena_alloc(ctx, scratch, (size_t)(k * k), sizeof *upper);
     int32_t *order = mpq_arena_alloc(ctx, scratch, (size_t)k, sizeof *order);
     struct strength *strength = mpq_arena_alloc(ctx, scratch, (size_t)k, sizeof *strength);
-    double *row = mpq_arena_alloc(ctx, scratch, (size_t)(k * mpq_thread_count()), sizeof *row);
+    double *row = mpq_arena_alloc(ctx, scratch, (size_t)(3 * k * mpq_thread_count()), sizeof *row);
     if (!upper || !order || !strength || !row)
         return MPQ_E_NOMEM;
-    for (int64_t g = 0; g < gram->n_group; g++) {
-        if (!factorise(gram, g, strength, order, upper))
+    for (int64_t g = 0; g < moments->n_group; g++) {
+        if (!factorise(moments, g, strength, order, upper))
             continue;
         for (int i = 0; i < n_job; i++) {
-            struct rounding r = {layer, job[i], w, upper, order, k, g * per_group, row};
+            struct rounding r = {.layer = layer,
+                                 .job = job[i],
+                                 .w = w,
+                                 .w_float = w_float,
+                                 .gram = moments->gram + g * k * k,
+                                 .cross = moments->cross ? moments->cross + g * k * k : NULL,
+                                 .upper = upper,
+                                 .order = order,
+                                 .k = k,
+                                 .first_channel = g * per_group,
+                                 .row = row};
             mpq_parallel_for(per_group, 1, round_channels, &r);
         }
     }
     return MPQ_OK;
 }
 
-/* All widths of a layer of the supernet. */
+/* The widths in `mask` of a layer of the supernet. */
 static enum mpq_status round_widths(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                     struct mpq_arena *scratch, const struct mpq_layer *layer,
-                                    struct mpq_supernet_layer *net_layer, const struct gram *gram)
+                                    struct mpq_supernet_layer *net_layer, mpq_bits_mask mask,
+                                    const struct mpq_graph *graph,
+                                    const struct mpq_moments *moments)
 {
     struct job job[MPQ_N_BITS];
     int n_job = 0;
     size_t n_param = (size_t)layer->n_param, n_channel = (size_t)layer->n_channel;
-    double *shift = mpq_arena_alloc(ctx, scratch, n_channel, sizeof *shift);
-    int8_t *nearest = mpq_arena_alloc(ctx, scratch, n_param, 1);
-    int8_t *rounded = mpq_arena_alloc(ctx, scratch, n_param, 1);
+    const mpq_real *w_float = graph->value[layer->weight].constant->data;
+    double *wanted = mpq_arena_alloc(ctx, scratch, n_channel, sizeof *wanted);
+    double *got = mpq_arena_alloc(ctx, scratch, n_channel, sizeof *got);
+    int8_t *q = mpq_arena_alloc(ctx, scratch, n_param, 1);
     mpq_real *target = mpq_arena_alloc(ctx, scratch, n_param, sizeof *target);
-    if (!shift || !nearest || !rounded || !target)
+    if (!wanted || !got || !q || !target)
         return MPQ_E_NOMEM;
     for (int b = MPQ_MIN_BITS; b <= MPQ_MAX_BITS; b++) {
         struct mpq_supernet_width *width = &net_layer->width[b];
-        if (!(net_layer->candidates >> b & 1))
+        if (!(mask >> b & 1))
             continue;
         mpq_real *offset = mpq_arena_alloc(ctx, arena, n_param, sizeof *offset);
         mpq_real *scale = mpq_arena_alloc(ctx, scratch, n_channel, sizeof *scale);
@@ -317,37 +212,49 @@ static enum mpq_status round_widths(struct mpq_ctx *ctx, struct mpq_arena *arena
             scale[c] = mpq_scale_round((float)width->scale[c]);
         job[n_job++] = (struct job){&width->levels, scale, offset};
     }
-    MPQ_TRY(round_layer(ctx, scratch, layer, net_layer->w, gram, job, n_job));
+    MPQ_TRY(round_layer(ctx, scratch, layer, net_layer->w, w_float, moments, job, n_job));
     for (int i = 0; i < n_job; i++) {
         struct mpq_supernet_width *width = &net_layer->width[job[i].levels->bits];
         width->offset = job[i].offset;
         if (!width->bias)
             continue;
+        /* What the mean is now, it was before with the nearest codes and the bias as it is; the
+         * float model knows best. */
+        mpq_levels_encode(&width->levels, layer, net_layer->w, job[i].scale, q);
+        mean_output(layer, moments, q, job[i].scale, wanted);
+        if (moments->cross) {
+            mean_float_output(layer, moments, w_float, wanted);
+            memcpy(width->bias, graph->value[layer->bias].constant->data,
+                   n_channel * sizeof *width->bias);
+        }
         for (size_t j = 0; j < n_param; j++)
             target[j] = net_layer->w[j] + job[i].offset[j];
-        mpq_levels_encode(&width->levels, layer, net_layer->w, job[i].scale, nearest);
-        mpq_levels_encode(&width->levels, layer, target, job[i].scale, rounded);
-        mean_shift(layer, gram, nearest, rounded, job[i].scale, shift);
+        mpq_levels_encode(&width->levels, layer, target, job[i].scale, q);
+        mean_output(layer, moments, q, job[i].scale, got);
         for (size_t c = 0; c < n_channel; c++)
-            width->bias[c] -= (mpq_real)shift[c];
+            width->bias[c] += (mpq_real)(wanted[c] - got[c]);
     }
     return MPQ_OK;
 }
 
-static enum mpq_status round_all(struct mpq_ctx *ctx, struct mpq_arena *arena,
-                                 struct mpq_arena *scratch, struct mpq_supernet *net,
-                                 const struct source *source)
+/* Rounds layers [begin, end), all of whose inputs are as they will be. */
+static enum mpq_status round_range(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                   struct mpq_arena *scratch, struct mpq_supernet *net,
+                                   const struct mpq_moment_source *source, const uint8_t *bits,
+                                   uint32_t begin, uint32_t end, struct mpq_moments *moments)
 {
-    const struct mpq_layer_table *layers = net->layers;
     struct mpq_arena *work = mpq_arena_create(ctx);
-    struct gram *gram = mpq_arena_alloc(ctx, scratch, layers->n_layer, sizeof *gram);
+    if (!work)
+        return MPQ_E_NOMEM;
     enum mpq_status status =
-        work && gram ? gather(ctx, scratch, layers, source, gram) : MPQ_E_NOMEM;
-    for (uint32_t l = 0; l < layers->n_layer && status == MPQ_OK; l++) {
-        if (gram[l].moment && gram[l].n_row)
-            status = round_widths(ctx, arena, work, &layers->layer[l], &net->layer[l], &gram[l]);
-        if (status == MPQ_OK)
-            mpq_arena_reset(work);
+        mpq_moments_gather(ctx, scratch, net->layers, source, begin, end, moments);
+    for (uint32_t l = begin; l < end && status == MPQ_OK; l++) {
+        struct mpq_supernet_layer *layer = &net->layer[l];
+        mpq_bits_mask mask = bits ? (mpq_bits_mask)(1u << bits[l]) : layer->candidates;
+        if (moments[l].n_row)
+            status = round_widths(ctx, arena, work, &net->layers->layer[l], layer, mask,
+                                  source->network->graph, &moments[l]);
+        mpq_arena_reset(work);
     }
     mpq_arena_free(work);
     return status;
@@ -358,16 +265,63 @@ enum mpq_status mpq_round_supernet(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                    const mpq_node_id *layer_node, const struct mpq_samples *samples,
                                    const uint32_t *sample, uint32_t n)
 {
-    const struct source source = {network, layer_node, samples, sample, n};
+    const struct mpq_moment_source source = {.network = network,
+                                             .layer_node = layer_node,
+                                             .samples = samples,
+                                             .sample = sample,
+                                             .n_sample = n};
     struct mpq_arena *scratch = mpq_arena_create(ctx);
     if (!scratch)
         return MPQ_E_NOMEM;
-    for (uint32_t l = 0; l < net->layers->n_layer; l++)
+    uint32_t n_layer = net->layers->n_layer;
+    for (uint32_t l = 0; l < n_layer; l++) {
         for (int b = MPQ_MIN_BITS; b <= MPQ_MAX_BITS; b++)
             net->layer[l].width[b].offset = NULL;
-    for (uint32_t l = 0; l < net->layers->n_layer; l++)
         mpq_supernet_apply_layer(net, network->exec, l, mpq_bits_highest(net->layer[l].candidates));
-    enum mpq_status status = round_all(ctx, arena, scratch, net, &source);
+    }
+    struct mpq_moments *moments = mpq_arena_alloc(ctx, scratch, n_layer, sizeof *moments);
+    enum mpq_status status =
+        !moments ? MPQ_E_NOMEM
+                 : round_range(ctx, arena, scratch, net, &source, NULL, 0, n_layer, moments);
+    mpq_arena_free(scratch);
+    return status;
+}
+
+/* The end of the run of layers from `begin` that read the same input or belong to one node: none of
+ * them changes what another sees. */
+static uint32_t end_of_run(const struct mpq_layer_table *layers, uint32_t begin)
+{
+    const struct mpq_layer *first = &layers->layer[begin];
+    uint32_t end = begin + 1;
+    while (end < layers->n_layer &&
+           (layers->layer[end].node == first->node ||
+            (first->x != MPQ_NO_VALUE && layers->layer[end].x == first->x)))
+        end++;
+    return end;
+}
+
+enum mpq_status mpq_round_allocation(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                     struct mpq_supernet *net,
+                                     const struct mpq_moment_source *source, const uint8_t *bits)
+{
+    struct mpq_arena *scratch = mpq_arena_create(ctx);
+    if (!scratch)
+        return MPQ_E_NOMEM;
+    enum mpq_status status = MPQ_OK;
+    uint32_t n_layer = net->layers->n_layer;
+    mpq_supernet_apply(net, source->network->exec, bits);
+    for (uint32_t begin = 0, end; begin < n_layer && status == MPQ_OK; begin = end) {
+        end = end_of_run(net->layers, begin);
+        status = mpq_step(ctx, "round", begin, n_layer, (double)NAN);
+        struct mpq_moments *moments = mpq_arena_alloc(ctx, scratch, n_layer, sizeof *moments);
+        if (status == MPQ_OK)
+            status = !moments
+                         ? MPQ_E_NOMEM
+                         : round_range(ctx, arena, scratch, net, source, bits, begin, end, moments);
+        for (uint32_t l = begin; l < end && status == MPQ_OK; l++)
+            mpq_supernet_apply_layer(net, source->network->exec, l, bits[l]);
+        mpq_arena_reset(scratch);
+    }
     mpq_arena_free(scratch);
     return status;
 }

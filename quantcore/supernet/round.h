@@ -6,7 +6,7 @@
 #ifndef MPQ_SUPERNET_ROUND_H
 #define MPQ_SUPERNET_ROUND_H
 
-#include "quantcore/supernet/network.h"
+#include "quantcore/supernet/moments.h"
 #include "quantcore/supernet/supernet.h"
 
 /* Offsets (struct mpq_supernet_width) of every width of every layer, for the inputs that layers
@@ -17,12 +17,20 @@
  * whose moments cannot be factorised, get none and round to the nearest. What a weight is rounded
  * from, the offset keeps: corrected by the errors before it, it lies nearest to the level it was
  * given, so tuning can go on from there.
- *
- * Rounding again for the inputs under a chosen allocation was tried and made it worse: it aims at
- * the float layer's answer to inputs that are wrong already. */
+ */
 enum mpq_status mpq_round_supernet(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                    struct mpq_supernet *net, struct mpq_network *network,
                                    const mpq_node_id *layer_node, const struct mpq_samples *samples,
                                    const uint32_t *sample, uint32_t n) MPQ_CHECKED;
+
+/* The same for the widths of one allocation, bits [n_layer], layer after layer, each for the inputs
+ * that the layers before it give now and aimed at what the float model answers to its own: errors
+ * of the layers before it are made good as far as its weights can. The target of the sweep is the
+ * least-squares solution of struct mpq_moments (GPTAQ, Li et al., ICML 2025, differs in solving for
+ * it column by column); biases bring the means to those of the float model. Other widths stay. */
+enum mpq_status mpq_round_allocation(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                     struct mpq_supernet *net,
+                                     const struct mpq_moment_source *source,
+                                     const uint8_t *bits) MPQ_CHECKED;
 
 #endif

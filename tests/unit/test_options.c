@@ -61,7 +61,8 @@ static void defaults(void **state)
     assert_true(o->threads >= 1);
     assert_false(o->bits[7]);
     assert_true(o->bits[2] && o->bits[3] && o->bits[4] && o->bits[5] && o->bits[6] && o->bits[8]);
-    assert_false(o->overwrite || o->no_freeze || o->no_align || o->quiet || o->verbose);
+    assert_false(o->overwrite || o->no_freeze || o->no_align || o->no_refine || o->quiet ||
+                 o->verbose);
 }
 
 static void everything_typed(void **state)

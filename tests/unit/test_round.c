@@ -193,6 +193,94 @@ static void a_left_operand_errs_less(void **state)
     check_layer(net, &t, t.layer.y);
 }
 
+/* Mean squared difference of y from the float network's over samples that rounding did not see. */
+static double error_of(struct net *net, struct mpq_network *network, struct mpq_network *reference,
+                       mpq_value_id y)
+{
+    const struct mpq_samples samples = {read_correlated, NULL};
+    uint32_t index[16];
+    double error = 0;
+    for (uint32_t i = 0; i < 16; i++)
+        index[i] = 1000 + i;
+    struct mpq_network *both[] = {network, reference};
+    for (int i = 0; i < 2; i++) {
+        CHECK_OK(&net->ctx, mpq_network_read(&net->ctx, both[i], &samples, index, 16));
+        mpq_exec_forward(both[i]->exec, 0, both[i]->graph->n_node);
+    }
+    const struct mpq_tensor *got = mpq_exec_tensor(network->exec, y);
+    const struct mpq_tensor *wanted = mpq_exec_tensor(reference->exec, y);
+    int64_t count = mpq_shape_count(&got->shape);
+    for (int64_t i = 0; i < count; i++) {
+        double d = mpq_tensor_double(got, i) - mpq_tensor_double(wanted, i);
+        error += d * d / (double)count;
+    }
+    return error;
+}
+
+/* The second of two layers makes good what the first has to get wrong at 2 bits; other widths and
+ * the latent weights stay as they are. */
+static void an_allocation_makes_good_what_layers_before_got_wrong(void **state)
+{
+    struct net *net = *state;
+    const struct mpq_samples samples = {read_correlated, NULL};
+    mpq_value_id x = net_input(net, "x", MPQ_SHAPE(-1, 40)), h;
+    struct mpq_layer layer[2] = {
+        {.x_axis = -1, .x_group_axis = -1, .n_group = 1, .n_outer = 40, .n_channel = 32},
+        {.x_axis = -1, .x_group_axis = -1, .n_group = 1, .n_outer = 32, .n_channel = 24}};
+    layer[0].x = x;
+    layer[0].weight = net_random(net, "w0", MPQ_SHAPE(40, 32), false);
+    layer[0].bias = net_random(net, "b0", MPQ_SHAPE(32), false);
+    h = net_node(net, "Gemm", "h", NET_NO_ATTRS, NET_IN(x, layer[0].weight, layer[0].bias));
+    layer[1].x = layer[0].y = net_node(net, "Relu", "r", NET_NO_ATTRS, NET_IN(h));
+    layer[1].weight = net_random(net, "w1", MPQ_SHAPE(32, 24), false);
+    layer[1].bias = net_random(net, "b1", MPQ_SHAPE(24), false);
+    layer[1].y = net_node(net, "Gemm", "y", NET_NO_ATTRS,
+                          NET_IN(layer[1].x, layer[1].weight, layer[1].bias));
+    layer[1].node = 2;
+    net_output(net, layer[1].y);
+    struct mpq_layer_stats stats[2];
+    uint32_t sample[256];
+    for (int l = 0; l < 2; l++) {
+        layer[l].n_inner = 1;
+        layer[l].n_param = layer[l].n_outer * layer[l].n_channel;
+        mpq_real *power =
+            mpq_arena_alloc(&net->ctx, net->arena, (size_t)layer[l].n_outer, sizeof *power);
+        for (int64_t i = 0; i < layer[l].n_outer; i++)
+            power[i] = 1;
+        stats[l] = (struct mpq_layer_stats){.input_mean = power, .input_power = power};
+    }
+    for (uint32_t i = 0; i < 256; i++)
+        sample[i] = i;
+    struct mpq_layer_table table = {.n_layer = 2, .layer = layer};
+    struct mpq_network network, reference;
+    struct mpq_supernet supernet;
+    const struct mpq_exec_options keep_all = {.keep_all = true};
+    CHECK_OK(&net->ctx,
+             mpq_network_create(&net->ctx, net->arena, net->graph, 16, &keep_all, &network));
+    CHECK_OK(&net->ctx,
+             mpq_network_create(&net->ctx, net->arena, net->graph, 16, &keep_all, &reference));
+    CHECK_OK(&net->ctx, mpq_supernet_create(&net->ctx, net->arena, net->graph, &table,
+                                            1 << 2 | 1 << 4 | 1 << 8, &supernet));
+    CHECK_OK(&net->ctx, mpq_supernet_fit(&net->ctx, &supernet, net->graph, stats, 0));
+
+    const uint8_t bits[] = {2, 4};
+    const mpq_node_id node[] = {0, 2};
+    CHECK_OK(&net->ctx, mpq_round_supernet(&net->ctx, net->arena, &supernet, &network, node,
+                                           &samples, sample, 256));
+    mpq_supernet_apply(&supernet, network.exec, bits);
+    double apart = error_of(net, &network, &reference, layer[1].y);
+    const mpq_real *other = supernet.layer[0].width[8].offset;
+    mpq_real latent = supernet.layer[1].w[5];
+    const struct mpq_moment_source source = {&network, node, &reference, &samples, sample, 256};
+    CHECK_OK(&net->ctx, mpq_round_allocation(&net->ctx, net->arena, &supernet, &source, bits));
+    mpq_supernet_apply(&supernet, network.exec, bits);
+    double together = error_of(net, &network, &reference, layer[1].y);
+    if (!(together < 0.65 * apart))
+        fail_msg("error %g, %g with layers rounded apart", together, apart);
+    assert_ptr_equal(supernet.layer[0].width[8].offset, other);
+    assert_true(supernet.layer[1].w[5] == latent);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -201,6 +289,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_grouped_strided_convolution_errs_less, net_setup,
                                         net_teardown),
         cmocka_unit_test_setup_teardown(a_left_operand_errs_less, net_setup, net_teardown),
+        cmocka_unit_test_setup_teardown(an_allocation_makes_good_what_layers_before_got_wrong,
+                                        net_setup, net_teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

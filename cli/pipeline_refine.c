@@ -1,0 +1,56 @@
+/* The pipeline's refine stage: the codes of the allocation found, fitted to it. */
+#include "cli/pipeline.h"
+#include "quantcore/supernet/round.h"
+
+/* As many samples as a fixed amount of arithmetic allows: each layer runs both networks up to it,
+ * half of them on average. A resumed run is to take seconds. A function of model and data alone, so
+ * that a run repeats. */
+static uint32_t n_sample(const struct mpq_pipeline *p)
+{
+    enum { LEAST = 32, MOST = 512 };
+    double macs = 1, budget = p->is_resumed ? 3e11 : 1e12;
+    for (mpq_node_id n = 0; n < p->graph->n_node; n++)
+        macs += (double)mpq_bind_macs(p->graph, &p->binding, n);
+    double n = budget / (macs * p->layers.n_layer);
+    n = n < LEAST ? LEAST : n > MOST ? MOST : n;
+    return n < p->tune.n ? (uint32_t)n : p->tune.n;
+}
+
+static enum mpq_status round_again(struct mpq_ctx *ctx, struct mpq_pipeline *p,
+                                   struct mpq_supernet *net)
+{
+    const struct mpq_samples samples = mpq_pipeline_samples(&p->tune);
+    const struct mpq_moment_source source = {.network = &p->fake_network,
+                                             .layer_node = p->layer_node,
+                                             .float_network = &p->float_network,
+                                             .samples = &samples,
+                                             .sample = p->tune.sample,
+                                             .n_sample = n_sample(p)};
+    return mpq_round_allocation(ctx, p->arena, net, &source, p->bits);
+}
+
+enum mpq_status mpq_pipeline_refine(struct mpq_ctx *ctx, struct mpq_pipeline *p)
+{
+    if (p->options->no_refine)
+        return MPQ_OK;
+    struct mpq_supernet refined;
+    double *loss = mpq_arena_alloc(ctx, p->arena, p->decide.n, sizeof *loss), error;
+    if (!loss)
+        return MPQ_E_NOMEM;
+    MPQ_TRY(mpq_supernet_copy(ctx, p->arena, &p->net, &refined));
+    MPQ_TRY(round_again(ctx, p, &refined));
+    struct mpq_evaluator evaluator = p->evaluator;
+    evaluator.net = &refined;
+    MPQ_TRY(mpq_evaluate_samples(ctx, &evaluator, p->bits, loss));
+    double gain = mpq_search_mean(p->found.sample_loss, loss, p->decide.n, &error);
+    mpq_log(ctx, MPQ_LOG_INFO, "rounding for the allocation: loss %.5f to %.5f", p->found.loss,
+            p->found.loss - gain);
+    p->refining_helped = gain > 0;
+    if (!p->refining_helped)
+        return MPQ_OK;
+    p->net = refined;
+    p->evaluator.net = &p->net;
+    p->found.loss -= gain;
+    p->found.sample_loss = loss;
+    return MPQ_OK;
+}

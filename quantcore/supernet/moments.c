@@ -1,0 +1,203 @@
+#include "quantcore/supernet/moments.h"
+
+#include "quantcore/ops/conv_attrs.h"
+#include "quantcore/ops/kernel/gemm.h"
+
+enum { MAX_INPUTS = 4608, ROWS = 256, MAX_ROWS_A_BATCH = 4096 };
+
+/* One layer's inputs at work: x as the network has them, f as the float model has, or NULL; rows of
+ * each. */
+struct input {
+    const mpq_real *x, *f;
+    mpq_real *x_row, *f_row; /* [ROWS, k] */
+};
+
+/* One row of X: the inputs under the filter of group g at output position `at` of image n. */
+static void fill_row(const struct mpq_conv *conv, const mpq_real *x, int64_t n, int64_t g,
+                     int64_t at, mpq_real *row)
+{
+    int64_t channels = conv->c / conv->group;
+    const int64_t o[3] = {at / (conv->out[1] * conv->out[2]), at / conv->out[2] % conv->out[1],
+                          at % conv->out[2]};
+    for (int64_t c = 0; c < channels; c++) {
+        const mpq_real *plane = x + (n * conv->c + g * channels + c) * mpq_volume(conv->in);
+        for (int64_t t = 0; t < mpq_volume(conv->kernel); t++) {
+            const int64_t tap[3] = {t / (conv->kernel[1] * conv->kernel[2]),
+                                    t / conv->kernel[2] % conv->kernel[1], t % conv->kernel[2]};
+            int64_t place = 0;
+            bool inside = true;
+            for (int d = 0; d < 3; d++) {
+                int64_t i = o[d] * conv->stride[d] + tap[d] * conv->dilation[d] - conv->pad[d];
+                inside = inside && i >= 0 && i < conv->in[d];
+                place = place * conv->in[d] + i;
+            }
+            *row++ = inside ? plane[place] : 0;
+        }
+    }
+}
+
+static void add_means(double *mean, const mpq_real *rows, int64_t n_row, int64_t k)
+{
+    for (int64_t r = 0; r < n_row; r++)
+        for (int64_t i = 0; i < k; i++)
+            mean[i] += (double)rows[r * k + i];
+}
+
+static void add_rows(struct mpq_moments *m, int64_t g, const struct input *in, int64_t n_row)
+{
+    int64_t k = m->k;
+    mpq_gemm(true, false, k, k, n_row, 1, in->x_row, k, in->x_row, k, 1, m->gram + g * k * k, k);
+    add_means(m->mean + g * k, in->x_row, n_row, k);
+    if (!in->f)
+        return;
+    add_means(m->float_mean + g * k, in->f_row, n_row, k);
+    for (int64_t i = 0; i < n_row * k; i++)
+        in->f_row[i] -= in->x_row[i];
+    mpq_gemm(true, false, k, k, n_row, 1, in->f_row, k, in->x_row, k, 1, m->cross + g * k * k, k);
+}
+
+/* Evenly spaced output positions of the batch's first n images, at most MAX_ROWS_A_BATCH. */
+static void gather_conv(struct mpq_moments *m, const struct mpq_conv *conv, const struct input *in,
+                        int64_t n)
+{
+    int64_t places = mpq_volume(conv->out), total = n * places;
+    int64_t apart = (total + MAX_ROWS_A_BATCH - 1) / MAX_ROWS_A_BATCH;
+    for (int64_t g = 0; g < m->n_group; g++) {
+        int64_t n_row = 0;
+        for (int64_t p = 0; p < total; p += apart) {
+            int64_t image = p / places, at = p % places;
+            fill_row(conv, in->x, image, g, at, in->x_row + n_row * m->k);
+            if (in->f)
+                fill_row(conv, in->f, image, g, at, in->f_row + n_row * m->k);
+            if (++n_row == ROWS || p + apart >= total) {
+                add_rows(m, g, in, n_row);
+                n_row = 0;
+            }
+        }
+    }
+    m->n_row += (uint64_t)((total + apart - 1) / (apart ? apart : 1));
+}
+
+/* Row `at` of group g of a plain product's input, wherever its n numbers lie. */
+static void copy_row(const struct mpq_layer_input *shape, const mpq_real *x, int64_t g, int64_t at,
+                     mpq_real *row)
+{
+    int64_t i = at % shape->inner, middle = at / shape->inner % shape->middle;
+    int64_t outer = at / shape->inner / shape->middle;
+    x += ((outer * shape->group + g) * shape->middle + middle) * shape->n * shape->inner + i;
+    for (int64_t k = 0; k < shape->n; k++)
+        row[k] = x[k * shape->inner];
+}
+
+/* Of all rows the given share; the rest of the batch repeats a sample. */
+static void gather_product(struct mpq_moments *m, const struct mpq_layer_input *shape,
+                           const struct input *in, double share)
+{
+    int64_t total = shape->outer * shape->middle * shape->inner;
+    total = (int64_t)((double)total * share + 0.5);
+    for (int64_t g = 0; g < shape->group; g++)
+        for (int64_t first = 0; first < total; first += ROWS) {
+            int64_t n_row = total - first < ROWS ? total - first : ROWS;
+            for (int64_t r = 0; r < n_row; r++) {
+                copy_row(shape, in->x, g, first + r, in->x_row + r * m->k);
+                if (in->f)
+                    copy_row(shape, in->f, g, first + r, in->f_row + r * m->k);
+            }
+            add_rows(m, g, in, n_row);
+        }
+    m->n_row += (uint64_t)total;
+}
+
+/* Whether X can be gathered: ConvTranspose, whose inputs meet all taps of the kernel, has none. */
+static bool is_gathered(const struct mpq_layer *layer, const struct mpq_moment_source *source,
+                        mpq_node_id id)
+{
+    struct mpq_network *network = source->network;
+    if (layer->x == MPQ_NO_VALUE || layer->n_outer * layer->n_inner > MAX_INPUTS)
+        return false;
+    struct mpq_layer_input in = mpq_layer_input(layer, &network->binding.tensor[layer->x].shape);
+    return mpq_node_is(&network->graph->node[id], "Conv") ||
+           in.n == layer->n_outer * layer->n_inner;
+}
+
+static enum mpq_status create(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                              const struct mpq_layer *layer, bool has_cross,
+                              struct mpq_moments *out)
+{
+    struct mpq_moments m = {.k = layer->n_outer * layer->n_inner, .n_group = layer->n_group};
+    size_t n_row = (size_t)(m.n_group * m.k), n_square = n_row * (size_t)m.k;
+    m.mean = mpq_arena_alloc(ctx, arena, n_row, sizeof *m.mean);
+    m.gram = mpq_arena_alloc(ctx, arena, n_square, sizeof *m.gram);
+    if (!m.mean || !m.gram)
+        return MPQ_E_NOMEM;
+    if (has_cross) {
+        m.float_mean = mpq_arena_alloc(ctx, arena, n_row, sizeof *m.float_mean);
+        m.cross = mpq_arena_alloc(ctx, arena, n_square, sizeof *m.cross);
+        if (!m.float_mean || !m.cross)
+            return MPQ_E_NOMEM;
+    }
+    *out = m;
+    return MPQ_OK;
+}
+
+/* What layer l saw of the first `share` of the batch that the networks have just run. */
+static void gather_layer(const struct mpq_moment_source *source, const struct mpq_layer *layer,
+                         const struct mpq_node *node, double share, struct input *in,
+                         struct mpq_moments *m)
+{
+    struct mpq_exec *exec = source->network->exec;
+    /* As the node reads it, which may be quantized. */
+    mpq_value_id v = layer->x_input < 0 ? layer->x : node->in[layer->x_input];
+    const struct mpq_tensor *x[2] = {mpq_exec_tensor(exec, v),
+                                     mpq_exec_tensor(exec, layer->weight)};
+    in->x = x[0]->data;
+    in->f =
+        source->float_network ? mpq_exec_tensor(source->float_network->exec, layer->x)->data : NULL;
+    if (mpq_node_is(node, "Conv")) {
+        struct mpq_conv conv = mpq_conv_geometry(node, x);
+        gather_conv(m, &conv, in, (int64_t)((double)conv.n * share + 0.5));
+    } else {
+        struct mpq_layer_input shape = mpq_layer_input(layer, &x[0]->shape);
+        gather_product(m, &shape, in, share);
+    }
+}
+
+enum mpq_status mpq_moments_gather(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                   const struct mpq_layer_table *layers,
+                                   const struct mpq_moment_source *source, uint32_t begin,
+                                   uint32_t end, struct mpq_moments *out)
+{
+    struct mpq_network *network = source->network, *reference = source->float_network;
+    int64_t most = 0;
+    for (uint32_t l = begin; l < end; l++) {
+        out[l] = (struct mpq_moments){0};
+        if (!is_gathered(&layers->layer[l], source, source->layer_node[l]))
+            continue;
+        MPQ_TRY(create(ctx, arena, &layers->layer[l], reference != NULL, &out[l]));
+        most = out[l].k > most ? out[l].k : most;
+    }
+    if (!most)
+        return MPQ_OK;
+    struct input in = {
+        .x_row = mpq_arena_alloc(ctx, arena, (size_t)(ROWS * most), sizeof *in.x_row),
+        .f_row = mpq_arena_alloc(ctx, arena, (size_t)(ROWS * most), sizeof *in.f_row)};
+    if (!in.x_row || !in.f_row)
+        return MPQ_E_NOMEM;
+    for (uint32_t first = 0; first < source->n_sample; first += network->batch) {
+        const uint32_t *sample = source->sample + first;
+        uint32_t left = source->n_sample - first;
+        uint32_t n = left < network->batch ? left : network->batch;
+        MPQ_TRY(mpq_network_read(ctx, network, source->samples, sample, n));
+        mpq_exec_forward(network->exec, 0, source->layer_node[end - 1] + 1);
+        if (reference) {
+            MPQ_TRY(mpq_network_read(ctx, reference, source->samples, sample, n));
+            mpq_exec_forward(reference->exec, 0, layers->layer[end - 1].node + 1);
+        }
+        for (uint32_t l = begin; l < end; l++)
+            if (out[l].gram)
+                gather_layer(source, &layers->layer[l],
+                             &network->graph->node[source->layer_node[l]],
+                             (double)n / network->batch, &in, &out[l]);
+    }
+    return MPQ_OK;
+}

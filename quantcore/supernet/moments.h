@@ -1,0 +1,38 @@
+/* Second moments of what layers multiply their weights with, gathered by running a network over
+ * samples. */
+#ifndef MPQ_SUPERNET_MOMENTS_H
+#define MPQ_SUPERNET_MOMENTS_H
+
+#include "quantcore/quant/layer.h"
+#include "quantcore/supernet/network.h"
+
+/* Row r of X holds what the k weights of an output channel meet at one output position, and F what
+ * they meet there in the float model. A convolution of G groups has G of each. */
+struct mpq_moments {
+    int64_t k, n_group;
+    mpq_real *gram;     /* [n_group, k, k] X^T X; NULL: the layer has no such rows, see below    */
+    double *mean;       /* [n_group, k] sum of the rows of X                                     */
+    mpq_real *cross;    /* [n_group, k, k] (F - X)^T X; NULL: not asked for                      */
+    double *float_mean; /* [n_group, k] sum of the rows of F                                     */
+    uint64_t n_row;
+};
+
+struct mpq_moment_source {
+    struct mpq_network *network;       /* the fake-quantized graph, created with keep_all        */
+    const mpq_node_id *layer_node;     /* [n_layer] each layer's node in network->graph          */
+    struct mpq_network *float_network; /* the float graph, which keeps each layer's x; NULL: no F */
+    const struct mpq_samples *samples;
+    const uint32_t *sample; /* [n_sample] */
+    uint32_t n_sample;
+};
+
+/* Moments of layers [begin, end), out[begin..end), under whatever weights the network computes with
+ * now; the rest of `out` is left alone. Of each batch at most 4096 positions of a convolution
+ * count. Convolutions and products whose every input meets one weight of a channel have moments,
+ * unless a channel has more than 4608 weights. */
+enum mpq_status mpq_moments_gather(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                   const struct mpq_layer_table *layers,
+                                   const struct mpq_moment_source *source, uint32_t begin,
+                                   uint32_t end, struct mpq_moments *out) MPQ_CHECKED;
+
+#endif
