@@ -3,6 +3,7 @@
 #include <math.h>
 
 #include "cli/checkpoint.h"
+#include "cli/output.h"
 #include "cli/stopwatch.h"
 #include "exporter/report_csv.h"
 #include "quantcore/base/fileio.h"
@@ -42,23 +43,21 @@ static enum mpq_status write_verified(struct mpq_ctx *ctx, struct mpq_arena *are
                                       struct mpq_pipeline *p, struct mpq_report *report)
 {
     bool only = p->options->weights_only;
-    struct mpq_file_out out;
+    struct mpq_output out;
     double start = mpq_seconds();
     mpq_peak_rss_reset();
     enum mpq_status status =
-        mpq_file_out_open(ctx, arena, p->options->output, p->options->overwrite, &out);
+        mpq_output_write(ctx, arena, p->options->output, p->options->overwrite, &p->file, &out);
     if (status == MPQ_OK)
-        status = mpq_file_out_write(ctx, &out, p->file, p->file_bytes);
-    if (status == MPQ_OK)
-        status = (only ? mpq_pipeline_verify_weights : mpq_pipeline_verify)(ctx, p, out.temporary,
-                                                                            report);
+        status = (only ? mpq_pipeline_verify_weights
+                       : mpq_pipeline_verify)(ctx, p, out.model.temporary, report);
     p->stage[p->n_stage++] =
         (struct mpq_report_stage){"verify", mpq_seconds() - start, mpq_peak_rss_bytes()};
     if (status == MPQ_OK)
         status = mpq_pipeline_report(ctx, p, report);
     if (status == MPQ_OK)
-        status = mpq_file_out_commit(ctx, &out);
-    mpq_file_out_discard(&out);
+        status = mpq_output_commit(ctx, &out);
+    mpq_output_discard(&out);
     return status;
 }
 

@@ -79,6 +79,8 @@ struct mpq_options {
     const struct mpq_target *target;
     bool overwrite, no_freeze, no_align, no_refine, weights_only, saturation_safe;
 
+    size_t message_limit; /* no option: tests set it, for what happens beyond 2 GiB; 0: as it is */
+
     struct mpq_preprocess preprocess; /* the preset with its overrides applied */
 
     bool quiet, verbose, help;

@@ -8,6 +8,7 @@
 #include "calibration/synthesize.h"
 #include "cli/checkpoint.h"
 #include "cli/input_shape.h"
+#include "cli/output.h"
 #include "cli/pick.h"
 #include "cli/runner.h"
 #include "cli/unfold.h"
@@ -35,6 +36,9 @@ enum mpq_status mpq_pipeline_open(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                .arena = arena,
                                .scored = UINT32_MAX,
                                .candidates = mpq_pipeline_candidates(options)};
+    p->external_name = mpq_output_external_name(ctx, arena, options->output);
+    if (!p->external_name)
+        return MPQ_E_NOMEM;
     MPQ_TRY(mpq_import_file(ctx, arena, options->model, &p->imported, &p->float_bytes));
     MPQ_TRY(mpq_input_shape_assume(ctx, arena, options, options->data, p->imported));
     MPQ_TRY(mpq_unfold(ctx, arena, options, &p->imported));

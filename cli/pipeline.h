@@ -30,7 +30,8 @@ struct mpq_pipeline {
     /* open */
     struct mpq_graph *imported; /* as the file has it                               */
     struct mpq_graph *graph;    /* simplified; what is exported                     */
-    size_t float_bytes;         /* of the file                                      */
+    size_t float_bytes;         /* of the file and of external data                 */
+    const char *external_name;  /* of the second output file, should there be one   */
     struct mpq_binding binding; /* of `graph` at batch 1                         */
     struct mpq_layer_table layers;
     mpq_bits_mask candidates; /* widths a layer may get */
@@ -85,8 +86,7 @@ struct mpq_pipeline {
     int64_t *n_saturating; /* [n_layer] channels that 8-bit kernels could clip; NULL where all run
                               in float */
     int64_t n_repaired;    /* channels that were changed so that they do not     */
-    uint8_t *file;
-    size_t file_bytes;
+    struct mpq_export_file file;
 
     /* for the report */
     struct mpq_report_stage stage[MPQ_MAX_STAGES];
@@ -153,6 +153,7 @@ mpq_bits_mask mpq_pipeline_candidates(const struct mpq_options *options);
 
 /* What is known before the codes are: plan.code is NULL. */
 struct mpq_export_plan mpq_pipeline_export_plan(const struct mpq_pipeline *p);
+
 struct mpq_samples mpq_pipeline_samples(const struct mpq_part *part);
 
 /* The rest of the report, except what the files on disk say. */

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "calibration/metric.h"
+#include "cli/output.h"
 #include "cli/pipeline.h"
 #include "cli/runner.h"
 #include "cli/version.h"
@@ -62,9 +63,12 @@ enum mpq_status mpq_pipeline_export(struct mpq_ctx *ctx, struct mpq_pipeline *p)
         return MPQ_E_NOMEM;
     MPQ_TRY(mpq_supernet_codes(ctx, p->arena, &p->net, p->bits, p->code));
     MPQ_TRY(check_saturation(ctx, p));
+    p->external_name = mpq_output_external_name(ctx, p->arena, p->options->output);
+    if (!p->external_name)
+        return MPQ_E_NOMEM;
     struct mpq_export_plan plan = mpq_pipeline_export_plan(p);
     plan.code = p->code;
-    return mpq_export(ctx, p->arena, &plan, &p->file, &p->file_bytes);
+    return mpq_export(ctx, p->arena, &plan, &p->file);
 }
 
 /* ---- verify ---- */
@@ -377,7 +381,7 @@ enum mpq_status mpq_pipeline_report(struct mpq_ctx *ctx, struct mpq_pipeline *p,
     report->stage = p->stage;
     report->n_repaired = (uint64_t)p->n_repaired;
     report->float_bytes = p->float_bytes;
-    report->quantized_bytes = p->file_bytes;
+    report->quantized_bytes = p->file.bytes + p->file.external_bytes;
     report->average_weight_bits = bits_sum / n_param;
     report->seed = ctx->seed;
     report->n_threads = ctx->n_threads;

@@ -13,7 +13,9 @@ struct mpq_export_plan mpq_pipeline_export_plan(const struct mpq_pipeline *p)
                                     .layers = &p->layers,
                                     .act = p->act.group ? &p->act : NULL,
                                     .act_quant = p->act_quant,
-                                    .target = p->options->target};
+                                    .target = p->options->target,
+                                    .external_name = p->external_name,
+                                    .message_limit = p->options->message_limit};
 }
 
 void mpq_pipeline_set_activations(struct mpq_pipeline *p, const uint8_t *bits)

@@ -6,6 +6,7 @@
 
 #include "calibration/workers.h"
 #include "cli/input_shape.h"
+#include "cli/output.h"
 #include "cli/pick.h"
 #include "cli/pipeline.h"
 #include "cli/unfold.h"
@@ -19,6 +20,9 @@ enum mpq_status mpq_pipeline_open_weights(struct mpq_ctx *ctx, struct mpq_arena 
                                .arena = arena,
                                .scored = UINT32_MAX,
                                .candidates = mpq_pipeline_candidates(options)};
+    p->external_name = mpq_output_external_name(ctx, arena, options->output);
+    if (!p->external_name)
+        return MPQ_E_NOMEM;
     MPQ_TRY(mpq_import_file(ctx, arena, options->model, &p->imported, &p->float_bytes));
     MPQ_TRY(mpq_input_shape_assume(ctx, arena, options, NULL, p->imported));
     MPQ_TRY(mpq_unfold(ctx, arena, options, &p->imported));
@@ -85,9 +89,12 @@ enum mpq_status mpq_pipeline_export_weights(struct mpq_ctx *ctx, struct mpq_pipe
     for (uint32_t l = 0; l < p->layers.n_layer; l++)
         MPQ_TRY(mpq_weight_fit_code(ctx, p->arena, &p->layers.layer[l], weights_of(p, l),
                                     &p->fit[l * MPQ_N_BITS + p->bits[l]], &p->code[l]));
+    p->external_name = mpq_output_external_name(ctx, p->arena, p->options->output);
+    if (!p->external_name)
+        return MPQ_E_NOMEM;
     struct mpq_export_plan plan = mpq_pipeline_export_plan(p);
     plan.code = p->code;
-    return mpq_export(ctx, p->arena, &plan, &p->file, &p->file_bytes);
+    return mpq_export(ctx, p->arena, &plan, &p->file);
 }
 
 /* ---- verify ---- */

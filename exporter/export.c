@@ -1,10 +1,12 @@
 #include "exporter/export.h"
 
 #include "exporter/build.h"
+#include "exporter/external.h"
 #include "exporter/qdq.h"
 #include "exporter/respell.h"
 #include "exporter/write.h"
 #include "proto/proto_model.h"
+#include "quantcore/base/limits.h"
 
 #include <string.h>
 
@@ -110,6 +112,27 @@ static enum mpq_status write_declarations(struct mpq_qdq *qdq, const mpq_value_i
     return MPQ_OK;
 }
 
+/* Of values in between, only those whose types no runtime can infer: what operators make that are
+ * not known. The rest would be a few percent of a small file. */
+static enum mpq_status write_value_info(struct mpq_qdq *qdq, Onnx__GraphProto *out)
+{
+    const struct mpq_graph *graph = qdq->plan->graph;
+    Onnx__ValueInfoProto **list =
+        mpq_arena_alloc(qdq->build.ctx, qdq->build.arena, out->n_value_info, sizeof *list);
+    if (!list)
+        return MPQ_E_NOMEM;
+    size_t n = 0;
+    for (size_t i = 0; i < out->n_value_info; i++) {
+        mpq_value_id v = mpq_graph_find(graph, out->value_info[i]->name);
+        mpq_node_id producer = v == MPQ_NO_VALUE ? MPQ_NO_NODE : graph->value[v].producer;
+        if (producer != MPQ_NO_NODE && !graph->node[producer].op)
+            list[n++] = out->value_info[i];
+    }
+    out->value_info = list;
+    out->n_value_info = n;
+    return MPQ_OK;
+}
+
 static enum mpq_status write_graph(struct mpq_qdq *qdq, Onnx__GraphProto *out)
 {
     const struct mpq_graph *graph = qdq->plan->graph;
@@ -117,7 +140,7 @@ static enum mpq_status write_graph(struct mpq_qdq *qdq, Onnx__GraphProto *out)
     if (source_of(graph)) {
         const Onnx__GraphProto *source = source_of(graph)->graph;
         *out = *source;
-        out->n_value_info = 0; /* most would no longer be true, and runtimes infer them */
+        MPQ_TRY(write_value_info(qdq, out));
         out->n_quantization_annotation = 0;
         out->n_sparse_initializer = 0;
     }
@@ -218,21 +241,43 @@ static enum mpq_status write_model(struct mpq_qdq *qdq, Onnx__ModelProto **out_m
     return MPQ_OK;
 }
 
-enum mpq_status mpq_export(struct mpq_ctx *ctx, struct mpq_arena *arena,
-                           const struct mpq_export_plan *plan, uint8_t **out_data,
-                           size_t *out_bytes)
+/* The message, its large initializers moved out where it would be too large. */
+static enum mpq_status make_model(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                  const struct mpq_export_plan *plan, const uint8_t *bits,
+                                  Onnx__ModelProto **out_model, struct mpq_export_file *out_file)
 {
+    struct mpq_qdq qdq;
+    size_t limit = plan->message_limit ? plan->message_limit : MPQ_LIMIT_MODEL_BYTES;
+    *out_file = (struct mpq_export_file){0};
+    MPQ_TRY(mpq_qdq_init(ctx, arena, plan, bits, &qdq));
+    MPQ_TRY(write_model(&qdq, out_model));
+    if (!plan->external_name)
+        return MPQ_OK;
+    return mpq_external_move(ctx, arena, *out_model, plan->external_name, limit, out_file);
+}
+
+static void free_arena(void *arena)
+{
+    mpq_arena_free(arena);
+}
+
+enum mpq_status mpq_export(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                           const struct mpq_export_plan *plan, struct mpq_export_file *out)
+{
+    Onnx__ModelProto *model;
+    struct mpq_export_file file;
     struct mpq_arena *scratch = mpq_arena_create(ctx);
     if (!scratch)
         return MPQ_E_NOMEM;
-    struct mpq_qdq qdq;
-    Onnx__ModelProto *model;
-    enum mpq_status status = mpq_qdq_init(ctx, scratch, plan, NULL, &qdq);
+    enum mpq_status status = make_model(ctx, scratch, plan, NULL, &model, &file);
     if (status == MPQ_OK)
-        status = write_model(&qdq, &model);
+        status = mpq_proto_pack(ctx, arena, model, &file.data, &file.bytes);
+    if (status == MPQ_OK && file.n_piece) /* pieces are where the message had them */
+        status = mpq_arena_defer(ctx, arena, free_arena, scratch);
+    if (status != MPQ_OK || !file.n_piece)
+        mpq_arena_free(scratch);
     if (status == MPQ_OK)
-        status = mpq_proto_pack(ctx, arena, model, out_data, out_bytes);
-    mpq_arena_free(scratch);
+        *out = file;
     return status;
 }
 
@@ -257,16 +302,14 @@ enum mpq_status mpq_export_codes(struct mpq_ctx *ctx, struct mpq_arena *arena,
 enum mpq_status mpq_export_size(struct mpq_ctx *ctx, const struct mpq_export_plan *plan,
                                 const uint8_t *bits, size_t *out_bytes)
 {
+    Onnx__ModelProto *model;
+    struct mpq_export_file file;
     struct mpq_arena *scratch = mpq_arena_create(ctx);
     if (!scratch)
         return MPQ_E_NOMEM;
-    struct mpq_qdq qdq;
-    Onnx__ModelProto *model;
-    enum mpq_status status = mpq_qdq_init(ctx, scratch, plan, bits, &qdq);
+    enum mpq_status status = make_model(ctx, scratch, plan, bits, &model, &file);
     if (status == MPQ_OK)
-        status = write_model(&qdq, &model);
-    if (status == MPQ_OK)
-        *out_bytes = mpq_proto_bytes(model);
+        *out_bytes = mpq_proto_bytes(model) + file.external_bytes;
     mpq_arena_free(scratch);
     return status;
 }

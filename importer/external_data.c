@@ -230,10 +230,13 @@ static enum mpq_status load_model(struct loader *loader, Onnx__ModelProto *model
 }
 
 enum mpq_status mpq_external_data_load(struct mpq_ctx *ctx, struct mpq_arena *arena,
-                                       const char *directory, Onnx__ModelProto *model)
+                                       const char *directory, Onnx__ModelProto *model,
+                                       uint64_t *out_bytes)
 {
     struct loader loader = {.ctx = ctx, .arena = arena, .directory = directory, .fd = -1};
     enum mpq_status status = load_model(&loader, model);
     close_location(&loader);
+    if (status == MPQ_OK)
+        *out_bytes = loader.total_bytes;
     return status;
 }

@@ -523,16 +523,24 @@ static enum mpq_status import_model(struct mpq_ctx *ctx, struct mpq_arena *arena
     return MPQ_OK;
 }
 
-enum mpq_status mpq_import_bytes(struct mpq_ctx *ctx, struct mpq_arena *arena, const uint8_t *data,
-                                 size_t bytes, const char *directory, struct mpq_graph **out_graph)
+static enum mpq_status import_message(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                      const uint8_t *data, size_t bytes, const char *directory,
+                                      struct mpq_graph **out_graph, uint64_t *out_external_bytes)
 {
     Onnx__ModelProto *model;
     MPQ_TRY(mpq_proto_unpack(ctx, arena, data, bytes, &model));
-    MPQ_TRY(mpq_external_data_load(ctx, arena, directory, model));
+    MPQ_TRY(mpq_external_data_load(ctx, arena, directory, model, out_external_bytes));
     MPQ_TRY(mpq_make_dense(ctx, arena, model));
     MPQ_TRY(mpq_inline_functions(ctx, arena, model));
     MPQ_TRY(mpq_widen(ctx, arena, model));
     return import_model(ctx, arena, model, out_graph);
+}
+
+enum mpq_status mpq_import_bytes(struct mpq_ctx *ctx, struct mpq_arena *arena, const uint8_t *data,
+                                 size_t bytes, const char *directory, struct mpq_graph **out_graph)
+{
+    uint64_t external_bytes;
+    return import_message(ctx, arena, data, bytes, directory, out_graph, &external_bytes);
 }
 
 enum mpq_status mpq_import_unfolded(struct mpq_ctx *ctx, struct mpq_arena *arena,
@@ -569,15 +577,17 @@ static enum mpq_status import_path(struct mpq_ctx *ctx, struct mpq_arena *arena,
 {
     uint8_t *data;
     size_t bytes;
+    uint64_t external_bytes;
     MPQ_TRY(mpq_file_read(ctx, scratch, path, MPQ_LIMIT_MODEL_BYTES, &data, &bytes));
     char *folder = folder_of(ctx, scratch, path);
     if (!folder)
         return MPQ_E_NOMEM;
-    enum mpq_status status = mpq_import_bytes(ctx, arena, data, bytes, folder, out_graph);
+    enum mpq_status status =
+        import_message(ctx, arena, data, bytes, folder, out_graph, &external_bytes);
     if (status != MPQ_OK)
         mpq_fail_prefix(ctx, path);
     else
-        *out_file_bytes = bytes;
+        *out_file_bytes = bytes + (size_t)external_bytes;
     return status;
 }
 

@@ -7,7 +7,8 @@
 /* Read and check the file, and bring every operator to the spelling of opset max(13, the model's):
  * upgrade.c. The graph aliases the tensor bytes of the message, which live in `arena` too. IO,
  * FORMAT, LIMIT, UNSUPPORTED (opset below 7 or above 26), SHAPE, NUMERIC (NaN or infinity in a
- * float weight); sentences begin with the path. Unknown operators are no error here. */
+ * float weight); sentences begin with the path. Unknown operators are no error here. External data
+ * count in out_file_bytes. */
 enum mpq_status mpq_import_file(struct mpq_ctx *ctx, struct mpq_arena *arena, const char *path,
                                 struct mpq_graph **out_graph, size_t *out_file_bytes) MPQ_CHECKED;
 

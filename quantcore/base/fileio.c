@@ -55,26 +55,70 @@ bool mpq_file_exists(const char *path)
     return lstat(path, &info) == 0;
 }
 
-enum mpq_status mpq_file_out_open(struct mpq_ctx *ctx, struct mpq_arena *arena, const char *path,
-                                  bool overwrite, struct mpq_file_out *out)
+/* Whether a file may be put there. */
+static enum mpq_status check_place(struct mpq_ctx *ctx, const char *path, bool overwrite)
 {
-    *out = (struct mpq_file_out){.fd = -1, .overwrite = overwrite};
+    struct stat info;
     if (!overwrite && mpq_file_exists(path))
         return mpq_fail(ctx, MPQ_E_IO, "%s: exists already (--overwrite replaces it)", path);
-    struct stat info;
     if (stat(path, &info) == 0 && !S_ISREG(info.st_mode))
         return mpq_fail(ctx, MPQ_E_IO, "%s: is not a file", path);
+    return MPQ_OK;
+}
+
+static enum mpq_status open_temporary(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                      const char *path, char *temporary, bool is_template,
+                                      struct mpq_file_out *out)
+{
     char *final_path = mpq_arena_strdup(ctx, arena, path);
-    char *temporary = mpq_arena_printf(ctx, arena, "%s.XXXXXX", path);
     if (!final_path || !temporary)
         return MPQ_E_NOMEM;
-    int fd = mkstemp(temporary);
+    int fd = is_template ? mkstemp(temporary)
+                         : open(temporary, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     if (fd < 0)
         return mpq_fail(ctx, MPQ_E_IO, "%s: cannot be written: %s", path, strerror(errno));
     out->fd = fd;
     out->path = final_path;
     out->temporary = temporary;
     return MPQ_OK;
+}
+
+enum mpq_status mpq_file_out_open(struct mpq_ctx *ctx, struct mpq_arena *arena, const char *path,
+                                  bool overwrite, struct mpq_file_out *out)
+{
+    *out = (struct mpq_file_out){.fd = -1, .overwrite = overwrite};
+    MPQ_TRY(check_place(ctx, path, overwrite));
+    return open_temporary(ctx, arena, path, mpq_arena_printf(ctx, arena, "%s.XXXXXX", path), true,
+                          out);
+}
+
+enum mpq_status mpq_folder_create(struct mpq_ctx *ctx, struct mpq_arena *arena, const char *path,
+                                  char **out_folder)
+{
+    char *folder = mpq_arena_printf(ctx, arena, "%s.XXXXXX", path);
+    if (!folder)
+        return MPQ_E_NOMEM;
+    if (!mkdtemp(folder))
+        return mpq_fail(ctx, MPQ_E_IO, "%s: cannot be written: %s", path, strerror(errno));
+    *out_folder = folder;
+    return MPQ_OK;
+}
+
+void mpq_folder_remove(const char *folder)
+{
+    if (folder)
+        rmdir(folder);
+}
+
+enum mpq_status mpq_file_out_open_in(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                     const char *folder, const char *path, bool overwrite,
+                                     struct mpq_file_out *out)
+{
+    const char *slash = strrchr(path, '/');
+    *out = (struct mpq_file_out){.fd = -1, .overwrite = overwrite};
+    MPQ_TRY(check_place(ctx, path, overwrite));
+    char *temporary = mpq_arena_printf(ctx, arena, "%s/%s", folder, slash ? slash + 1 : path);
+    return open_temporary(ctx, arena, path, temporary, false, out);
 }
 
 enum mpq_status mpq_file_out_write(struct mpq_ctx *ctx, struct mpq_file_out *out, const void *data,

@@ -28,6 +28,16 @@ struct mpq_file_out {
 
 enum mpq_status mpq_file_out_open(struct mpq_ctx *ctx, struct mpq_arena *arena, const char *path,
                                   bool overwrite, struct mpq_file_out *out) MPQ_CHECKED;
+/* The same with the temporary in a folder of its own, under the final name: for files that name
+ * each other. mpq_folder_create makes such a folder beside `path`; the last discard or commit does
+ * not remove it, mpq_folder_remove does once it is empty (NULL is fine). */
+enum mpq_status mpq_folder_create(struct mpq_ctx *ctx, struct mpq_arena *arena, const char *path,
+                                  char **out_folder) MPQ_CHECKED;
+void mpq_folder_remove(const char *folder);
+enum mpq_status mpq_file_out_open_in(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                     const char *folder, const char *path, bool overwrite,
+                                     struct mpq_file_out *out) MPQ_CHECKED;
+
 enum mpq_status mpq_file_out_write(struct mpq_ctx *ctx, struct mpq_file_out *out, const void *data,
                                    size_t bytes) MPQ_CHECKED;
 enum mpq_status mpq_file_out_commit(struct mpq_ctx *ctx, struct mpq_file_out *out) MPQ_CHECKED;

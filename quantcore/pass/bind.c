@@ -194,6 +194,7 @@ enum mpq_status mpq_bind_batch(struct mpq_ctx *ctx, struct mpq_arena *arena,
     struct mpq_shape *shape = mpq_arena_alloc(ctx, arena, graph->n_input, sizeof *shape);
     if (!shape)
         return MPQ_E_NOMEM;
+    MPQ_TRY(check_known(ctx, graph)); /* before the user is asked for shapes in vain */
     MPQ_TRY(mpq_bind_shapes(ctx, graph, batch, shape));
     return mpq_bind(ctx, arena, graph, shape, out);
 }

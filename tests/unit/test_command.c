@@ -4,7 +4,10 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
+#include "importer/import.h"
 #include "tests/check.h"
 
 static struct mpq_options parse(struct mpq_ctx *ctx, struct mpq_arena *arena,
@@ -74,6 +77,95 @@ static void eval_interrupted(void **state)
     mpq_arena_free(arena);
 }
 
+/* A folder for what commands write. */
+static char folder[] = "/tmp/mpq_command_XXXXXX";
+
+static const char *in_folder(const char *name)
+{
+    static char path[64];
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    return path;
+}
+
+static int make_folder(void **state)
+{
+    (void)state;
+    strcpy(folder + strlen(folder) - 6, "XXXXXX");
+    return mkdtemp(folder) ? 0 : -1;
+}
+
+/* Fails where something is left in the folder. */
+static int remove_folder(void **state)
+{
+    (void)state;
+    return rmdir(folder);
+}
+
+/* A model beyond the limit is written as two files; where that fails, as none. */
+static enum mpq_status convert_beyond_limit(struct mpq_ctx *ctx, long n_allocation)
+{
+    char output[64];
+    snprintf(output, sizeof output, "%s", in_folder("a.onnx"));
+    mpq_ctx_init(ctx);
+    struct mpq_arena *arena = mpq_arena_create(ctx);
+    struct mpq_options options =
+        parse(ctx, arena, MPQ_COMMAND_CONVERT,
+              (char *[]){MPQ_MODELS "/digits_cnn.onnx", "--weights-only", "--bits", "8", "--size",
+                         "100%", "-o", output, "-q", NULL});
+    options.message_limit = 60000;
+    ctx->allocations_left = n_allocation;
+    enum mpq_status status = mpq_cmd_convert(ctx, arena, &options);
+    mpq_arena_free(arena);
+    return status;
+}
+
+static void remove_outputs(void)
+{
+    static const char *const name[] = {"a.onnx", "a.onnx.data", "a.csv", "a.summary.csv"};
+    for (size_t i = 0; i < MPQ_COUNT(name); i++)
+        unlink(in_folder(name[i]));
+}
+
+static void large_models_are_two_files(void **state)
+{
+    (void)state;
+    struct mpq_ctx ctx;
+    struct mpq_graph *graph;
+    size_t bytes;
+    struct stat model, data;
+    CHECK_OK(&ctx, convert_beyond_limit(&ctx, -1));
+    assert_int_equal(stat(in_folder("a.onnx"), &model), 0);
+    assert_int_equal(stat(in_folder("a.onnx.data"), &data), 0);
+    assert_true(model.st_size < 60000 && data.st_size > 30000);
+    struct mpq_arena *arena = mpq_arena_create(&ctx);
+    CHECK_OK(&ctx, mpq_import_file(&ctx, arena, in_folder("a.onnx"), &graph, &bytes));
+    mpq_arena_free(arena);
+    /* An old file of either name is not replaced, and the other is not written beside it. */
+    assert_int_equal(convert_beyond_limit(&ctx, -1), MPQ_E_IO);
+    unlink(in_folder("a.csv"));
+    unlink(in_folder("a.summary.csv"));
+    unlink(in_folder("a.onnx"));
+    assert_int_equal(convert_beyond_limit(&ctx, -1), MPQ_E_IO);
+    assert_true(strstr(ctx.message, "a.onnx.data: exists already"));
+    assert_int_equal(stat(in_folder("a.onnx"), &model), -1);
+    remove_outputs();
+}
+
+static void large_models_without_memory(void **state)
+{
+    (void)state;
+    struct mpq_ctx ctx;
+    enum mpq_status status = MPQ_E_NOMEM;
+    for (long n = 0; status != MPQ_OK; n += 1 + n / 40) {
+        status = convert_beyond_limit(&ctx, n);
+        if (status != MPQ_OK && status != MPQ_E_NOMEM)
+            fail_msg("after %ld allocations: status %d, %s", n, (int)status, ctx.message);
+        if (status == MPQ_E_NOMEM && stat(in_folder("a.onnx"), &(struct stat){0}) == 0)
+            break; /* the report could not be written */
+    }
+    remove_outputs();
+}
+
 int main(void)
 {
     /* What the commands print is tested by tests/cli/. */
@@ -83,6 +175,8 @@ int main(void)
         cmocka_unit_test(inspect_without_memory),
         cmocka_unit_test(eval_without_memory),
         cmocka_unit_test(eval_interrupted),
+        cmocka_unit_test_setup_teardown(large_models_are_two_files, make_folder, remove_folder),
+        cmocka_unit_test_setup_teardown(large_models_without_memory, make_folder, remove_folder),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

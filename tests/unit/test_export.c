@@ -61,8 +61,12 @@ static void case_init(struct case_ *c, struct net *net)
         mpq_arena_alloc(&net->ctx, net->arena, c->act.n_group, sizeof *quant);
     for (uint32_t g = 0; g < c->act.n_group; g++)
         quant[g] = (struct mpq_act_quant){0.02f + 0.001f * (float)g, 7, 8};
-    c->plan = (struct mpq_export_plan){c->graph, &c->layers, c->code,
-                                       &c->act,  quant,      mpq_target_find("ort")};
+    c->plan = (struct mpq_export_plan){.graph = c->graph,
+                                       .layers = &c->layers,
+                                       .code = c->code,
+                                       .act = &c->act,
+                                       .act_quant = quant,
+                                       .target = mpq_target_find("ort")};
 }
 
 static void stay_float(struct case_ *c)
@@ -75,13 +79,13 @@ static void stay_float(struct case_ *c)
 static struct mpq_graph *round_trip(struct case_ *c)
 {
     struct mpq_ctx *ctx = &c->net->ctx;
-    uint8_t *data;
-    size_t bytes, predicted;
+    struct mpq_export_file file;
+    size_t predicted;
     struct mpq_graph *graph;
-    CHECK_OK(ctx, mpq_export(ctx, c->net->arena, &c->plan, &data, &bytes));
+    CHECK_OK(ctx, mpq_export(ctx, c->net->arena, &c->plan, &file));
     CHECK_OK(ctx, mpq_export_size(ctx, &c->plan, c->bits, &predicted));
-    assert_int_equal(bytes, predicted);
-    CHECK_OK(ctx, mpq_import_bytes(ctx, c->net->arena, data, bytes, NULL, &graph));
+    assert_int_equal(file.bytes, predicted);
+    CHECK_OK(ctx, mpq_import_bytes(ctx, c->net->arena, file.data, file.bytes, NULL, &graph));
     CHECK_OK(ctx, mpq_graph_check(ctx, graph));
     return graph;
 }
@@ -196,14 +200,13 @@ static enum mpq_dtype weight_type(const struct mpq_graph *graph, const char *nod
 
 static int64_t file_opset(struct case_ *c, int64_t *out_ir_version)
 {
-    uint8_t *data;
-    size_t bytes;
+    struct mpq_export_file file;
     struct mpq_graph *graph;
     struct mpq_ctx *ctx = &c->net->ctx;
-    CHECK_OK(ctx, mpq_export(ctx, c->net->arena, &c->plan, &data, &bytes));
-    CHECK_OK(ctx, mpq_import_bytes(ctx, c->net->arena, data, bytes, NULL, &graph));
-    assert_int_equal(data[0], 1 << 3); /* ir_version is field 1, a varint */
-    *out_ir_version = data[1];
+    CHECK_OK(ctx, mpq_export(ctx, c->net->arena, &c->plan, &file));
+    CHECK_OK(ctx, mpq_import_bytes(ctx, c->net->arena, file.data, file.bytes, NULL, &graph));
+    assert_int_equal(file.data[0], 1 << 3); /* ir_version is field 1, a varint */
+    *out_ir_version = file.data[1];
     return graph->opset;
 }
 
@@ -285,15 +288,13 @@ static void test_other_target(void **state)
     build_small(*state);
     case_init(&c, *state);
     struct mpq_ctx *ctx = &c.net->ctx;
-    uint8_t *data;
-    size_t bytes;
+    struct mpq_export_file file;
     for (uint32_t l = 0; l < c.layers.n_layer; l++)
         code_layer(&c, l, 4); /* levels up to 63 */
     c.plan.target = mpq_target_find("onnx");
-    CHECK_FAILS(ctx, mpq_export(ctx, c.net->arena, &c.plan, &data, &bytes), MPQ_E_UNSUPPORTED,
-                "levels");
+    CHECK_FAILS(ctx, mpq_export(ctx, c.net->arena, &c.plan, &file), MPQ_E_UNSUPPORTED, "levels");
     c.plan.target = mpq_target_find("tensorrt");
-    CHECK_FAILS(ctx, mpq_export(ctx, c.net->arena, &c.plan, &data, &bytes), MPQ_E_UNSUPPORTED,
+    CHECK_FAILS(ctx, mpq_export(ctx, c.net->arena, &c.plan, &file), MPQ_E_UNSUPPORTED,
                 "zero point 7");
     assert_null(mpq_target_find("gpu"));
 }
@@ -411,6 +412,41 @@ static void test_large_layers(void **state)
     }
 }
 
+/* Beyond the limit, what is a page or longer lies in a file of its own, on page boundaries, and
+ * both together have the size that was predicted. */
+static void test_external_data(void **state)
+{
+    struct net *net = *state;
+    struct mpq_ctx *ctx = &net->ctx;
+    struct case_ c;
+    struct mpq_export_file file;
+    size_t predicted;
+    mpq_value_id x = net_input(net, "x", MPQ_SHAPE(-1, 256));
+    mpq_value_id w = net_random(net, "w", MPQ_SHAPE(256, 257), false);
+    mpq_value_id v = net_random(net, "v", MPQ_SHAPE(257, 256), false);
+    mpq_value_id m = net_node(net, "MatMul", "m", NET_NO_ATTRS, NET_IN(x, w));
+    net_output(net, net_node(net, "MatMul", "y", NET_NO_ATTRS, NET_IN(m, v)));
+    case_init(&c, net);
+    aim(&c, "int8");
+    code_layer(&c, 0, 8);
+    code_layer(&c, 1, 8);
+    c.plan.message_limit = 100000;
+    CHECK_OK(ctx, mpq_export(ctx, net->arena, &c.plan, &file));
+    assert_int_equal(file.n_piece, 0); /* nobody said where to */
+    c.plan.external_name = "model.onnx.data";
+    CHECK_OK(ctx, mpq_export(ctx, net->arena, &c.plan, &file));
+    CHECK_OK(ctx, mpq_export_size(ctx, &c.plan, c.bits, &predicted));
+    assert_int_equal(file.n_piece, 2);
+    assert_int_equal(file.piece[0].offset, 0);
+    assert_int_equal(file.piece[0].bytes, 256 * 257);
+    assert_memory_equal(file.piece[0].data, c.code[0].q, 256 * 257);
+    assert_int_equal(file.piece[1].offset, 17 * 4096);
+    assert_memory_equal(file.piece[1].data, c.code[1].q, 256 * 257);
+    assert_int_equal(file.external_bytes, 17 * 4096 + 256 * 257);
+    assert_true(file.bytes < 6000);
+    assert_int_equal(file.bytes + file.external_bytes, predicted);
+}
+
 static void test_mixed_widths_and_determinism(void **state)
 {
     struct case_ c;
@@ -419,13 +455,12 @@ static void test_mixed_widths_and_determinism(void **state)
     for (uint32_t l = 0; l < c.layers.n_layer; l++)
         code_layer(&c, l, (int[]){2, 7, 5, 8}[l]);
     check_layers(&c, round_trip(&c));
-    uint8_t *data, *again;
-    size_t bytes, bytes_again;
+    struct mpq_export_file file, again;
     struct mpq_ctx *ctx = &c.net->ctx;
-    CHECK_OK(ctx, mpq_export(ctx, c.net->arena, &c.plan, &data, &bytes));
-    CHECK_OK(ctx, mpq_export(ctx, c.net->arena, &c.plan, &again, &bytes_again));
-    assert_int_equal(bytes, bytes_again);
-    assert_memory_equal(data, again, bytes);
+    CHECK_OK(ctx, mpq_export(ctx, c.net->arena, &c.plan, &file));
+    CHECK_OK(ctx, mpq_export(ctx, c.net->arena, &c.plan, &again));
+    assert_int_equal(file.bytes, again.bytes);
+    assert_memory_equal(file.data, again.data, file.bytes);
 }
 
 static void test_quantized_values(void **state)
@@ -550,13 +585,12 @@ static void test_no_memory(void **state)
     for (uint32_t l = 0; l < c.layers.n_layer; l++)
         code_layer(&c, l, 3);
     struct mpq_ctx *ctx = &c.net->ctx;
-    uint8_t *data;
-    size_t bytes;
+    struct mpq_export_file file;
     long n = 0;
     enum mpq_status status;
     do {
         ctx->allocations_left = n++;
-        status = mpq_export(ctx, c.net->arena, &c.plan, &data, &bytes);
+        status = mpq_export(ctx, c.net->arena, &c.plan, &file);
         ctx->allocations_left = -1;
         assert_true(status == MPQ_OK || status == MPQ_E_NOMEM);
         mpq_ctx_clear(ctx);
@@ -601,6 +635,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_weight_only, net_setup, net_teardown),
         cmocka_unit_test_setup_teardown(test_float_activations, net_setup, net_teardown),
         cmocka_unit_test_setup_teardown(test_large_layers, net_setup, net_teardown),
+        cmocka_unit_test_setup_teardown(test_external_data, net_setup, net_teardown),
         cmocka_unit_test_setup_teardown(test_mixed_widths_and_determinism, net_setup, net_teardown),
         cmocka_unit_test_setup_teardown(test_quantized_values, net_setup, net_teardown),
         cmocka_unit_test_setup_teardown(test_narrow_activations, net_setup, net_teardown),

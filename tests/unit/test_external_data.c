@@ -68,13 +68,14 @@ static void test_places(void **state)
         {"data.bin", "6", NULL, "6789"},       {"sub/more.bin", "0", "4", "abcd"},
         {"./sub//more.bin", "1", "4", "bcde"}, {"data.bin", "10", "0", ""},
     };
+    uint64_t bytes;
     struct builder b;
     struct folder folder;
     builder_init(&b, 13);
     folder_create(&folder, &b);
     for (size_t i = 0; i < MPQ_COUNT(good); i++) {
         Onnx__TensorProto *tensor = place(&b, good[i].location, good[i].offset, good[i].length);
-        CHECK_OK(&b.ctx, mpq_external_data_load(&b.ctx, b.arena, folder.root, b.model));
+        CHECK_OK(&b.ctx, mpq_external_data_load(&b.ctx, b.arena, folder.root, b.model, &bytes));
         assert_int_equal(tensor->raw_data.len, strlen(good[i].expected));
         assert_memory_equal(tensor->raw_data.data, good[i].expected, tensor->raw_data.len);
         assert_int_equal(tensor->n_external_data, 0);
@@ -109,18 +110,19 @@ static void test_refusals(void **state)
         {"data.bin", "2x", NULL, MPQ_E_FORMAT, "not a number: 2x"},
         {"data.bin", "", NULL, MPQ_E_FORMAT, "not a number"},
     };
+    uint64_t bytes;
     struct builder b;
     struct folder folder;
     builder_init(&b, 13);
     folder_create(&folder, &b);
     for (size_t i = 0; i < MPQ_COUNT(bad); i++) {
         place(&b, bad[i].location, bad[i].offset, bad[i].length);
-        CHECK_FAILS(&b.ctx, mpq_external_data_load(&b.ctx, b.arena, folder.root, b.model),
+        CHECK_FAILS(&b.ctx, mpq_external_data_load(&b.ctx, b.arena, folder.root, b.model, &bytes),
                     bad[i].status, bad[i].part);
     }
     place(&b, "data.bin", NULL, NULL);
-    CHECK_FAILS(&b.ctx, mpq_external_data_load(&b.ctx, b.arena, NULL, b.model), MPQ_E_UNSUPPORTED,
-                "tensor 'w'");
+    CHECK_FAILS(&b.ctx, mpq_external_data_load(&b.ctx, b.arena, NULL, b.model, &bytes),
+                MPQ_E_UNSUPPORTED, "tensor 'w'");
     folder_remove(&folder);
     builder_release(&b);
 }
@@ -129,6 +131,7 @@ static void test_refusals(void **state)
 static void test_everywhere(void **state)
 {
     (void)state;
+    uint64_t bytes;
     struct builder b;
     struct folder folder;
     builder_init(&b, 13);
@@ -144,7 +147,8 @@ static void test_everywhere(void **state)
     builder_attr(&b, constant, "value", ONNX__ATTRIBUTE_PROTO__ATTRIBUTE_TYPE__TENSOR)->t = value;
     b.graph->n_initializer = 0;
     b.graph->initializer[b.graph->n_initializer++] = inner;
-    CHECK_OK(&b.ctx, mpq_external_data_load(&b.ctx, b.arena, folder.root, b.model));
+    CHECK_OK(&b.ctx, mpq_external_data_load(&b.ctx, b.arena, folder.root, b.model, &bytes));
+    assert_int_equal(bytes, 12);
     assert_memory_equal(outer->raw_data.data, "0123", 4);
     assert_memory_equal(inner->raw_data.data, "cdef", 4);
     assert_memory_equal(value->raw_data.data, "4567", 4);
