@@ -23,11 +23,13 @@ static const struct command {
      "Run a float or QDQ model over data and print its metrics.", mpq_cmd_eval},
     {"inspect", MPQ_COMMAND_INSPECT, "MODEL.onnx",
      "Show layers, parameters and MACs; what stays float and why.", mpq_cmd_inspect},
+    {"lint", MPQ_COMMAND_LINT, "MODEL.onnx",
+     "Say what runtimes make of a quantized model; exit code 5 where it is wrong.", mpq_cmd_lint},
 };
 
 static const char exit_codes[] =
     "exit codes: 0 done, 1 failed, 2 usage, 3 unsupported model, 4 budget infeasible,\n"
-    "            130 interrupted\n";
+    "            5 errors found by lint, 130 interrupted\n";
 
 static volatile sig_atomic_t is_cancelled;
 
@@ -88,6 +90,8 @@ static int exit_code(enum mpq_status status)
         return 3;
     case MPQ_E_INFEASIBLE:
         return 4;
+    case MPQ_E_LINT:
+        return 5;
     case MPQ_E_CANCELLED:
         return 130;
     default:

@@ -9,7 +9,8 @@
 typedef enum mpq_status mpq_command_fn(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                        const struct mpq_options *options);
 
-mpq_command_fn mpq_cmd_convert, mpq_cmd_search, mpq_cmd_apply, mpq_cmd_eval, mpq_cmd_inspect;
+mpq_command_fn mpq_cmd_convert, mpq_cmd_search, mpq_cmd_apply, mpq_cmd_eval, mpq_cmd_inspect,
+    mpq_cmd_lint;
 
 /* onnx-mpq ARGUMENTS: parses, runs, prints the error if any; the exit code. */
 int mpq_main(int argc, char *const *argv);

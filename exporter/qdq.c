@@ -390,11 +390,13 @@ static const char *name_of(struct mpq_qdq *qdq, mpq_value_id value)
     return qdq->plan->graph->value[value].name;
 }
 
-/* Gemm's integer kernel wants a zero point a channel; nobody else needs one. */
+/* Gemm's integer kernel wants a zero point a channel, and so does that of MatMul where ONNX Runtime
+ * is told to avoid saturation (session.x64quantprecision); nobody else needs one. */
 static const char *weight_zero(struct mpq_qdq *qdq, const struct mpq_layer *layer)
 {
     enum mpq_dtype dtype = qdq->stored[qdq->layer_of[layer->weight]].dtype;
-    if (strcmp(qdq->plan->graph->node[layer->node].op_type, "Gemm") != 0 ||
+    const char *op_type = qdq->plan->graph->node[layer->node].op_type;
+    if ((strcmp(op_type, "Gemm") != 0 && strcmp(op_type, "MatMul") != 0) ||
         (dtype != MPQ_UNDEFINED && dtype != MPQ_INT8))
         return NULL;
     struct mpq_tensor zero = {MPQ_INT8, MPQ_SHAPE(layer->n_channel), NULL};

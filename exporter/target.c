@@ -2,6 +2,8 @@
 
 #include <string.h>
 
+#include "quantcore/quant/compat.h"
+
 static const struct mpq_target target[] = {
 #include "exporter/target_list.inc"
 };
@@ -43,25 +45,10 @@ enum mpq_dtype mpq_target_container(const struct mpq_target *t, int bits, bool h
 
 int64_t mpq_target_opset_of(enum mpq_dtype dtype)
 {
-    switch (mpq_dtype_bits(dtype)) {
-    case 2:
-        return 25;
-    case 4:
-    case 16:
-        return 21;
-    default:
-        return 13;
-    }
+    return mpq_compat_opset_of(dtype);
 }
 
 int64_t mpq_target_ir_version_of(int64_t opset)
 {
-    static const struct {
-        int64_t opset, ir_version; /* onnx/docs/Versioning.md */
-    } since[] = {{13, 7}, {15, 8}, {19, 9}, {21, 10}, {23, 11}, {24, 12}, {25, 13}};
-    int64_t version = since[0].ir_version;
-    for (size_t i = 0; i < MPQ_COUNT(since); i++)
-        if (opset >= since[i].opset)
-            version = since[i].ir_version;
-    return version;
+    return mpq_compat_ir_version_of(opset);
 }

@@ -480,6 +480,19 @@ static enum mpq_status find_opset(struct mpq_ctx *ctx, const Onnx__ModelProto *m
     return MPQ_OK;
 }
 
+struct mpq_import_versions mpq_import_versions_of(const struct mpq_graph *graph)
+{
+    const Onnx__ModelProto *model = graph->source;
+    struct mpq_import_versions versions = {0};
+    if (!model)
+        return versions;
+    versions.ir_version = model->ir_version;
+    for (size_t i = 0; i < model->n_opset_import; i++)
+        if (is_default_domain(model->opset_import[i]->domain))
+            versions.opset = model->opset_import[i]->version;
+    return versions;
+}
+
 static enum mpq_status add_opsets(struct import *im, const Onnx__ModelProto *model)
 {
     struct mpq_opset *list =

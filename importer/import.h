@@ -18,6 +18,12 @@ enum mpq_status mpq_import_bytes(struct mpq_ctx *ctx, struct mpq_arena *arena, c
                                  size_t bytes, const char *directory,
                                  struct mpq_graph **out_graph) MPQ_CHECKED;
 
+/* What the file says of itself, not of the graph it became. 0: the graph came from no file. */
+struct mpq_import_versions {
+    int64_t ir_version, opset;
+};
+struct mpq_import_versions mpq_import_versions_of(const struct mpq_graph *graph);
+
 /* What becomes of a node with bodies. */
 enum mpq_unfold {
     MPQ_UNFOLD_NOT,

@@ -23,6 +23,7 @@ enum mpq_status {
     MPQ_E_NOMEM,
     MPQ_E_NUMERIC,    /* NaN or infinity where a number is needed             */
     MPQ_E_INFEASIBLE, /* no allocation meets the budget                       */
+    MPQ_E_LINT,       /* a file was looked at and has an error                */
     MPQ_E_CANCELLED   /* the user asked to stop                               */
 };
 

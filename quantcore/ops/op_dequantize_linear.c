@@ -115,3 +115,14 @@ const struct mpq_op mpq_op_dequantize_linear = {.name = "DequantizeLinear",
                                                 .parse = mpq_granularity_parse,
                                                 .infer = dequantize_linear_infer,
                                                 .forward = dequantize_linear_forward};
+
+/* ONNX Runtime's, which had 16 and 4 bits before opset 21 did. */
+const struct mpq_op mpq_op_ms_dequantize_linear = {.name = "DequantizeLinear",
+                                                   .domain = "com.microsoft",
+                                                   .n_in_min = 2,
+                                                   .n_in_max = 3,
+                                                   .n_out_min = 1,
+                                                   .n_out_max = 1,
+                                                   .parse = mpq_granularity_parse,
+                                                   .infer = dequantize_linear_infer,
+                                                   .forward = dequantize_linear_forward};

@@ -118,3 +118,14 @@ const struct mpq_op mpq_op_quantize_linear = {.name = "QuantizeLinear",
                                               .parse = mpq_granularity_parse,
                                               .infer = quantize_linear_infer,
                                               .forward = quantize_linear_forward};
+
+/* ONNX Runtime's, which had 16 and 4 bits before opset 21 did. */
+const struct mpq_op mpq_op_ms_quantize_linear = {.name = "QuantizeLinear",
+                                                 .domain = "com.microsoft",
+                                                 .n_in_min = 2,
+                                                 .n_in_max = 3,
+                                                 .n_out_min = 1,
+                                                 .n_out_max = 1,
+                                                 .parse = mpq_granularity_parse,
+                                                 .infer = quantize_linear_infer,
+                                                 .forward = quantize_linear_forward};

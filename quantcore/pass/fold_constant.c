@@ -1,5 +1,6 @@
 /* Nodes whose outputs are the same at every run become constants. */
 #include "quantcore/pass/edit.h"
+#include "quantcore/pass/pass.h"
 
 /* Expand, ConstantOfShape and the like make much out of little; such constants would swell the
  * file. */
@@ -12,7 +13,7 @@ static bool is_foldable(const struct mpq_edit *edit, const struct mpq_node *node
 {
     if (!node->op || !node->op->forward || node->op->domain[0] != '\0')
         return false;
-    if (edit->keeps_dequantize && mpq_node_is(node, "DequantizeLinear"))
+    if (edit->keeps_dequantize && mpq_node_dequantizes(node))
         return false;
     for (size_t i = 0; i < node->attr_set.n; i++)
         if (node->attr_set.attr[i].kind == MPQ_ATTR_OPAQUE)

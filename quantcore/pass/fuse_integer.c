@@ -57,6 +57,22 @@ struct fuser {
 
 /* ---- looking ---- */
 
+static bool is_of_either_domain(const struct mpq_node *node, const char *op_type)
+{
+    return strcmp(node->op_type, op_type) == 0 &&
+           (!*node->domain || strcmp(node->domain, "com.microsoft") == 0);
+}
+
+bool mpq_node_quantizes(const struct mpq_node *node)
+{
+    return is_of_either_domain(node, "QuantizeLinear");
+}
+
+bool mpq_node_dequantizes(const struct mpq_node *node)
+{
+    return is_of_either_domain(node, "DequantizeLinear");
+}
+
 static const struct mpq_tensor *constant_of(const struct fuser *f, mpq_value_id v)
 {
     return v == MPQ_NO_VALUE ? NULL : f->to->value[v].constant;
@@ -159,7 +175,7 @@ static mpq_node_id find_quantizer(const struct fuser *f, mpq_value_id v)
         mpq_node_id n = mpq_uses_single(&f->uses, v);
         if (n == MPQ_NO_NODE || f->from->node[n].in[0] != v)
             return MPQ_NO_NODE;
-        if (mpq_node_is(&f->from->node[n], "QuantizeLinear"))
+        if (mpq_node_quantizes(&f->from->node[n]))
             return n;
         if (!is_mover(&f->from->node[n]))
             return MPQ_NO_NODE;
@@ -171,7 +187,7 @@ static mpq_node_id find_quantizer(const struct fuser *f, mpq_value_id v)
 static bool has_mixed_readers(const struct fuser *f, mpq_value_id v)
 {
     for (uint32_t i = f->uses.first[v]; i < f->uses.first[v + 1]; i++)
-        if (mpq_node_is(&f->from->node[f->uses.node[i]], "QuantizeLinear"))
+        if (mpq_node_quantizes(&f->from->node[f->uses.node[i]]))
             return true;
     return false;
 }
@@ -507,7 +523,7 @@ static enum mpq_status visit(struct fuser *f, mpq_node_id id)
         return MPQ_OK;
     if (is_sinkable(f, node))
         return sink_dequantize(f, node);
-    if (mpq_node_is(node, "QuantizeLinear")) {
+    if (mpq_node_quantizes(node)) {
         const struct origin *x = &f->origin[node->in[0]];
         f->dtype[node->out[0]] = quantized_type(f, node);
         if (is_inverse(f, node, x) && !f->uses.is_output[node->out[0]]) {
@@ -515,7 +531,7 @@ static enum mpq_status visit(struct fuser *f, mpq_node_id id)
             return MPQ_OK;
         }
     }
-    if (mpq_node_is(node, "DequantizeLinear") && is_plain(f, node, true))
+    if (mpq_node_dequantizes(node) && is_plain(f, node, true))
         f->origin[node->out[0]] = (struct origin){.q = f->stand_in[node->in[0]],
                                                   .scale = node->in[1],
                                                   .zero = input_of(node, 2),
@@ -549,9 +565,8 @@ static enum mpq_status begin(struct mpq_ctx *ctx, struct mpq_arena *arena,
     return MPQ_OK;
 }
 
-/* Constants folded, unread nodes gone; DequantizeLinear stays. */
-static enum mpq_status prepare(struct mpq_ctx *ctx, struct mpq_arena *arena,
-                               const struct mpq_graph *graph, struct mpq_graph **out)
+enum mpq_status mpq_fold_quantized(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                   const struct mpq_graph *graph, struct mpq_graph **out)
 {
     struct mpq_edit edit;
     MPQ_TRY(mpq_edit_begin(ctx, arena, graph, &edit));
@@ -572,10 +587,10 @@ enum mpq_status mpq_fuse_integer(struct mpq_ctx *ctx, struct mpq_arena *arena,
     struct mpq_graph *prepared;
     bool is_quantized = false;
     for (mpq_node_id n = 0; n < graph->n_node; n++)
-        is_quantized |= mpq_node_is(&graph->node[n], "DequantizeLinear");
+        is_quantized |= mpq_node_dequantizes(&graph->node[n]);
     if (!is_quantized)
         return mpq_graph_clone(ctx, arena, graph, false, out);
-    MPQ_TRY(prepare(ctx, arena, graph, &prepared));
+    MPQ_TRY(mpq_fold_quantized(ctx, arena, graph, &prepared));
     MPQ_TRY(begin(ctx, arena, prepared, &f));
     for (mpq_node_id n = 0; n < prepared->n_node; n++)
         MPQ_TRY(visit(&f, n));

@@ -18,11 +18,21 @@
 enum mpq_status mpq_simplify(struct mpq_ctx *ctx, struct mpq_arena *arena,
                              const struct mpq_graph *graph, struct mpq_graph **out) MPQ_CHECKED;
 
+/* Whether the node is QuantizeLinear (DequantizeLinear), of ai.onnx or com.microsoft. */
+bool mpq_node_quantizes(const struct mpq_node *node);
+bool mpq_node_dequantizes(const struct mpq_node *node);
+
+/* Constants folded whatever their size, unread nodes gone, but DequantizeLinear kept: packed
+ * weights are integers afterwards. */
+enum mpq_status mpq_fold_quantized(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                   const struct mpq_graph *graph,
+                                   struct mpq_graph **out) MPQ_CHECKED;
+
 /* For running a quantized graph as ONNX Runtime's CPU kernels do: DequantizeLinear -> operator ->
- * QuantizeLinear becomes QLinearConv, QLinearMatMul, QGemm, QLinearAdd and so on where its optimizer
- * makes them, whose integer arithmetic rounds otherwise than float arithmetic does. Constants are
- * folded on the way, unpacked weights too. A graph without DequantizeLinear stays as it is. Call it
- * before mpq_simplify(), which would fold the weights to float. */
+ * QuantizeLinear becomes QLinearConv, QLinearMatMul, QGemm, QLinearAdd and so on where its
+ * optimizer makes them, whose integer arithmetic rounds otherwise than float arithmetic does.
+ * Constants are folded on the way, unpacked weights too. A graph without DequantizeLinear stays as
+ * it is. Call it before mpq_simplify(), which would fold the weights to float. */
 enum mpq_status mpq_fuse_integer(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                  const struct mpq_graph *graph, struct mpq_graph **out) MPQ_CHECKED;
 

@@ -71,7 +71,7 @@ expect 2 'usage: onnx-mpq COMMAND'
 expect 0 'usage: onnx-mpq COMMAND' --help
 expect 0 'exit codes: 0 done' -h
 expect 0 'BLAS' --version
-for command in convert eval inspect; do
+for command in convert eval inspect lint; do
     expect 0 "usage: onnx-mpq $command MODEL.onnx" "$command" --help
 done
 expect 0 'usage: onnx-mpq search CHECKPOINT' search --help
@@ -83,13 +83,14 @@ refuse 2 'convert needs a model' convert
 refuse 2 'did you mean --size?' convert good.onnx --sise 15%
 refuse 2 'is not a size' convert good.onnx --size lots
 refuse 2 '--size is not an option of inspect' inspect good.onnx --size 15%
+refuse 2 '--size is not an option of lint' lint good.onnx --size 15%
 refuse 2 'eval needs samples' eval good.onnx
 refuse 2 'the model itself' convert good.onnx -o good.onnx
 refuse 2 'none|quick|default|thorough' convert good.onnx --effort some
 refuse 2 'ort|int8|onnx|openvino|tensorrt|qnn|qnn16' convert good.onnx --target gpu
 
 # ---- models ----
-for command in 'inspect' 'eval --data good.npz' 'convert -o out/a.onnx --effort none'; do
+for command in 'inspect' 'lint' 'eval --data good.npz' 'convert -o out/a.onnx --effort none'; do
     # shellcheck disable=SC2086  # the words of $command
     {
         refuse 1 'missing.onnx' $command missing.onnx
