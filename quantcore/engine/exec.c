@@ -11,7 +11,11 @@ struct step {
     struct mpq_tensor **y;
     const mpq_real **dy;
     mpq_real **dx;
-    bool *fresh; /* [n_in] whose gradient this node's backward is the first to touch */
+    bool *fresh;          /* [n_in] whose gradient this node's backward is the first to touch */
+    bool is_fused;        /* its forward is left to the node that makes its input, */
+    bool clamps;          /* which clamps, */
+    mpq_value_id clamped; /* and writes this */
+    struct mpq_clamp clamp;
     bool runs_backward;
     bool calls_hook;  /* of backward, for output 0 */
     bool hooks_alone; /* nothing but the hook touches the gradient of output 0 */
@@ -41,74 +45,46 @@ static bool runs(const struct mpq_exec *exec, mpq_node_id n)
     return !exec->binding.is_folded[n];
 }
 
-/* ---- forward memory ---- */
+/* ---- fusing ---- */
 
-/* Last node that reads each value; n_node for values that must stay. */
-static enum mpq_status last_uses(struct mpq_ctx *ctx, struct mpq_arena *arena,
-                                 const struct mpq_exec *exec,
-                                 const struct mpq_exec_options *options, uint32_t **out_last)
+/* Nodes that only clamp what one other node makes, for nobody else to see, are left to that node:
+ * it writes their output, and their own input is no more. */
+static enum mpq_status fuse_clamps(struct mpq_ctx *ctx, struct mpq_arena *scratch,
+                                   struct mpq_exec *exec, const struct mpq_exec_options *options)
 {
     const struct mpq_graph *graph = exec->graph;
-    uint32_t *last = mpq_arena_alloc(ctx, arena, graph->n_value, sizeof *last);
-    if (!last)
-        return MPQ_E_NOMEM;
-    for (uint32_t n = 0; n < graph->n_node; n++)
-        for (uint32_t i = 0; i < graph->node[n].n_in; i++)
-            if (graph->node[n].in[i] != MPQ_NO_VALUE)
-                last[graph->node[n].in[i]] = n;
-    bool keep_all = options->keep_all || options->want_grad;
-    for (uint32_t v = 0; v < graph->n_value; v++)
-        if (keep_all || (options->keep && options->keep[v]))
-            last[v] = graph->n_node;
-    for (uint32_t i = 0; i < graph->n_output; i++)
-        last[graph->output[i]] = graph->n_node;
-    *out_last = last;
+    struct mpq_uses uses;
+    MPQ_TRY(mpq_graph_uses(ctx, scratch, graph, &uses));
+    for (mpq_node_id n = 0; n < graph->n_node; n++) {
+        const struct mpq_node *node = &graph->node[n];
+        if (!runs(exec, n) || !node->op->clamp)
+            continue;
+        mpq_value_id v = node->in[0];
+        mpq_node_id maker = graph->value[v].producer;
+        const struct mpq_tensor *x[3] = {0};
+        for (uint32_t i = 0; i < node->n_in; i++)
+            x[i] = node->in[i] == MPQ_NO_VALUE ? NULL : &exec->tensor[node->in[i]];
+        bool is_seen = (options->keep && options->keep[v]) || (options->seed && options->seed[v]) ||
+                       (options->hooked && options->hooked[v]) ||
+                       (options->want_grad && options->want_grad[v]);
+        if (is_seen || mpq_uses_single(&uses, v) != n || maker == MPQ_NO_NODE ||
+            !runs(exec, maker) || !graph->node[maker].op->clamps_y ||
+            graph->node[maker].n_out != 1 || exec->step[maker].clamps ||
+            exec->tensor[v].dtype != MPQ_FLOAT ||
+            !node->op->clamp(node, x, &exec->step[maker].clamp))
+            continue;
+        exec->step[maker].clamps = true;
+        exec->step[maker].clamped = node->out[0];
+        exec->step[n].is_fused = true;
+    }
     return MPQ_OK;
 }
 
-static enum mpq_status place_activations(struct mpq_ctx *ctx, struct mpq_arena *arena,
-                                         struct mpq_arena *scratch, struct mpq_exec *exec,
-                                         const struct mpq_exec_options *options)
+/* The value whose memory v has: the output of the clamp that was left to v's maker, or its own. */
+static mpq_value_id home_of(const struct mpq_exec *exec, mpq_value_id v)
 {
-    const struct mpq_graph *graph = exec->graph;
-    uint32_t *last, n_buffer = 0;
-    MPQ_TRY(last_uses(ctx, scratch, exec, options, &last));
-    struct mpq_plan_buffer *buffer = mpq_arena_alloc(ctx, scratch, graph->n_value, sizeof *buffer);
-    mpq_value_id *owner = mpq_arena_alloc(ctx, scratch, graph->n_value, sizeof *owner);
-    if (!buffer || !owner)
-        return MPQ_E_NOMEM;
-    for (uint32_t n = 0; n < graph->n_node; n++)
-        for (uint32_t i = 0; runs(exec, n) && i < graph->node[n].n_out; i++) {
-            mpq_value_id v = graph->node[n].out[i];
-            if (v == MPQ_NO_VALUE || exec->tensor[v].data)
-                continue;
-            owner[n_buffer] = v;
-            buffer[n_buffer++] = (struct mpq_plan_buffer){mpq_tensor_bytes(&exec->tensor[v]), n,
-                                                          last[v] > n ? last[v] : n, 0};
-        }
-    size_t total;
-    MPQ_TRY(mpq_plan_place(ctx, scratch, buffer, n_buffer, &total));
-    char *block = mpq_arena_alloc(ctx, arena, total, 1);
-    if (!block)
-        return MPQ_E_NOMEM;
-    exec->bytes += total;
-    for (uint32_t b = 0; b < n_buffer; b++)
-        exec->own[owner[b]] = block + buffer[b].offset;
-    /* Inputs keep their own memory: the caller may fill them once and run many times. */
-    for (uint32_t i = 0; i < graph->n_input; i++) {
-        mpq_value_id v = graph->input[i];
-        size_t bytes = mpq_tensor_bytes(&exec->tensor[v]);
-        exec->own[v] = mpq_arena_alloc(ctx, arena, bytes, 1);
-        if (!exec->own[v])
-            return MPQ_E_NOMEM;
-        exec->bytes += bytes;
-    }
-    for (uint32_t v = 0; v < graph->n_value; v++)
-        if (exec->own[v])
-            exec->tensor[v].data = exec->own[v];
-        else
-            exec->own[v] = exec->tensor[v].data;
-    return MPQ_OK;
+    mpq_node_id maker = exec->graph->value[v].producer;
+    return maker != MPQ_NO_NODE && exec->step[maker].clamps ? exec->step[maker].clamped : v;
 }
 
 /* ---- which gradients flow ---- */
@@ -164,6 +140,95 @@ static void mark_reached(const struct mpq_exec *exec, const struct mpq_exec_opti
         }
     }
 }
+
+/* ---- memory of values ---- */
+
+/* Forward step of node n is n, its backward step 2 n_node - 1 - n; END is after all of them. */
+#define END(graph) (2 * (graph)->n_node)
+
+static void use(const struct mpq_exec *exec, uint32_t *last, mpq_value_id v, uint32_t step)
+{
+    mpq_value_id home = v == MPQ_NO_VALUE ? v : home_of(exec, v);
+    if (home != MPQ_NO_VALUE && last[home] < step)
+        last[home] = step;
+}
+
+/* The step at which each value is used last. */
+static enum mpq_status last_uses(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                 const struct mpq_exec *exec,
+                                 const struct mpq_exec_options *options, uint32_t **out_last)
+{
+    const struct mpq_graph *graph = exec->graph;
+    uint32_t *last = mpq_arena_alloc(ctx, arena, graph->n_value, sizeof *last);
+    if (!last)
+        return MPQ_E_NOMEM;
+    for (uint32_t n = 0; n < graph->n_node; n++) {
+        const struct mpq_node *node = &graph->node[n];
+        bool is_back = exec->step[n].runs_backward;
+        uint32_t back = END(graph) - 1 - n, ignores = node->op ? node->op->backward_ignores : 0;
+        for (uint32_t i = 0; i < node->n_in; i++)
+            use(exec, last, node->in[i], is_back && !(ignores & MPQ_IGNORES_X) ? back : n);
+        for (uint32_t i = 0; i < node->n_out; i++)
+            use(exec, last, node->out[i], is_back && !(ignores & MPQ_IGNORES_Y) ? back : n);
+        if (exec->step[n].calls_hook)
+            use(exec, last, node->out[0], back);
+    }
+    for (uint32_t v = 0; v < graph->n_value; v++)
+        if (options->keep_all || (options->keep && options->keep[v]))
+            use(exec, last, v, END(graph));
+    for (uint32_t i = 0; i < graph->n_output; i++)
+        use(exec, last, graph->output[i], END(graph));
+    *out_last = last;
+    return MPQ_OK;
+}
+
+static enum mpq_status place_values(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                    struct mpq_arena *scratch, struct mpq_exec *exec,
+                                    const struct mpq_exec_options *options)
+{
+    const struct mpq_graph *graph = exec->graph;
+    uint32_t *last, n_buffer = 0;
+    MPQ_TRY(last_uses(ctx, scratch, exec, options, &last));
+    struct mpq_plan_buffer *buffer = mpq_arena_alloc(ctx, scratch, graph->n_value, sizeof *buffer);
+    mpq_value_id *owner = mpq_arena_alloc(ctx, scratch, graph->n_value, sizeof *owner);
+    if (!buffer || !owner)
+        return MPQ_E_NOMEM;
+    for (uint32_t n = 0; n < graph->n_node; n++)
+        for (uint32_t i = 0; runs(exec, n) && !exec->step[n].is_fused && i < graph->node[n].n_out;
+             i++) {
+            mpq_value_id v = graph->node[n].out[i];
+            if (v == MPQ_NO_VALUE || exec->tensor[v].data)
+                continue;
+            owner[n_buffer] = v = home_of(exec, v);
+            buffer[n_buffer++] = (struct mpq_plan_buffer){mpq_tensor_bytes(&exec->tensor[v]), n,
+                                                          last[v] > n ? last[v] : n, 0};
+        }
+    size_t total;
+    MPQ_TRY(mpq_plan_place(ctx, scratch, buffer, n_buffer, &total));
+    char *block = mpq_arena_alloc(ctx, arena, total, 1);
+    if (!block)
+        return MPQ_E_NOMEM;
+    exec->bytes += total;
+    for (uint32_t b = 0; b < n_buffer; b++)
+        exec->own[owner[b]] = block + buffer[b].offset;
+    /* Inputs keep their own memory: the caller may fill them once and run many times. */
+    for (uint32_t i = 0; i < graph->n_input; i++) {
+        mpq_value_id v = graph->input[i];
+        size_t bytes = mpq_tensor_bytes(&exec->tensor[v]);
+        exec->own[v] = mpq_arena_alloc(ctx, arena, bytes, 1);
+        if (!exec->own[v])
+            return MPQ_E_NOMEM;
+        exec->bytes += bytes;
+    }
+    for (uint32_t v = 0; v < graph->n_value; v++)
+        if (exec->own[home_of(exec, v)])
+            exec->tensor[v].data = exec->own[v] = exec->own[home_of(exec, v)];
+        else
+            exec->own[v] = exec->tensor[v].data;
+    return MPQ_OK;
+}
+
+/* ---- memory of gradients ---- */
 
 /* Gradients being placed: backward step of node n is n_node-1-n. The gradient of an anchored value
  * lives throughout, any other from the backward step of its last reader to that of its producer. */
@@ -310,7 +375,7 @@ static enum mpq_status create(struct mpq_ctx *ctx, struct mpq_arena *arena,
         return MPQ_E_NOMEM;
     exec->hook = options->hook;
     exec->hook_arg = options->hook_arg;
-    MPQ_TRY(place_activations(ctx, arena, scratch, exec, options));
+    MPQ_TRY(fuse_clamps(ctx, scratch, exec, options));
     if (options->want_grad) {
         for (uint32_t v = 0; v < graph->n_value; v++)
             exec->is_anchored[v] = options->want_grad[v] || (options->seed && options->seed[v]);
@@ -320,6 +385,7 @@ static enum mpq_status create(struct mpq_ctx *ctx, struct mpq_arena *arena,
         mark_reached(exec, options, flows, reached);
         MPQ_TRY(place_gradients(ctx, arena, scratch, exec, options, reached));
     }
+    MPQ_TRY(place_values(ctx, arena, scratch, exec, options));
     size_t workspace = 0;
     for (uint32_t n = 0; n < graph->n_node; n++) {
         MPQ_TRY(bind_step(ctx, arena, exec, n));
@@ -378,10 +444,12 @@ void mpq_exec_forward(struct mpq_exec *exec, mpq_node_id first, mpq_node_id last
 {
     for (mpq_node_id n = first; n < last; n++) {
         const struct mpq_node *node = &exec->graph->node[n];
-        if (runs(exec, n))
+        const struct step *step = &exec->step[n];
+        if (runs(exec, n) && !step->is_fused)
             node->op->forward(&(struct mpq_kernel_args){.node = node,
-                                                        .x = exec->step[n].x,
-                                                        .y = exec->step[n].y,
+                                                        .x = step->x,
+                                                        .y = step->y,
+                                                        .clamp = step->clamps ? &step->clamp : NULL,
                                                         .workspace = exec->workspace});
     }
 }

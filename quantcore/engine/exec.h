@@ -18,9 +18,10 @@ typedef void mpq_exec_hook(void *arg, mpq_value_id value);
 struct mpq_exec_options {
     const bool *keep;      /* [n_value] values whose data must outlive the forward pass besides the
                               outputs; NULL: none. Others share memory.                           */
-    bool keep_all;         /* every value has memory of its own                                   */
+    bool keep_all;         /* every value has memory of its own, except those that only a Relu or
+                              Clip reads: it is computed where they are                           */
     const bool *want_grad; /* [n_value] values whose gradient backward must deliver (weights,
-                              biases, inputs); NULL: forward only. Implies keep_all.              */
+                              biases, inputs); NULL: forward only. What backward needs is kept    */
     const bool *seed;      /* [n_value] values whose gradient the caller seeds besides the outputs;
                               NULL: none                                                          */
     const bool *hooked;    /* [n_value] computed values for which backward calls `hook` (each the

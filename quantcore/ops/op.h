@@ -7,6 +7,7 @@
 #define MPQ_OPS_OP_H
 
 #include "quantcore/ir/graph.h"
+#include "quantcore/ops/kernel/clamp.h"
 
 struct mpq_kernel_args {
     const struct mpq_node *node;
@@ -17,8 +18,12 @@ struct mpq_kernel_args {
     mpq_real *const *dx;               /* backward: [n_in], added to; NULL: not wanted            */
     const bool *dx_is_fresh;           /* [n_in] dx[i] holds nothing yet: it is written, not added
                                           to. NULL, as for rows without sets_dx: none is          */
+    const struct mpq_clamp *clamp;     /* forward of rows with clamps_y: what y[0] is clamped to;
+                                          NULL: nothing                                           */
     void *workspace;                   /* op->workspace bytes, 64-byte aligned, content undefined */
 };
+
+enum { MPQ_IGNORES_X = 1, MPQ_IGNORES_Y = 2 };
 
 struct mpq_op {
     const char *name, *domain; /* as ONNX spells them; domain "" is ai.onnx */
@@ -44,6 +49,14 @@ struct mpq_op {
     size_t (*workspace)(const struct mpq_node *node, const struct mpq_tensor *const *x,
                         struct mpq_tensor *const *y, bool training);
 
+    unsigned backward_ignores; /* MPQ_IGNORES_X, _Y: of those backward looks at shapes alone, so
+                                  their data need not be kept */
+    bool clamps_y;             /* forward heeds args->clamp */
+    /* The bounds of an operator that is nothing but min(max(x[0], low), high), where they are
+     * constant: it can then be fused into the row that makes its input. Its backward must work
+     * from y in the place of x as well. NULL: not such an operator. */
+    bool (*clamp)(const struct mpq_node *node, const struct mpq_tensor *const *x,
+                  struct mpq_clamp *out);
     bool sets_dx; /* backward heeds dx_is_fresh, for its first output's gradient present       */
     bool in_place_dx; /* dx[0], where fresh and of dy[0]'s size, may share its memory: element i of
                          it depends on element i of dy[0], which nothing looks at afterwards */

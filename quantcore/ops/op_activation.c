@@ -9,7 +9,15 @@
         return mpq_unary_parse(ctx, arena, node, name_a, default_a, name_b, default_b);            \
     }
 
-MPQ_UNARY("Relu", relu, NULL, x > 0 ? x : 0, (mpq_real)(x > 0));
+static bool relu_clamp(const struct mpq_node *node, const struct mpq_tensor *const *x,
+                       struct mpq_clamp *out)
+{
+    (void)node, (void)x;
+    *out = (struct mpq_clamp){0, INFINITY};
+    return true;
+}
+#define RELU_FIELDS .clamp = relu_clamp, .backward_ignores = MPQ_IGNORES_Y,
+MPQ_UNARY_WITH("Relu", relu, NULL, x > 0 ? x : 0, (mpq_real)(x > 0), RELU_FIELDS);
 
 MPQ_UNARY("Sigmoid", sigmoid, NULL, mpq_sigmoid(x), y *(1 - y));
 

@@ -147,6 +147,7 @@ const struct mpq_op mpq_op_average_pool = {.name = "AveragePool",
                                            .n_out_max = 1,
                                            .parse = mpq_pool_parse,
                                            .infer = average_pool_infer,
+                                           .backward_ignores = MPQ_IGNORES_X | MPQ_IGNORES_Y,
                                            .sets_dx = true,
                                            .forward = average_pool_forward,
                                            .backward = average_pool_backward};

@@ -62,6 +62,9 @@ static enum mpq_status compare_infer(struct mpq_ctx *ctx, const struct mpq_node 
     }
 
 #define ROW(onnx_name, symbol, infer_fn, parse_fn, backward_fn)                                    \
+    ROW_WITH(onnx_name, symbol, infer_fn, parse_fn, backward_fn, false, 0)
+
+#define ROW_WITH(onnx_name, symbol, infer_fn, parse_fn, backward_fn, clamps, ignores)              \
     const struct mpq_op mpq_op_##symbol = {.name = onnx_name,                                      \
                                            .domain = "",                                           \
                                            .n_in_min = 2,                                          \
@@ -70,13 +73,15 @@ static enum mpq_status compare_infer(struct mpq_ctx *ctx, const struct mpq_node 
                                            .n_out_max = 1,                                         \
                                            .parse = parse_fn,                                      \
                                            .infer = infer_fn,                                      \
+                                           .backward_ignores = ignores,                            \
+                                           .clamps_y = clamps,                                     \
                                            .sets_dx = true,                                        \
                                            .in_place_dx = true,                                    \
                                            .forward = symbol##_forward,                            \
                                            .backward = backward_fn}
 
 /* An operator with a gradient: value, df/da and df/db in terms of a and b. */
-#define ARITHMETIC(onnx_name, symbol, value, slope_a, slope_b)                                     \
+#define ARITHMETIC(onnx_name, symbol, ignores, value, slope_a, slope_b)                            \
     MPQ_BINARY_SPAN(symbol, mpq_real, value)                                                       \
     MPQ_BINARY_SLOPE(symbol##_a, slope_a)                                                          \
     MPQ_BINARY_SLOPE(symbol##_b, slope_b)                                                          \
@@ -85,7 +90,7 @@ static enum mpq_status compare_infer(struct mpq_ctx *ctx, const struct mpq_node 
     {                                                                                              \
         mpq_binary_backward(args, symbol##_a_slope, symbol##_b_slope);                             \
     }                                                                                              \
-    ROW(onnx_name, symbol, arithmetic_infer, NULL, symbol##_backward)
+    ROW_WITH(onnx_name, symbol, arithmetic_infer, NULL, symbol##_backward, true, ignores)
 
 /* Integers wrap around, as numpy's do. */
 #define WRAPPING(symbol, op)                                                                       \
@@ -96,13 +101,13 @@ static enum mpq_status compare_infer(struct mpq_ctx *ctx, const struct mpq_node 
     }
 
 WRAPPING(add, +)
-ARITHMETIC("Add", add, a + b, 1, 1);
+ARITHMETIC("Add", add, MPQ_IGNORES_X | MPQ_IGNORES_Y, a + b, 1, 1);
 
 WRAPPING(sub, -)
-ARITHMETIC("Sub", sub, a - b, 1, -1);
+ARITHMETIC("Sub", sub, MPQ_IGNORES_X | MPQ_IGNORES_Y, a - b, 1, -1);
 
 WRAPPING(mul, *)
-ARITHMETIC("Mul", mul, a *b, b, a);
+ARITHMETIC("Mul", mul, MPQ_IGNORES_Y, a *b, b, a);
 
 /* Truncates towards zero. A quotient by 0 is 0, there being no way to fail here. */
 static int64_t div_integer(int64_t a, int64_t b, bool is_unsigned)
@@ -113,7 +118,7 @@ static int64_t div_integer(int64_t a, int64_t b, bool is_unsigned)
         return (int64_t)((uint64_t)a / (uint64_t)b);
     return b == -1 ? (int64_t)(0 - (uint64_t)a) : a / b;
 }
-ARITHMETIC("Div", div, a / b, 1 / b, -a / (b * b));
+ARITHMETIC("Div", div, MPQ_IGNORES_Y, a / b, 1 / b, -a / (b * b));
 
 /* alpha < 0 side of a parametric Relu; its slope b broadcasts to a, never a to b. */
 static enum mpq_status prelu_infer(struct mpq_ctx *ctx, const struct mpq_node *node,

@@ -70,6 +70,20 @@ static void backward_piece(void *arg, int64_t begin, int64_t end, int thread)
     }
 }
 
+static bool clip_clamp(const struct mpq_node *node, const struct mpq_tensor *const *x,
+                       struct mpq_clamp *out)
+{
+    *out = (struct mpq_clamp){-INFINITY, INFINITY};
+    for (uint32_t i = 1; i < 3; i++) {
+        const struct mpq_tensor *bound = mpq_input(node, x, i);
+        if (bound && !bound->data)
+            return false;
+        if (bound)
+            *(i == 1 ? &out->low : &out->high) = *(const mpq_real *)bound->data;
+    }
+    return x[0]->dtype == MPQ_FLOAT;
+}
+
 static void clip_integers(const struct mpq_kernel_args *args)
 {
     const struct mpq_tensor *low = mpq_input(args->node, args->x, 1);
@@ -111,7 +125,9 @@ const struct mpq_op mpq_op_clip = {.name = "Clip",
                                    .n_out_min = 1,
                                    .n_out_max = 1,
                                    .infer = clip_infer,
+                                   .clamp = clip_clamp,
                                    .forward = clip_forward,
+                                   .backward_ignores = MPQ_IGNORES_Y,
                                    .sets_dx = true,
                                    .in_place_dx = true,
                                    .backward = clip_backward};

@@ -114,6 +114,7 @@ const struct mpq_op mpq_op_concat = {.name = "Concat",
                                      .n_out_max = 1,
                                      .parse = concat_parse,
                                      .infer = concat_infer,
+                                     .backward_ignores = MPQ_IGNORES_X | MPQ_IGNORES_Y,
                                      .sets_dx = true,
                                      .forward = concat_forward,
                                      .backward = concat_backward};

@@ -87,7 +87,7 @@ static void conv_forward(const struct mpq_kernel_args *args)
     struct mpq_conv conv = mpq_conv_geometry(args->node, args->x);
     const struct mpq_tensor *b = mpq_input(args->node, args->x, 2);
     mpq_conv_forward(&conv, args->x[0]->data, args->x[1]->data, b ? b->data : NULL, false,
-                     args->y[0]->data, args->workspace);
+                     args->clamp, args->y[0]->data, args->workspace);
 }
 
 static void conv_backward(const struct mpq_kernel_args *args)
@@ -125,6 +125,8 @@ const struct mpq_op mpq_op_conv = {.name = "Conv",
                                    .parse = mpq_conv_parse,
                                    .infer = mpq_conv_infer,
                                    .sets_dx = true,
+                                   .backward_ignores = MPQ_IGNORES_Y,
+                                   .clamps_y = true,
                                    .workspace = conv_workspace,
                                    .forward = conv_forward,
                                    .backward = conv_backward,

@@ -98,7 +98,7 @@ static void conv_transpose_backward(const struct mpq_kernel_args *args)
     if (!dy)
         return;
     if (dx)
-        mpq_conv_forward(&conv, dy, args->x[1]->data, NULL, true, dx, args->workspace);
+        mpq_conv_forward(&conv, dy, args->x[1]->data, NULL, true, NULL, dx, args->workspace);
     if (dw)
         mpq_conv_dw(&conv, dy, args->x[0]->data, dw, args->workspace);
     if (db)

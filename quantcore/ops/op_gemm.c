@@ -90,6 +90,8 @@ static void gemm_forward(const struct mpq_kernel_args *args)
     }
     mpq_gemm(attrs->trans_a, attrs->trans_b, s.m, s.n, s.k, attrs->alpha, args->x[0]->data, s.lda,
              args->x[1]->data, s.ldb, c ? 1 : 0, y, s.n);
+    if (args->clamp)
+        mpq_clamp_row(y, s.m * s.n, *args->clamp);
 }
 
 static void add_c_gradient(const struct gemm_sizes *s, mpq_real beta, const mpq_real *dy,
@@ -145,6 +147,8 @@ const struct mpq_op mpq_op_gemm = {.name = "Gemm",
                                    .weight_input = 1,
                                    .parse = gemm_parse,
                                    .infer = gemm_infer,
+                                   .backward_ignores = MPQ_IGNORES_Y,
+                                   .clamps_y = true,
                                    .sets_dx = true,
                                    .forward = gemm_forward,
                                    .backward = gemm_backward,

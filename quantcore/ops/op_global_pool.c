@@ -100,7 +100,7 @@ static void backward(const struct mpq_kernel_args *args,
         run(args, &job, planes);
 }
 
-#define ROW(onnx_name, symbol, forward_planes, backward_planes)                                    \
+#define ROW(onnx_name, symbol, ignores, forward_planes, backward_planes)                           \
     static void symbol##_forward(const struct mpq_kernel_args *args)                               \
     {                                                                                              \
         forward(args, forward_planes);                                                             \
@@ -116,9 +116,11 @@ static void backward(const struct mpq_kernel_args *args,
                                            .n_out_min = 1,                                         \
                                            .n_out_max = 1,                                         \
                                            .infer = global_infer,                                  \
+                                           .backward_ignores = ignores,                            \
                                            .sets_dx = true,                                        \
                                            .forward = symbol##_forward,                            \
                                            .backward = symbol##_backward}
 
-ROW("GlobalAveragePool", global_average_pool, average_planes, spread_planes);
-ROW("GlobalMaxPool", global_max_pool, max_planes, max_back_planes);
+ROW("GlobalAveragePool", global_average_pool, MPQ_IGNORES_X | MPQ_IGNORES_Y, average_planes,
+    spread_planes);
+ROW("GlobalMaxPool", global_max_pool, 0, max_planes, max_back_planes);

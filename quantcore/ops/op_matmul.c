@@ -187,6 +187,7 @@ const struct mpq_op mpq_op_matmul = {.name = "MatMul",
                                      .n_out_max = 1,
                                      .weight_input = 1,
                                      .infer = matmul_infer,
+                                     .backward_ignores = MPQ_IGNORES_Y,
                                      .forward = matmul_forward,
                                      .backward = matmul_backward,
                                      .macs = matmul_macs};

@@ -208,7 +208,7 @@ static void take_slice(struct job *job)
 static void run_slice(struct job *job)
 {
     mpq_parallel_for(job->conv.n * job->conv.c, 1 + MPQ_GRAIN / (job->in + 1), convert_planes, job);
-    mpq_conv_forward(&job->conv, job->x_real, job->w_real, NULL, false, job->sum_real,
+    mpq_conv_forward(&job->conv, job->x_real, job->w_real, NULL, false, NULL, job->sum_real,
                      job->workspace);
     mpq_parallel_for(job->conv.n * job->conv.m, 1 + MPQ_GRAIN / (job->out + 1), finish_planes, job);
 }

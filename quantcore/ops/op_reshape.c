@@ -118,6 +118,7 @@ static enum mpq_status unsqueeze_infer(struct mpq_ctx *ctx, const struct mpq_nod
                                            .parse = parse_fn,                                      \
                                            .infer = symbol##_infer,                                \
                                            .forward = mpq_forward_copy,                            \
+                                           .backward_ignores = MPQ_IGNORES_X | MPQ_IGNORES_Y,      \
                                            .sets_dx = true,                                        \
                                            .in_place_dx = true,                                    \
                                            .backward = mpq_backward_copy}

@@ -115,4 +115,5 @@ const struct mpq_op mpq_op_slice = {.name = "Slice",
                                     .n_out_max = 1,
                                     .infer = slice_infer,
                                     .forward = slice_forward,
+                                    .backward_ignores = MPQ_IGNORES_X | MPQ_IGNORES_Y,
                                     .backward = slice_backward};

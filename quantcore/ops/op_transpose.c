@@ -79,4 +79,5 @@ const struct mpq_op mpq_op_transpose = {.name = "Transpose",
                                         .parse = transpose_parse,
                                         .infer = transpose_infer,
                                         .forward = transpose_forward,
+                                        .backward_ignores = MPQ_IGNORES_X | MPQ_IGNORES_Y,
                                         .backward = transpose_backward};

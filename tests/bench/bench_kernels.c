@@ -39,7 +39,7 @@ struct bench {
 
 static void run_y(struct bench *b)
 {
-    mpq_conv_forward(&b->conv, b->x, b->w, NULL, false, b->y, b->workspace);
+    mpq_conv_forward(&b->conv, b->x, b->w, NULL, false, NULL, b->y, b->workspace);
 }
 
 static void run_dx(struct bench *b)

@@ -88,7 +88,7 @@ void op_run_forward(struct op_run *run)
     struct mpq_tensor *out = &run->out;
     struct mpq_shape shape = out->shape;
     CHECK_OK(&run->ctx, mpq_tensor_alloc(&run->ctx, run->arena, MPQ_FLOAT, &shape, out));
-    struct mpq_kernel_args args = {.node = &run->node, .x = run->x, .y = &out};
+    struct mpq_kernel_args args = {.node = &run->node, .x = run->x, .y = &out, .clamp = run->clamp};
     memset(out->data, 0xff, mpq_tensor_bytes(out));
     args.workspace = dirty_workspace(run, false);
     run->node.op->forward(&args);

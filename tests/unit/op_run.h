@@ -15,6 +15,7 @@ struct op_run {
     struct mpq_tensor tensor[OP_RUN_MAX], out;
     const struct mpq_tensor *x[OP_RUN_MAX];
     mpq_real *dx[OP_RUN_MAX];
+    const struct mpq_clamp *clamp; /* of the forward pass; NULL: none */
 };
 
 void op_run_init(struct op_run *run, const struct mpq_op *op);

@@ -279,10 +279,40 @@ static void test_network_shapes(void **state)
         square(1, 32, 64, 32, 12, 3, 1),   square(2, 24, 24, 4, 14, 5, 1),
         square(17, 12, 12, 12, 4, 5, 1),   square(1, 8, 8, 8, 150, 3, 1),
         square(1, 180, 9, 1, 6, 3, 1),     square(3, 200, 40, 1, 5, 3, 1),
-        square(2, 40, 200, 1, 5, 3, 2),
+        square(2, 40, 200, 1, 5, 3, 2),    square(2, 40, 41, 1, 14, 1, 1),
+        square(1, 1600, 9, 1, 15, 1, 1),   square(2, 24, 36, 3, 29, 1, 1),
     };
     for (size_t i = 0; i < MPQ_COUNT(shape); i++)
         check_shape(&shape[i], false, i, 1, 3);
+}
+
+/* An activation fused into each of the ways to convolve is what it is after them. */
+static void test_clamped(void **state)
+{
+    (void)state;
+    const struct shape shape[] = {square(2, 16, 16, 1, 12, 3, 1),  square(2, 40, 33, 1, 15, 1, 1),
+                                  square(2, 9, 9, 9, 10, 3, 1),    square(1, 400, 9, 1, 5, 3, 1),
+                                  square(1, 1600, 9, 1, 15, 1, 1), square(0, 4, 4, 1, 5, 3, 1)};
+    const struct mpq_clamp clamp = {MPQ_REAL(-0.5), 2};
+    for (size_t i = 0; i < MPQ_COUNT(shape); i++) {
+        struct op_run run;
+        set_up(&run, &shape[i], false, i);
+        CHECK_OK(&run.ctx, op_run_infer(&run));
+        op_run_forward(&run);
+        int64_t n = mpq_shape_count(&run.out.shape);
+        mpq_real *want =
+            mpq_arena_copy(&run.ctx, run.arena, run.out.data, (size_t)n * sizeof *want);
+        run.clamp = &clamp;
+        op_run_forward(&run);
+        const mpq_real *got = run.out.data;
+        for (int64_t k = 0; k < n; k++)
+            CHECK_NEAR(got[k],
+                       want[k] < clamp.low    ? clamp.low
+                       : want[k] > clamp.high ? clamp.high
+                                              : want[k],
+                       0, 0);
+        op_run_free(&run);
+    }
 }
 
 /* The same thread count gives the same bits. */
@@ -397,6 +427,7 @@ int main(void)
         cmocka_unit_test(test_random),     cmocka_unit_test(test_network_shapes),
         cmocka_unit_test(test_repeatable), cmocka_unit_test(test_empty),
         cmocka_unit_test(test_auto_pad),   cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_clamped),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -5,7 +5,8 @@
 #include "quantcore/base/simd.h"
 #include "quantcore/base/thread.h"
 
-#define BLOCK 512 /* slopes held on the stack at a time */
+#define BLOCK       512  /* slopes held on the stack at a time */
+#define CLAMP_BLOCK 2048 /* elements that are still in cache when they are clamped */
 
 struct binary {
     struct mpq_loop loop; /* operand 0: a, 1: b; y and dy are walked in order */
@@ -15,6 +16,7 @@ struct binary {
     mpq_real *dx;
     int operand; /* whose gradient dx is */
     bool fresh;  /* dx is written, and may be dy */
+    const struct mpq_clamp *clamp;
     mpq_binary_span *span;
     mpq_binary_slope *slope;
 };
@@ -28,6 +30,12 @@ static void init(struct binary *binary, const struct mpq_kernel_args *args)
     mpq_loop_merge(&binary->loop);
 }
 
+MPQ_MULTIVERSION
+static void clamp(mpq_real *y, int64_t n, struct mpq_clamp bounds)
+{
+    mpq_clamp_row(y, n, bounds);
+}
+
 static void forward_piece(void *arg, int64_t begin, int64_t end, int thread)
 {
     const struct binary *binary = arg;
@@ -37,9 +45,15 @@ static void forward_piece(void *arg, int64_t begin, int64_t end, int thread)
     struct mpq_span span;
     (void)thread;
     for (mpq_span_first(&span, &binary->loop, begin, end); span.n; mpq_span_next(&span)) {
-        binary->span(span.n, binary->a + span.offset[0], step_a, binary->b + span.offset[1], step_b,
-                     y);
-        y += (size_t)span.n * binary->y_bytes;
+        int64_t block = binary->clamp ? CLAMP_BLOCK : span.n;
+        for (int64_t i = 0; i < span.n; i += block) {
+            int64_t n = span.n - i < block ? span.n - i : block;
+            binary->span(n, binary->a + span.offset[0] + i * step_a, step_a,
+                         binary->b + span.offset[1] + i * step_b, step_b, y);
+            if (binary->clamp)
+                clamp((mpq_real *)(void *)y, n, *binary->clamp);
+            y += (size_t)n * binary->y_bytes;
+        }
     }
 }
 
@@ -48,6 +62,7 @@ void mpq_binary_forward(const struct mpq_kernel_args *args, mpq_binary_span *spa
     struct binary binary;
     init(&binary, args);
     binary.span = span;
+    binary.clamp = args->clamp;
     binary.y = args->y[0]->data;
     binary.y_bytes = mpq_dtype_bytes(args->y[0]->dtype);
     mpq_parallel_for(mpq_loop_count(&binary.loop), MPQ_GRAIN, forward_piece, &binary);

@@ -3,6 +3,7 @@
 #include "quantcore/base/simd.h"
 #include "quantcore/base/thread.h"
 #include "quantcore/ops/kernel/depthwise.h"
+#include "quantcore/ops/kernel/pointwise.h"
 #include "quantcore/ops/kernel/scratch.h"
 #include "quantcore/ops/kernel/sweep.h"
 
@@ -17,6 +18,7 @@ struct forward_job {
     struct mpq_stage stage;
     const mpq_real *x, *w, *bias;
     bool add;
+    const struct mpq_clamp *clamp;
     mpq_real *y;
     int64_t n_k;
     int64_t panel_elements;
@@ -59,7 +61,8 @@ static void forward_piece(void *arg, int64_t begin, int64_t end, int thread)
                                   .a = job->w + unit.group * m * job->n_k,
                                   .bias = job->bias ? job->bias + unit.group * m : NULL,
                                   .offset = job->offset,
-                                  .add = job->add};
+                                  .add = job->add,
+                                  .clamp = job->clamp};
         if (job->panel_elements) {
             sweep.panel = job->panel + thread * job->panel_elements;
             sweep.panel_offset = job->panel_offset;
@@ -79,18 +82,36 @@ void mpq_conv_fill_bias(int64_t n, int64_t m, int64_t places, const mpq_real *bi
 }
 
 void mpq_conv_forward(const struct mpq_conv *conv, const mpq_real *x, const mpq_real *w,
-                      const mpq_real *bias, bool add, mpq_real *y, void *workspace)
+                      const mpq_real *bias, bool add, const struct mpq_clamp *clamp, mpq_real *y,
+                      void *workspace)
 {
     if (mpq_conv_is_empty(conv)) {
         if (!add)
             mpq_conv_fill_bias(conv->n, conv->m, mpq_volume(conv->out), bias, y);
+        if (clamp)
+            mpq_clamp_row(y, conv->n * conv->m * mpq_volume(conv->out), *clamp);
         return;
     }
     if (mpq_is_depthwise(conv)) {
-        mpq_depthwise_forward(conv, x, w, bias, add, y, workspace);
+        mpq_depthwise_forward(conv, x, w, bias, add, clamp, y, workspace);
         return;
     }
-    struct forward_job job = {.x = x, .w = w, .bias = bias, .add = add, .y = y};
+    if (mpq_is_pointwise(conv)) {
+        mpq_pointwise_run(&(struct mpq_pointwise){.n = conv->n,
+                                                  .group = conv->group,
+                                                  .m = conv->m / conv->group,
+                                                  .k = conv->c / conv->group,
+                                                  .places = mpq_volume(conv->in),
+                                                  .a = w,
+                                                  .x = x,
+                                                  .bias = bias,
+                                                  .clamp = clamp,
+                                                  .add = add,
+                                                  .y = y},
+                          workspace);
+        return;
+    }
+    struct forward_job job = {.x = x, .w = w, .bias = bias, .add = add, .clamp = clamp, .y = y};
     (void)forward_setup(conv, workspace, &job);
     mpq_stage_offsets(&job.stage, job.offset);
     mpq_sweep_panel_offsets(job.n_k, job.panel_offset);
@@ -102,6 +123,8 @@ size_t mpq_conv_forward_bytes(const struct mpq_conv *conv)
     struct forward_job job;
     if (mpq_conv_is_empty(conv))
         return 0;
+    if (mpq_is_pointwise(conv) && !mpq_is_depthwise(conv))
+        return mpq_pointwise_bytes(conv->c / conv->group);
     return mpq_is_depthwise(conv) ? mpq_depthwise_bytes(conv) : forward_setup(conv, NULL, &job);
 }
 

@@ -17,6 +17,7 @@
 #include <stdint.h>
 
 #include "quantcore/base/real.h"
+#include "quantcore/ops/kernel/clamp.h"
 
 /* x [n, c, in]  w [m, c / group, kernel]  y [n, m, out], three spatial dimensions each. Fewer are
  * written as {1, 1, W} and {H, 1, W}: the first is the one that is cut into bands, the last the one
@@ -33,9 +34,11 @@ static inline int64_t mpq_volume(const int64_t dim[3])
 
 bool mpq_conv_is_empty(const struct mpq_conv *conv); /* nothing to multiply */
 
-/* y = (add ? y : bias or 0) + conv(x, w); bias [m] or NULL, and NULL where adding. */
+/* y = (add ? y : bias or 0) + conv(x, w), then clamped; bias [m] or NULL, and NULL where adding;
+ * clamp may be NULL. */
 void mpq_conv_forward(const struct mpq_conv *conv, const mpq_real *x, const mpq_real *w,
-                      const mpq_real *bias, bool add, mpq_real *y, void *workspace);
+                      const mpq_real *bias, bool add, const struct mpq_clamp *clamp, mpq_real *y,
+                      void *workspace);
 
 /* dx = (add ? dx : 0) + the gradient for x. Also the forward pass of ConvTranspose. */
 void mpq_conv_dx(const struct mpq_conv *conv, const mpq_real *dy, const mpq_real *w, bool add,

@@ -4,6 +4,7 @@
 
 #include "quantcore/base/thread.h"
 #include "quantcore/ops/kernel/depthwise.h"
+#include "quantcore/ops/kernel/pointwise.h"
 #include "quantcore/ops/kernel/scratch.h"
 #include "quantcore/ops/kernel/sweep.h"
 
@@ -112,6 +113,41 @@ static void dx_piece(void *arg, int64_t begin, int64_t end, int thread)
     }
 }
 
+/* dx = w^T dy for each image and group. The transposed weights come first in the workspace. */
+static size_t pointwise_setup(const struct mpq_conv *conv, void *workspace, mpq_real **out_a,
+                              void **out_rest)
+{
+    size_t used = 0;
+    *out_a =
+        mpq_scratch_take(workspace, &used, conv->m * (conv->c / conv->group), sizeof(mpq_real));
+    *out_rest =
+        mpq_scratch_take(workspace, &used, (int64_t)mpq_pointwise_bytes(conv->m / conv->group), 1);
+    return used;
+}
+
+static void pointwise_dx(const struct mpq_conv *conv, const mpq_real *dy, const mpq_real *w,
+                         bool add, mpq_real *dx, void *workspace)
+{
+    int64_t m = conv->m / conv->group, c = conv->c / conv->group;
+    mpq_real *a;
+    void *rest;
+    (void)pointwise_setup(conv, workspace, &a, &rest);
+    for (int64_t g = 0; g < conv->group; g++)
+        for (int64_t i = 0; i < c; i++)
+            for (int64_t j = 0; j < m; j++)
+                a[(g * c + i) * m + j] = w[(g * m + j) * c + i];
+    mpq_pointwise_run(&(struct mpq_pointwise){.n = conv->n,
+                                              .group = conv->group,
+                                              .m = c,
+                                              .k = m,
+                                              .places = mpq_volume(conv->in),
+                                              .a = a,
+                                              .x = dy,
+                                              .add = add,
+                                              .y = dx},
+                      rest);
+}
+
 /* Each x belongs to one phase, and to none where steps are wider than the filter. */
 static bool covers_input(const struct mpq_conv *conv)
 {
@@ -133,6 +169,10 @@ void mpq_conv_dx(const struct mpq_conv *conv, const mpq_real *dy, const mpq_real
         mpq_depthwise_dx(conv, dy, w, add, dx, workspace);
         return;
     }
+    if (mpq_is_pointwise(conv)) {
+        pointwise_dx(conv, dy, w, add, dx, workspace);
+        return;
+    }
     struct dx_job job = {.dy = dy, .w = w, .add = add, .dx = dx};
     (void)dx_setup(conv, workspace, &job);
     mpq_stage_phases(&job.stage, job.phase);
@@ -151,5 +191,9 @@ size_t mpq_conv_dx_bytes(const struct mpq_conv *conv)
     struct dx_job job;
     if (mpq_conv_is_empty(conv))
         return 0;
+    mpq_real *a;
+    void *rest;
+    if (mpq_is_pointwise(conv) && !mpq_is_depthwise(conv))
+        return pointwise_setup(conv, NULL, &a, &rest);
     return mpq_is_depthwise(conv) ? mpq_depthwise_bytes(conv) : dx_setup(conv, NULL, &job);
 }

@@ -14,6 +14,7 @@ struct job {
     const mpq_real *x, *w, *bias, *dy;
     mpq_real *to; /* y, dx or dw */
     bool add;
+    const struct mpq_clamp *clamp;
     int64_t taps, n_phase, max_part;
     struct mpq_phase *phase; /* [n_phase] */
     int64_t *offset; /* [taps], those of a phase together                                   */
@@ -115,7 +116,7 @@ static void filter_piece(void *arg, int64_t begin, int64_t end, int thread)
             set->filter(unit.places, n_tap, worker.w + t, job->offset + t, worker.staged,
                         job->bias ? job->bias[unit.group] : 0, worker.places);
             mpq_stage_store(&job->stage, worker.part + p * job->max_part, worker.n_part[p], 1,
-                            worker.places, 0, NULL, job->add, to);
+                            worker.places, 0, NULL, job->add, job->clamp, to);
         }
     }
 }
@@ -130,9 +131,10 @@ static void whole_filter(struct job *job)
 }
 
 void mpq_depthwise_forward(const struct mpq_conv *conv, const mpq_real *x, const mpq_real *w,
-                           const mpq_real *bias, bool add, mpq_real *y, void *workspace)
+                           const mpq_real *bias, bool add, const struct mpq_clamp *clamp,
+                           mpq_real *y, void *workspace)
 {
-    struct job job = {.x = x, .w = w, .bias = bias, .to = y, .add = add};
+    struct job job = {.x = x, .w = w, .bias = bias, .to = y, .add = add, .clamp = clamp};
     (void)setup(conv, false, workspace, &job);
     whole_filter(&job);
     for (int64_t i = 0; i < job.taps; i++)

@@ -10,7 +10,8 @@ bool mpq_is_depthwise(const struct mpq_conv *conv);
 /* As in conv.h; the convolution is not empty. One size of workspace for all three. */
 size_t mpq_depthwise_bytes(const struct mpq_conv *conv);
 void mpq_depthwise_forward(const struct mpq_conv *conv, const mpq_real *x, const mpq_real *w,
-                           const mpq_real *bias, bool add, mpq_real *y, void *workspace);
+                           const mpq_real *bias, bool add, const struct mpq_clamp *clamp,
+                           mpq_real *y, void *workspace);
 void mpq_depthwise_dx(const struct mpq_conv *conv, const mpq_real *dy, const mpq_real *w, bool add,
                       mpq_real *dx, void *workspace);
 void mpq_depthwise_dw(const struct mpq_conv *conv, const mpq_real *x, const mpq_real *dy,

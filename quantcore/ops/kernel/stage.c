@@ -405,7 +405,7 @@ MPQ_INLINE void add_row(mpq_real *restrict y, const mpq_real *restrict x, int n,
 MPQ_MULTIVERSION
 void mpq_stage_store(const struct mpq_stage *s, const struct mpq_part *part, int n_part, int n_row,
                      const mpq_real *from, int64_t stride, const mpq_real *bias, bool add,
-                     mpq_real *to)
+                     const struct mpq_clamp *clamp, mpq_real *to)
 {
     int64_t area = mpq_volume(s->sink.dim), step = s->sink.step[2];
     for (int i = 0; i < n_row; i++, from += stride, to += area) {
@@ -421,6 +421,8 @@ void mpq_stage_store(const struct mpq_stage *s, const struct mpq_part *part, int
             else
                 for (int j = 0; j < part[p].count; j++)
                     y[j * step] = x[j] + b;
+            if (clamp)
+                mpq_clamp_row(y, part[p].count, *clamp);
         }
     }
 }

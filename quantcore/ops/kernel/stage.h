@@ -91,9 +91,9 @@ int mpq_stage_parts(const struct mpq_stage *stage, const struct mpq_unit *unit,
                     struct mpq_part *out);
 
 /* n_row rows of places, `stride` apart, to as many channels of the sink from `to` on: written with
- * bias [n_row] or NULL, or added (bias NULL). */
+ * bias [n_row] or NULL, or added (bias NULL), then clamped (or NULL; only where steps are 1). */
 void mpq_stage_store(const struct mpq_stage *stage, const struct mpq_part *part, int n_part,
                      int n_row, const mpq_real *from, int64_t stride, const mpq_real *bias,
-                     bool add, mpq_real *to);
+                     bool add, const struct mpq_clamp *clamp, mpq_real *to);
 
 #endif

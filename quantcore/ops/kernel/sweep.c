@@ -66,7 +66,7 @@ static void all_rows(const struct mpq_sweep *w, const struct columns *columns, c
             rows /= 2;
         set->product(rows, vectors, n_k, w->a + row * w->n_k + k, w->n_k, s, offset, tile, LD);
         mpq_stage_store(w->stage, columns->part, columns->n_part, rows, tile, LD, bias,
-                        w->add || k > 0, to + row * area);
+                        w->add || k > 0, k + n_k == w->n_k ? w->clamp : NULL, to + row * area);
     }
 }
 

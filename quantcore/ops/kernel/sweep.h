@@ -13,8 +13,9 @@ struct mpq_sweep {
     const mpq_real *a;
     const mpq_real *bias; /* [n_row], or NULL */
     const int64_t *offset;
-    int64_t phase[3]; /* of the sink */
-    bool add;         /* to what the sink holds; then no bias */
+    int64_t phase[3];              /* of the sink */
+    bool add;                      /* to what the sink holds; then no bias */
+    const struct mpq_clamp *clamp; /* of the result, or NULL */
 
     /* Where short rows leave many places without an output, and there are rows enough to pay for
      * it, the outputs' places are first gathered into a panel. NULL: they are not. */

@@ -81,6 +81,10 @@ enum mpq_status mpq_unary_parse(struct mpq_ctx *ctx, struct mpq_arena *arena, st
 
 /* Both, and the row. parse_fn NULL: no attributes. */
 #define MPQ_UNARY(onnx_name, symbol, parse_fn, value, slope)                                       \
+    MPQ_UNARY_WITH(onnx_name, symbol, parse_fn, value, slope, )
+
+/* With more fields of the row, each followed by a comma. */
+#define MPQ_UNARY_WITH(onnx_name, symbol, parse_fn, value, slope, fields)                          \
     MPQ_UNARY_FORWARD(symbol, value)                                                               \
     MPQ_UNARY_BACKWARD(symbol, slope)                                                              \
     const struct mpq_op mpq_op_##symbol = {.name = onnx_name,                                      \
@@ -94,6 +98,6 @@ enum mpq_status mpq_unary_parse(struct mpq_ctx *ctx, struct mpq_arena *arena, st
                                            .sets_dx = true,                                        \
                                            .in_place_dx = true,                                    \
                                            .forward = symbol##_forward,                            \
-                                           .backward = symbol##_backward}
+                                           fields.backward = symbol##_backward}
 
 #endif

@@ -1,0 +1,167 @@
+#include "quantcore/ops/kernel/pointwise.h"
+
+#include <string.h>
+
+#include "quantcore/base/simd.h"
+#include "quantcore/base/thread.h"
+#include "quantcore/ops/kernel/scratch.h"
+#include "quantcore/ops/kernel/sweep.h"
+#include "quantcore/ops/kernel/tile.h"
+
+#define LD MPQ_TILE_MAX_COLUMNS
+
+enum {
+    MIN_PLACES = 192, /* below, images are better staged together: tiles are filled */
+    UNIT_PLACES = 768,
+    K_BLOCK = 1536,  /* products to a sum at most: a panel of them stays in cache */
+    PANEL_ROWS = 32, /* rows from which on gathering columns that lie far apart pays */
+};
+
+struct job {
+    const struct mpq_pointwise *p;
+    int64_t n_unit;                 /* of an image and group */
+    int64_t *offset, *panel_offset; /* [k], [K_BLOCK] */
+    mpq_real *panel;                /* [threads][panel_elements] */
+};
+
+static bool is_all(const int64_t v[3], int64_t value)
+{
+    return v[0] == value && v[1] == value && v[2] == value;
+}
+
+bool mpq_is_pointwise(const struct mpq_conv *conv)
+{
+    return is_all(conv->kernel, 1) && is_all(conv->stride, 1) && is_all(conv->pad, 0) &&
+           memcmp(conv->in, conv->out, sizeof conv->in) == 0 && mpq_volume(conv->in) >= MIN_PLACES;
+}
+
+static int64_t min64(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+static int64_t panel_elements(int64_t k)
+{
+    return min64(k, K_BLOCK) * LD + MPQ_STAGE_SLACK;
+}
+
+static size_t setup(int64_t k, void *workspace, struct job *job)
+{
+    size_t used = 0;
+    job->offset = mpq_scratch_take(workspace, &used, k, sizeof *job->offset);
+    job->panel_offset = mpq_scratch_take(workspace, &used, K_BLOCK, sizeof *job->panel_offset);
+    job->panel = mpq_scratch_take(workspace, &used, panel_elements(k) * mpq_thread_count(),
+                                  sizeof(mpq_real));
+    return used;
+}
+
+size_t mpq_pointwise_bytes(int64_t k)
+{
+    struct job job;
+    return setup(k, NULL, &job);
+}
+
+/* The last columns of an image: nothing behind them may be read. */
+static void gather_tail(const mpq_real *x, int64_t ldx, int64_t n_k, int64_t n, mpq_real *panel)
+{
+    for (int64_t k = 0; k < n_k; k++) {
+        memcpy(panel + k * LD, x + k * ldx, (size_t)n * sizeof *x);
+        memset(panel + k * LD + n, 0, (size_t)(LD - n) * sizeof *x);
+    }
+}
+
+MPQ_INLINE void store_row(mpq_real *restrict y, const mpq_real *restrict x, int64_t n,
+                          mpq_real bias, bool add, const struct mpq_clamp *clamp)
+{
+    if (add)
+        for (int64_t j = 0; j < n; j++)
+            y[j] += x[j];
+    else
+        for (int64_t j = 0; j < n; j++)
+            y[j] = x[j] + bias;
+    if (clamp)
+        mpq_clamp_row(y, n, *clamp);
+}
+
+MPQ_MULTIVERSION
+static void store(int rows, int64_t n, const mpq_real *tile, const mpq_real *bias, bool add,
+                  const struct mpq_clamp *clamp, mpq_real *y, int64_t ldy)
+{
+    for (int i = 0; i < rows; i++, tile += LD, y += ldy) {
+        mpq_real b = bias ? bias[i] : 0;
+        if (n == LD) /* a constant length needs no loop ends */
+            store_row(y, tile, LD, b, add, clamp);
+        else
+            store_row(y, tile, n, b, add, clamp);
+    }
+}
+
+/* Columns [0, n) of y from those of x, for products [k, k + n_k). */
+static void run_columns(const struct job *job, const mpq_real *s, const int64_t *offset, int64_t k,
+                        int64_t n_k, int64_t group, int64_t n, mpq_real *y)
+{
+    const struct mpq_pointwise *p = job->p;
+    const struct mpq_tile_set *set = mpq_tile_best();
+    int vectors = (int)((n + set->lanes - 1) / set->lanes), rows;
+    const struct mpq_clamp *clamp = k + n_k == p->k ? p->clamp : NULL;
+    _Alignas(64) mpq_real tile[MPQ_TILE_MAX_ROWS * LD];
+    for (int64_t row = 0; row < p->m; row += rows) {
+        rows = set->max_rows;
+        while (rows > p->m - row)
+            rows /= 2;
+        set->product(rows, vectors, n_k, p->a + (group * p->m + row) * p->k + k, p->k, s, offset,
+                     tile, LD);
+        store(rows, n, tile, p->bias && k == 0 ? p->bias + group * p->m + row : NULL,
+              p->add || k > 0, clamp, y + row * p->places, p->places);
+    }
+}
+
+static void run_unit(const struct job *job, int64_t image, int64_t group, int64_t begin,
+                     int64_t end, mpq_real *panel)
+{
+    const struct mpq_pointwise *p = job->p;
+    const struct mpq_tile_set *set = mpq_tile_best();
+    const mpq_real *x = p->x + (image * p->group + group) * p->k * p->places;
+    mpq_real *y = p->y + (image * p->group + group) * p->m * p->places;
+    for (int64_t at = begin, n; at < end; at += n) {
+        int64_t left = (end - at + set->lanes - 1) / set->lanes;
+        int64_t wide = mpq_sweep_vectors(left) * set->lanes;
+        n = min64(wide, end - at);
+        for (int64_t k = 0, n_k; k < p->k; k += n_k) {
+            const mpq_real *from = x + k * p->places + at;
+            n_k = min64(K_BLOCK, p->k - k);
+            if (n < wide)
+                gather_tail(from, p->places, n_k, n, panel);
+            else if (p->m >= PANEL_ROWS)
+                set->gather(n_k, from, job->offset,
+                            &(struct mpq_tile_run){.place = 0, .column = 0, .count = (int)n}, 1,
+                            panel, LD);
+            bool is_gathered = n < wide || p->m >= PANEL_ROWS;
+            run_columns(job, is_gathered ? panel : from,
+                        is_gathered ? job->panel_offset : job->offset, k, n_k, group, n, y + at);
+        }
+    }
+}
+
+static void run_piece(void *arg, int64_t begin, int64_t end, int thread)
+{
+    const struct job *job = arg;
+    const struct mpq_pointwise *p = job->p;
+    mpq_real *panel = job->panel + thread * panel_elements(p->k);
+    for (int64_t i = begin; i < end; i++) {
+        int64_t unit = i % job->n_unit, group = i / job->n_unit % p->group;
+        int64_t first = unit * UNIT_PLACES;
+        run_unit(job, i / job->n_unit / p->group, group, first,
+                 min64(first + UNIT_PLACES, p->places), panel);
+    }
+}
+
+void mpq_pointwise_run(const struct mpq_pointwise *p, void *workspace)
+{
+    struct job job = {.p = p, .n_unit = (p->places + UNIT_PLACES - 1) / UNIT_PLACES};
+    (void)setup(p->k, workspace, &job);
+    for (int64_t k = 0; k < p->k; k++)
+        job.offset[k] = k * p->places;
+    mpq_sweep_panel_offsets(min64(p->k, K_BLOCK), job.panel_offset);
+    mpq_parallel_for(p->n * p->group * job.n_unit, 1, run_piece, &job);
+}
