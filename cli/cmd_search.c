@@ -122,6 +122,7 @@ enum mpq_status mpq_cmd_search(struct mpq_ctx *ctx, struct mpq_arena *arena,
     MPQ_TRY(mpq_pipeline_open(ctx, arena, options, p));
     MPQ_TRY(mpq_deliver_tuned(ctx, p));
     MPQ_TRY(mpq_pipeline_prepare_search(ctx, p));
+    MPQ_TRY(mpq_pipeline_keep_answers(ctx, p));
     MPQ_TRY(make_budgets(ctx, arena, p, options, &budgets));
     for (uint32_t i = 0; i < budgets.n; i++) {
         MPQ_TRY(run_budget(ctx, arena, p, &budgets.options[i], &budgets.report[i]));

@@ -378,7 +378,7 @@ static const struct option_row table[] = {
     {"weights-only", 0, CONVERT, NULL, A_SWITCH, FIELD(weights_only), "no", NULL,
      "Do not run the model: choose widths by the weights alone, leave activations in float and "
      "carry everything else through, unknown operators included. Needs no data."},
-    {"saturation-safe", 0, CONVERT, NULL, A_SWITCH, FIELD(saturation_safe), "no", NULL,
+    {"saturation-safe", 0, MADE | KEPT, NULL, A_SWITCH, FIELD(saturation_safe), "no", NULL,
      "Change the channels whose weights could make 8-bit kernels saturate on x86 processors "
      "without VNNI; the report counts them in any case."},
     {"effort", 0, CONVERT, "none|quick|default|thorough", A_CHOICE, FIELD(effort), "default", NULL,

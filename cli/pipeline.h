@@ -23,6 +23,12 @@ struct mpq_part {
     uint32_t *sample, n;
 };
 
+/* What the float model answers to the samples that report, once it has been asked. */
+struct mpq_answers {
+    uint32_t n_sample;
+    mpq_real **output; /* [n_output] of all samples */
+};
+
 struct mpq_pipeline {
     const struct mpq_options *options;
     struct mpq_arena *arena;
@@ -61,6 +67,7 @@ struct mpq_pipeline {
     struct mpq_supernet net;
     struct mpq_targets decide_targets;
     struct mpq_evaluator evaluator;
+    struct mpq_answers *answers; /* NULL: are not kept */
 
     /* tune */
     struct mpq_tune_result tuned;
@@ -150,6 +157,10 @@ enum mpq_status mpq_pipeline_verify_weights(struct mpq_ctx *ctx, struct mpq_pipe
 
 /* The widths that --bits allows. */
 mpq_bits_mask mpq_pipeline_candidates(const struct mpq_options *options);
+
+/* Keep the float model's answers from the first verification on, for those that follow; unless they
+ * are many. */
+enum mpq_status mpq_pipeline_keep_answers(struct mpq_ctx *ctx, struct mpq_pipeline *p) MPQ_CHECKED;
 
 /* What is known before the codes are: plan.code is NULL. */
 struct mpq_export_plan mpq_pipeline_export_plan(const struct mpq_pipeline *p);

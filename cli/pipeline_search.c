@@ -206,6 +206,27 @@ static void set_limits(struct mpq_pipeline *p, const struct mpq_options *options
 
 /* ---- losses ---- */
 
+/* That a narrower width is better than a wider one is noise. */
+static void make_monotone(double *loss)
+{
+    for (int b = MPQ_MAX_BITS - 1, wider = MPQ_MAX_BITS; b >= MPQ_MIN_BITS; b--) {
+        if (isnan(loss[b]))
+            continue;
+        if (loss[b] < loss[wider])
+            loss[b] = loss[wider];
+        wider = b;
+    }
+}
+
+/* Whether a layer computes with the group: if not, its width costs accuracy and saves nothing. */
+static bool is_read(const struct mpq_pipeline *p, uint32_t g)
+{
+    for (uint32_t l = 0; l < p->layers.n_layer; l++)
+        if (input_group_of(p, l) == g)
+            return true;
+    return false;
+}
+
 /* What each width adds to the loss with all at their widest; without the widths that locked layers
  * must not have. */
 static enum mpq_status make_losses(struct mpq_ctx *ctx, struct mpq_pipeline *p)
@@ -223,10 +244,16 @@ static enum mpq_status make_losses(struct mpq_ctx *ctx, struct mpq_pipeline *p)
     for (uint32_t i = 0; i < n_entry; i++)
         loss[i] =
             p->sensitivity[i] - p->sensitivity[i / MPQ_N_BITS * MPQ_N_BITS + bits[i / MPQ_N_BITS]];
+    for (uint32_t u = 0; u < n_layer + p->n_act; u++)
+        make_monotone(&loss[u * MPQ_N_BITS]);
     for (uint32_t l = 0; l < n_layer; l++)
         for (uint32_t b = 0; b < MPQ_N_BITS; b++)
             if (p->lock[l] && p->lock[l] != b)
                 loss[l * MPQ_N_BITS + b] = (double)NAN;
+    for (uint32_t g = 0; g < p->n_act; g++)
+        for (uint32_t b = 0; b < MPQ_N_BITS; b++)
+            if (!is_read(p, g) && bits[n_layer + g] != b)
+                loss[(n_layer + g) * MPQ_N_BITS + b] = (double)NAN;
     p->problem.sensitivity = loss;
     return MPQ_OK;
 }
@@ -238,8 +265,8 @@ static uint32_t max_scores(const struct mpq_pipeline *p)
     double per_score = 0;
     for (uint32_t l = 0; l < p->layers.n_layer; l++)
         per_score += (double)p->layers.layer[l].macs * p->decide.n;
-    double n = 2e12 / (per_score + 1);
-    return n < 30 ? 30 : n > 300 ? 300 : (uint32_t)n;
+    double n = 1e12 / (per_score + 1);
+    return n < 20 ? 20 : n > 300 ? 300 : (uint32_t)n;
 }
 
 enum mpq_status mpq_pipeline_prepare_search(struct mpq_ctx *ctx, struct mpq_pipeline *p)
