@@ -39,6 +39,22 @@ static enum mpq_status check_known(struct mpq_ctx *ctx, const struct mpq_graph *
                     n_unknown == 1 ? "" : "s", list);
 }
 
+bool mpq_bind_shares_weight(const struct mpq_graph *graph, mpq_node_id n)
+{
+    enum { LARGE = 16384 };
+    const struct mpq_node *node = &graph->node[n];
+    if (!mpq_node_is(node, "Transpose") || node->n_in != 1 || node->in[0] == MPQ_NO_VALUE)
+        return false;
+    const struct mpq_tensor *constant = graph->value[node->in[0]].constant;
+    if (!constant || constant->dtype != MPQ_FLOAT || mpq_shape_count(&constant->shape) < LARGE)
+        return false;
+    for (mpq_node_id before = 0; before < n; before++)
+        for (uint32_t i = 0; i < graph->node[before].n_in; i++)
+            if (graph->node[before].in[i] == node->in[0])
+                return true;
+    return false;
+}
+
 static bool all_known(const struct mpq_node *node, const struct mpq_tensor *const *x)
 {
     if (node->op->reads_shape_only)
@@ -50,9 +66,10 @@ static bool all_known(const struct mpq_node *node, const struct mpq_tensor *cons
 }
 
 static enum mpq_status bind_node(struct mpq_ctx *ctx, struct mpq_arena *arena,
-                                 const struct mpq_node *node, struct mpq_binding *binding,
-                                 bool *out_folded)
+                                 const struct mpq_graph *graph, mpq_node_id id,
+                                 struct mpq_binding *binding, bool *out_folded)
 {
+    const struct mpq_node *node = &graph->node[id];
     const struct mpq_tensor **x = mpq_arena_alloc(ctx, arena, node->n_in, sizeof *x);
     struct mpq_tensor **y = mpq_arena_alloc(ctx, arena, node->n_out, sizeof *y);
     if (!x || !y)
@@ -61,7 +78,7 @@ static enum mpq_status bind_node(struct mpq_ctx *ctx, struct mpq_arena *arena,
         x[i] = node->in[i] == MPQ_NO_VALUE ? NULL : &binding->tensor[node->in[i]];
     for (uint32_t i = 0; i < node->n_out; i++)
         y[i] = node->out[i] == MPQ_NO_VALUE ? NULL : &binding->tensor[node->out[i]];
-    *out_folded = all_known(node, x);
+    *out_folded = all_known(node, x) && !mpq_bind_shares_weight(graph, id);
     if (*out_folded)
         return mpq_op_evaluate(ctx, arena, node, x, y);
     MPQ_TRY(node->op->infer(ctx, node, x, y));
@@ -107,7 +124,7 @@ enum mpq_status mpq_bind(struct mpq_ctx *ctx, struct mpq_arena *arena,
     struct mpq_binding binding;
     MPQ_TRY(bind_values(ctx, arena, graph, input, &binding));
     for (uint32_t n = 0; n < graph->n_node; n++)
-        MPQ_TRY(bind_node(ctx, arena, &graph->node[n], &binding, &binding.is_folded[n]));
+        MPQ_TRY(bind_node(ctx, arena, graph, n, &binding, &binding.is_folded[n]));
     *out = binding;
     return MPQ_OK;
 }
@@ -133,7 +150,7 @@ enum mpq_status mpq_bind_partly(struct mpq_ctx *ctx, struct mpq_arena *arena,
         struct mpq_ctx quiet = *ctx;
         enum mpq_status status = MPQ_E_UNSUPPORTED;
         if (has_known_inputs(node, &binding))
-            status = bind_node(&quiet, arena, node, &binding, &binding.is_folded[n]);
+            status = bind_node(&quiet, arena, graph, n, &binding, &binding.is_folded[n]);
         ctx->allocations_left = quiet.allocations_left;
         if (status == MPQ_E_NOMEM)
             return mpq_fail(ctx, status, "%s", quiet.message);

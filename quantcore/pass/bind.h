@@ -16,6 +16,11 @@ enum mpq_status mpq_bind(struct mpq_ctx *ctx, struct mpq_arena *arena,
                          const struct mpq_graph *graph, const struct mpq_shape *input,
                          struct mpq_binding *out) MPQ_CHECKED;
 
+/* Whether the node transposes a large FLOAT constant that a node before it reads, too, as the
+ * output layer of a language model reads the table of its embedding. It is not folded: the two must
+ * stay one weight. */
+bool mpq_bind_shares_weight(const struct mpq_graph *graph, mpq_node_id node);
+
 /* As far as possible: nodes that cannot be run, or read a value of which nothing is known, leave
  * their outputs unknown (rank -1). `value` [n_input] gives data of inputs, NULL where they are not
  * known. */

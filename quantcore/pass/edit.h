@@ -30,8 +30,8 @@ struct mpq_edit {
      * every graph input is fixed; else NULL. [n_static] */
     const struct mpq_tensor *static_value;
     uint32_t n_static;
-    bool keeps_dequantize; /* constants are folded for a run, not for a file: whatever their size, but
-                              no DequantizeLinear, which says what an integer weight means */
+    bool keeps_dequantize; /* constants are folded for a run, not for a file: whatever their size,
+                              but no DequantizeLinear, which says what an integer weight means */
     bool has_changed;
 };
 

@@ -87,7 +87,7 @@ static enum mpq_status evaluate(struct mpq_edit *edit, const struct mpq_node *no
 static enum mpq_status fold_constant(struct mpq_edit *edit, mpq_node_id n)
 {
     struct mpq_node *node = &edit->graph->node[n];
-    if (!is_foldable(edit, node))
+    if (!is_foldable(edit, node) || mpq_bind_shares_weight(edit->graph, n))
         return MPQ_OK;
     const struct mpq_tensor **x = mpq_arena_alloc(edit->ctx, edit->arena, node->n_in, sizeof *x);
     struct mpq_tensor **y = mpq_arena_alloc(edit->ctx, edit->arena, node->n_out, sizeof *y);

@@ -67,7 +67,8 @@ static const char *check_sharing(struct builder *b, struct mpq_layer *layer)
     for (uint32_t i = first; i < first + n; i++) {
         mpq_node_id reader = b->uses.node[i];
         const struct mpq_node *other = &b->graph->node[reader];
-        if (reads_weight(other, layer->weight) && !is_folded(b, reader))
+        bool is_transposed = mpq_bind_shares_weight(b->graph, reader);
+        if ((reads_weight(other, layer->weight) || is_transposed) && !is_folded(b, reader))
             continue;
         return mpq_arena_printf(b->ctx, b->arena, "its weight is shared with node '%s' (%s)",
                                 name_of(b, other), other->op_type);
@@ -171,6 +172,14 @@ static mpq_value_id activated_output(const struct builder *b, mpq_value_id y)
     return node->out[0];
 }
 
+/* The weight that the node before transposes for this one; else the value itself. */
+static mpq_value_id through_transpose(const struct builder *b, mpq_value_id value)
+{
+    mpq_node_id producer = value == MPQ_NO_VALUE ? MPQ_NO_NODE : b->graph->value[value].producer;
+    bool is_transposed = producer != MPQ_NO_NODE && mpq_bind_shares_weight(b->graph, producer);
+    return is_transposed ? b->graph->node[producer].in[0] : value;
+}
+
 /* The layers of a node; *out_reason: why one of its weights is none, NULL where all are. */
 static enum mpq_status add_layers(struct builder *b, mpq_node_id id, const char **out_reason)
 {
@@ -181,10 +190,11 @@ static enum mpq_status add_layers(struct builder *b, mpq_node_id id, const char 
     while ((row = mpq_layer_weight_next(node, row))) {
         mpq_value_id weight = row->input < node->n_in ? node->in[row->input] : MPQ_NO_VALUE;
         struct mpq_layer layer;
+        weight = through_transpose(b, weight);
         if (!constant_of(b, weight))
             continue;
         has_weight = true;
-        if (b->has_layer[weight])
+        if (b->has_layer[weight] || weight != node->in[row->input])
             continue;
         const char *reason = read_layer(b, id, row, &layer);
         MPQ_TRY(b->ctx->status); /* a reason or a name may be missing for want of memory */
@@ -206,7 +216,7 @@ static enum mpq_status add_node(struct builder *b, mpq_node_id id)
 {
     const struct mpq_node *node = &b->graph->node[id];
     const char *reason;
-    if (is_folded(b, id))
+    if (is_folded(b, id) || mpq_bind_shares_weight(b->graph, id))
         return MPQ_OK;
     if (mpq_layer_weight_next(node, NULL))
         MPQ_TRY(add_layers(b, id, &reason));

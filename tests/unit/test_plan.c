@@ -121,6 +121,28 @@ static void shared_weights_are_one_layer(void **state)
     assert_int_equal(layer.x, x);
 }
 
+/* The table of an embedding that the last layer reads transposed; it is the same layer with and
+ * without shapes. Large enough, or it would be folded into two. */
+static void a_transposed_table_is_one_layer(void **state)
+{
+    struct net *net = *state;
+    mpq_value_id ids = net_input(net, "ids", MPQ_SHAPE(-1, 7));
+    net->graph->value[ids].dtype = MPQ_INT64;
+    mpq_value_id table = net_random(net, "table", MPQ_SHAPE(512, 33), false);
+    mpq_value_id e = net_node(net, "Gather", "e", NET_NO_ATTRS, NET_IN(table, ids));
+    mpq_value_id t =
+        net_node(net, "Transpose", "t", NET_ATTRS(NET_INTS("perm", 1, 0)), NET_IN(table));
+    net_output(net, net_node(net, "MatMul", "y", NET_NO_ATTRS, NET_IN(e, t)));
+    net->graph = net_simplify(net);
+    assert_int_equal(net_count(net->graph, "Transpose"), 1);
+    struct mpq_layer layer = only_layer(net);
+    assert_true(layer.is_weight_only);
+    assert_int_equal(layer.weight, table);
+    struct mpq_layer_table layers;
+    CHECK_OK(&net->ctx, mpq_layer_table_build(&net->ctx, net->arena, net->graph, NULL, &layers));
+    assert_int_equal(layers.n_layer, 1);
+}
+
 static void a_weight_that_is_also_an_operand_is_rejected(void **state)
 {
     struct net *net = *state;
@@ -448,6 +470,7 @@ int main(void)
         TEST(layers_in_order),
         TEST(depthwise_conv),
         TEST(shared_weights_are_one_layer),
+        TEST(a_transposed_table_is_one_layer),
         TEST(a_weight_that_is_also_an_operand_is_rejected),
         TEST(left_weights_are_weight_only),
         TEST(small_left_weights_are_rejected),
