@@ -14,7 +14,7 @@ enum mpq_status mpq_observer_create(struct mpq_ctx *ctx, struct mpq_arena *arena
     o.keep = mpq_arena_alloc(ctx, arena, graph->n_value, sizeof *o.keep);
     if (!o.histogram || !o.stats || !o.n_seen || !o.keep)
         return MPQ_E_NOMEM;
-    for (uint32_t v = 0; v < graph->n_value; v++)
+    for (uint32_t v = 0; v < plan->n_value; v++)
         o.keep[v] = plan->group[v] != MPQ_NO_GROUP;
     for (uint32_t l = 0; l < layers->n_layer; l++) {
         const struct mpq_layer *layer = &layers->layer[l];
@@ -101,7 +101,7 @@ static void observe_layer(struct mpq_observer *o, uint32_t l, struct mpq_exec *e
 enum mpq_status mpq_observer_add(struct mpq_ctx *ctx, struct mpq_observer *o,
                                  const struct mpq_graph *graph, struct mpq_exec *exec)
 {
-    for (uint32_t v = 0; v < graph->n_value; v++) {
+    for (uint32_t v = 0; v < o->plan->n_value; v++) {
         uint32_t group = o->plan->group[v];
         if (group == MPQ_NO_GROUP || o->plan->lossless[v])
             continue;

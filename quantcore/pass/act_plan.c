@@ -242,7 +242,7 @@ enum mpq_status mpq_act_plan_build(struct mpq_ctx *ctx, struct mpq_arena *arena,
 {
     struct planner p = {
         .ctx = ctx, .arena = arena, .graph = graph, .binding = binding, .layers = layers};
-    struct mpq_act_plan plan = {0};
+    struct mpq_act_plan plan = {.n_value = graph->n_value};
     MPQ_TRY(mpq_graph_uses(ctx, arena, graph, &p.uses));
     MPQ_TRY(alloc_planner(&p, &plan));
     propose(&p);

@@ -83,9 +83,10 @@ struct mpq_layer_stats {
  * operator between them only moves or selects elements (MaxPool, Reshape, Concat, ...). */
 #define MPQ_NO_GROUP UINT32_MAX
 struct mpq_act_plan {
-    uint32_t *group; /* [n_value], NO_GROUP: stays float                        */
-    bool *lossless;  /* [n_value] its producer only moved elements already quantized in its
-                        group, so quantizing it again changes nothing           */
+    uint32_t n_value; /* of the graph it is for; copies of that may have more, which stay float */
+    uint32_t *group;  /* [n_value], NO_GROUP: stays float                        */
+    bool *lossless;   /* [n_value] its producer only moved elements already quantized in its
+                         group, so quantizing it again changes nothing           */
     uint32_t n_group;
 };
 
