@@ -1,5 +1,6 @@
 /* QLinearConv: y = quantized conv(x, w) + bias of 8-bit tensors with an int32 bias in units of
- * x_scale * w_scale; scale and zero point of w by tensor or output channel.
+ * x_scale * w_scale; scale and zero point of w by tensor or output channel. ConvInteger: the same
+ * sums, in int32.
  *
  * The convolution runs in mpq_real on x - x_zero and w - w_zero: all products and sums are
  * integers, exact as long as they stay below 2^24. Where the weights of an output channel could
@@ -15,9 +16,35 @@
 #include "quantcore/ops/kernel/scratch.h"
 #include "quantcore/ops/op_util.h"
 
+extern const struct mpq_op mpq_op_conv_integer;
+
 #define CHUNK_ELEMENTS (1 << 21) /* of x and y together, converted at once */
 
 enum place { X, X_SCALE, X_ZERO, W, W_SCALE, W_ZERO, Y_SCALE, Y_ZERO, BIAS };
+enum integer_place { INTEGER_X, INTEGER_W, INTEGER_X_ZERO, INTEGER_W_ZERO };
+
+struct operands {
+    const struct mpq_tensor *x, *x_zero, *w, *w_zero, *bias;
+    const struct mpq_tensor *x_scale, *w_scale, *y_scale, *y_zero; /* NULL: sums are wanted */
+};
+
+static struct operands operands_of(const struct mpq_node *node, const struct mpq_tensor *const *x)
+{
+    if (node->op == &mpq_op_conv_integer)
+        return (struct operands){.x = x[INTEGER_X],
+                                 .x_zero = mpq_input(node, x, INTEGER_X_ZERO),
+                                 .w = x[INTEGER_W],
+                                 .w_zero = mpq_input(node, x, INTEGER_W_ZERO)};
+    return (struct operands){x[X],
+                             mpq_input(node, x, X_ZERO),
+                             x[W],
+                             mpq_input(node, x, W_ZERO),
+                             mpq_input(node, x, BIAS),
+                             x[X_SCALE],
+                             x[W_SCALE],
+                             x[Y_SCALE],
+                             mpq_input(node, x, Y_ZERO)};
+}
 
 /* x, w and bias as a Conv has them, for what looks at shapes only. */
 struct float_view {
@@ -25,10 +52,9 @@ struct float_view {
     const struct mpq_tensor *x[3];
 };
 
-static void view_as_float(const struct mpq_node *node, const struct mpq_tensor *const *x,
-                          struct float_view *out)
+static void view_as_float(const struct operands *operands, struct float_view *out)
 {
-    const struct mpq_tensor *from[] = {x[X], x[W], mpq_input(node, x, BIAS)};
+    const struct mpq_tensor *from[] = {operands->x, operands->w, operands->bias};
     for (int i = 0; i < 3; i++) {
         out->x[i] = from[i] ? &out->tensor[i] : NULL;
         if (from[i])
@@ -40,18 +66,33 @@ static enum mpq_status qlinear_conv_infer(struct mpq_ctx *ctx, const struct mpq_
                                           const struct mpq_tensor *const *x,
                                           struct mpq_tensor *const *y)
 {
-    const struct mpq_tensor *bias = mpq_input(node, x, BIAS);
+    struct operands operands = operands_of(node, x);
     struct float_view view;
     enum mpq_dtype dtype;
-    view_as_float(node, x, &view);
+    view_as_float(&operands, &view);
     MPQ_TRY(mpq_conv_infer(ctx, node, view.x, y));
     MPQ_TRY(mpq_quantized_check(ctx, node, x, X, X_SCALE, X_ZERO, 1));
     MPQ_TRY(mpq_quantized_check(ctx, node, x, W, W_SCALE, W_ZERO, x[W]->shape.dim[0]));
     MPQ_TRY(mpq_quantized_check_output(ctx, node, x, Y_SCALE, Y_ZERO, MPQ_UINT8, &dtype));
-    if (bias && bias->dtype != MPQ_INT32)
+    if (operands.bias && operands.bias->dtype != MPQ_INT32)
         return mpq_fail_node(ctx, node, MPQ_E_UNSUPPORTED, "the bias is %s, not int32",
-                             mpq_dtype_name(bias->dtype));
+                             mpq_dtype_name(operands.bias->dtype));
     y[0]->dtype = dtype;
+    return MPQ_OK;
+}
+
+static enum mpq_status conv_integer_infer(struct mpq_ctx *ctx, const struct mpq_node *node,
+                                          const struct mpq_tensor *const *x,
+                                          struct mpq_tensor *const *y)
+{
+    struct operands operands = operands_of(node, x);
+    struct float_view view;
+    view_as_float(&operands, &view);
+    MPQ_TRY(mpq_conv_infer(ctx, node, view.x, y));
+    MPQ_TRY(mpq_quantized_check_codes(ctx, node, x, INTEGER_X, INTEGER_X_ZERO, 1));
+    MPQ_TRY(mpq_quantized_check_codes(ctx, node, x, INTEGER_W, INTEGER_W_ZERO,
+                                      operands.w->shape.dim[0]));
+    y[0]->dtype = MPQ_INT32;
     return MPQ_OK;
 }
 
@@ -60,10 +101,9 @@ struct job {
     int64_t c_group, taps; /* channels and taps of a filter              */
     int64_t in, out;       /* elements of a plane                           */
     int64_t begin, end;    /* the slice: (channel, tap) of a filter         */
-    const struct mpq_tensor *const *x;
-    const struct mpq_node *node;
+    struct operands operands;
     const uint8_t *x_data;
-    uint8_t *y_data;
+    uint8_t *y_data; /* or int32 */
     mpq_real *x_real, *w_real, *sum_real;
     int32_t *sum;
     void *workspace; /* of the convolution */
@@ -80,9 +120,10 @@ static int64_t chunk_images(const struct mpq_conv *conv)
 static size_t setup(const struct mpq_node *node, const struct mpq_tensor *const *x, void *workspace,
                     struct job *job)
 {
+    struct operands operands = operands_of(node, x);
     struct float_view view;
-    view_as_float(node, x, &view);
-    *job = (struct job){.conv = mpq_conv_geometry(node, view.x), .x = x, .node = node};
+    view_as_float(&operands, &view);
+    *job = (struct job){.conv = mpq_conv_geometry(node, view.x), .operands = operands};
     struct mpq_conv *conv = &job->conv;
     conv->n = chunk_images(conv);
     job->c_group = conv->c / conv->group;
@@ -120,15 +161,15 @@ static size_t qlinear_conv_workspace(const struct mpq_node *node, const struct m
 /* The longest slice from job->begin on in which no output channel can exceed an exact sum. */
 static int64_t slice_end(const struct job *job)
 {
-    const uint8_t *w = job->x[W]->data;
-    bool is_signed = job->x[W]->dtype == MPQ_INT8;
+    const uint8_t *w = job->operands.w->data;
+    bool is_signed = job->operands.w->dtype == MPQ_INT8;
     int64_t length = job->c_group * job->taps, end = length;
     struct mpq_requant x =
-        mpq_requant_to(job->x[X]->dtype, mpq_zero_at(mpq_input(job->node, job->x, X_ZERO), 0));
+        mpq_requant_to(job->operands.x->dtype, mpq_zero_at(job->operands.x_zero, 0));
     double x_high = x.high > -x.low ? (double)x.high : (double)-x.low;
     int64_t room = (int64_t)(MPQ_EXACT_SUM / x_high);
     for (int64_t m = 0; m < job->conv.m; m++) {
-        int32_t zero = mpq_zero_at(mpq_input(job->node, job->x, W_ZERO), m);
+        int32_t zero = mpq_zero_at(job->operands.w_zero, m);
         int64_t sum = 0;
         for (int64_t i = job->begin; i < end; i++) {
             int32_t value = mpq_quantized_value(is_signed, w[m * length + i]) - zero;
@@ -144,17 +185,17 @@ static int64_t slice_end(const struct job *job)
 static void convert_filters(void *arg, int64_t begin, int64_t end, int thread)
 {
     const struct job *job = arg;
-    bool is_signed = job->x[W]->dtype == MPQ_INT8;
+    bool is_signed = job->operands.w->dtype == MPQ_INT8;
     int64_t length = job->c_group * job->taps;
     int64_t first = job->begin / job->taps * job->taps;
     int64_t last = (job->end + job->taps - 1) / job->taps * job->taps;
     (void)thread;
     for (int64_t m = begin; m < end; m++) {
         mpq_real *to = job->w_real + m * (last - first);
-        int32_t zero = mpq_zero_at(mpq_input(job->node, job->x, W_ZERO), m);
+        int32_t zero = mpq_zero_at(job->operands.w_zero, m);
         memset(to, 0, (size_t)(last - first) * sizeof *to);
-        mpq_shift_to_real((const uint8_t *)job->x[W]->data + m * length + job->begin, is_signed,
-                          zero, to + job->begin - first, job->end - job->begin);
+        mpq_shift_to_real((const uint8_t *)job->operands.w->data + m * length + job->begin,
+                          is_signed, zero, to + job->begin - first, job->end - job->begin);
     }
 }
 
@@ -162,8 +203,8 @@ static void convert_filters(void *arg, int64_t begin, int64_t end, int thread)
 static void convert_planes(void *arg, int64_t begin, int64_t end, int thread)
 {
     const struct job *job = arg;
-    bool is_signed = job->x[X]->dtype == MPQ_INT8;
-    int32_t zero = mpq_zero_at(mpq_input(job->node, job->x, X_ZERO), 0);
+    bool is_signed = job->operands.x->dtype == MPQ_INT8;
+    int32_t zero = mpq_zero_at(job->operands.x_zero, 0);
     int64_t c_slice = job->conv.c / job->conv.group, first = job->begin / job->taps;
     (void)thread;
     for (int64_t p = begin; p < end; p++) {
@@ -178,9 +219,10 @@ static void convert_planes(void *arg, int64_t begin, int64_t end, int thread)
 static void finish_planes(void *arg, int64_t begin, int64_t end, int thread)
 {
     const struct job *job = arg;
-    const struct mpq_tensor *bias = mpq_input(job->node, job->x, BIAS);
-    const struct mpq_tensor *zero = mpq_input(job->node, job->x, Y_ZERO);
-    struct mpq_requant to = mpq_requant_to(zero ? zero->dtype : MPQ_UINT8, mpq_zero_at(zero, 0));
+    const struct operands *o = &job->operands;
+    bool is_sum = !o->y_scale;
+    struct mpq_requant to =
+        mpq_requant_to(o->y_zero ? o->y_zero->dtype : MPQ_UINT8, mpq_zero_at(o->y_zero, 0));
     (void)thread;
     for (int64_t p = begin; p < end; p++) {
         int64_t m = p % job->conv.m, at = p * job->out;
@@ -188,9 +230,13 @@ static void finish_planes(void *arg, int64_t begin, int64_t end, int thread)
                                                            job->out);
         if (job->end < job->c_group * job->taps)
             continue;
-        float scale = mpq_scale_at(job->x[X_SCALE], 0) * mpq_scale_at(job->x[W_SCALE], m) /
-                      mpq_scale_at(job->x[Y_SCALE], 0);
-        mpq_requantize(&to, job->sum + at, bias ? ((const int32_t *)bias->data)[m] : 0, scale,
+        if (is_sum) {
+            memcpy((int32_t *)job->y_data + at, job->sum + at, (size_t)job->out * sizeof *job->sum);
+            continue;
+        }
+        float scale =
+            mpq_scale_at(o->x_scale, 0) * mpq_scale_at(o->w_scale, m) / mpq_scale_at(o->y_scale, 0);
+        mpq_requantize(&to, job->sum + at, o->bias ? ((const int32_t *)o->bias->data)[m] : 0, scale,
                        job->y_data + at, job->out);
     }
 }
@@ -217,7 +263,7 @@ static void qlinear_conv_forward(const struct mpq_kernel_args *args)
 {
     struct job job;
     setup(args->node, args->x, args->workspace, &job);
-    int64_t n = args->x[X]->shape.dim[0], chunk = job.conv.n, length = job.c_group * job.taps;
+    int64_t n = job.operands.x->shape.dim[0], chunk = job.conv.n, length = job.c_group * job.taps;
     int64_t x_image = job.conv.c * job.in, y_image = job.conv.m * job.out;
     if (length == 0 || mpq_shape_count(&args->y[0]->shape) == 0)
         return;
@@ -225,8 +271,9 @@ static void qlinear_conv_forward(const struct mpq_kernel_args *args)
     bool is_one_slice = job.end == length; /* its weights serve all images */
     for (int64_t first = 0; first < n; first += chunk) {
         job.conv.n = n - first < chunk ? n - first : chunk;
-        job.x_data = (const uint8_t *)args->x[X]->data + first * x_image;
-        job.y_data = (uint8_t *)args->y[0]->data + first * y_image;
+        job.x_data = (const uint8_t *)job.operands.x->data + first * x_image;
+        job.y_data = (uint8_t *)args->y[0]->data +
+                     (size_t)(first * y_image) * mpq_dtype_bytes(args->y[0]->dtype);
         for (job.begin = 0; job.begin < length; job.begin = job.end) {
             if (!is_one_slice)
                 take_slice(&job);
@@ -238,9 +285,8 @@ static void qlinear_conv_forward(const struct mpq_kernel_args *args)
 static uint64_t qlinear_conv_macs(const struct mpq_node *node, const struct mpq_tensor *const *x,
                                   struct mpq_tensor *const *y)
 {
-    (void)node;
-    return (uint64_t)mpq_shape_count(&y[0]->shape) *
-           (uint64_t)mpq_shape_count_range(&x[W]->shape, 1, x[W]->shape.rank);
+    const struct mpq_shape *w = &operands_of(node, x).w->shape;
+    return (uint64_t)mpq_shape_count(&y[0]->shape) * (uint64_t)mpq_shape_count_range(w, 1, w->rank);
 }
 
 const struct mpq_op mpq_op_qlinear_conv = {.name = "QLinearConv",
@@ -251,6 +297,18 @@ const struct mpq_op mpq_op_qlinear_conv = {.name = "QLinearConv",
                                            .n_out_max = 1,
                                            .parse = mpq_conv_parse,
                                            .infer = qlinear_conv_infer,
+                                           .workspace = qlinear_conv_workspace,
+                                           .forward = qlinear_conv_forward,
+                                           .macs = qlinear_conv_macs};
+
+const struct mpq_op mpq_op_conv_integer = {.name = "ConvInteger",
+                                           .domain = "",
+                                           .n_in_min = 2,
+                                           .n_in_max = 4,
+                                           .n_out_min = 1,
+                                           .n_out_max = 1,
+                                           .parse = mpq_conv_parse,
+                                           .infer = conv_integer_infer,
                                            .workspace = qlinear_conv_workspace,
                                            .forward = qlinear_conv_forward,
                                            .macs = qlinear_conv_macs};

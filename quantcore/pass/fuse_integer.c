@@ -9,7 +9,6 @@
 #include <math.h>
 #include <string.h>
 
-#include "quantcore/pass/edit.h"
 #include "quantcore/pass/pass.h"
 
 /* value = DequantizeLinear(q, scale, zero) */
@@ -52,26 +51,11 @@ struct fuser {
     mpq_value_id *stand_in; /* [n_value of from]: what readers of a value read now */
     enum mpq_dtype *dtype;  /* [n_value of from]: element type where known         */
     mpq_value_id zero[2];   /* constants 0 of uint8 and int8, made when needed     */
+    mpq_value_id *shifted;  /* [n_value of from]: see is_shiftable(), else NO_VALUE */
     bool *is_done;          /* [n_node of from]: it went into a fused node         */
 };
 
 /* ---- looking ---- */
-
-static bool is_of_either_domain(const struct mpq_node *node, const char *op_type)
-{
-    return strcmp(node->op_type, op_type) == 0 &&
-           (!*node->domain || strcmp(node->domain, "com.microsoft") == 0);
-}
-
-bool mpq_node_quantizes(const struct mpq_node *node)
-{
-    return is_of_either_domain(node, "QuantizeLinear");
-}
-
-bool mpq_node_dequantizes(const struct mpq_node *node)
-{
-    return is_of_either_domain(node, "DequantizeLinear");
-}
 
 static const struct mpq_tensor *constant_of(const struct fuser *f, mpq_value_id v)
 {
@@ -122,6 +106,41 @@ static enum mpq_dtype quantized_type(const struct fuser *f, const struct mpq_nod
     return zero ? zero->dtype : named ? (enum mpq_dtype)named : MPQ_UINT8;
 }
 
+/* ONNX Runtime on x86 runs int8 activations as uint8, zero point and all 128 higher, where one
+ * DequantizeLinear alone reads the integers and one node alone reads that (QDQS8ToU8Transformer).
+ * The others stay int8, which its Conv and MatMul do not take there. */
+static bool is_shiftable(const struct fuser *f, const struct mpq_node *q)
+{
+    mpq_node_id reader = mpq_uses_single(&f->uses, q->out[0]);
+    const struct mpq_tensor *zero = constant_of(f, input_of(q, 2));
+    if (!zero || zero->dtype != MPQ_INT8 || !is_plain(f, q, false) || reader == MPQ_NO_NODE)
+        return false;
+    const struct mpq_node *dq = &f->from->node[reader];
+    const struct mpq_tensor *dq_zero = constant_of(f, input_of(dq, 2));
+    mpq_value_id y = dq->out[0];
+    return mpq_node_dequantizes(dq) && is_plain(f, dq, false) && dq_zero &&
+           mpq_tensor_int(dq_zero, 0) == mpq_tensor_int(zero, 0) &&
+           f->uses.first[y + 1] - f->uses.first[y] + f->uses.is_output[y] == 1;
+}
+
+/* Type and zero point of what a QuantizeLinear makes, as it will run. */
+static enum mpq_dtype made_type(const struct fuser *f, const struct mpq_node *q)
+{
+    return f->shifted[q->out[0]] == MPQ_NO_VALUE ? quantized_type(f, q) : MPQ_UINT8;
+}
+
+static mpq_value_id made_zero(const struct fuser *f, const struct mpq_node *q)
+{
+    mpq_value_id shifted = f->shifted[q->out[0]];
+    return shifted == MPQ_NO_VALUE ? input_of(q, 2) : shifted;
+}
+
+static mpq_value_id read_zero(const struct fuser *f, const struct mpq_node *dq)
+{
+    mpq_value_id shifted = f->shifted[dq->in[0]];
+    return shifted == MPQ_NO_VALUE ? input_of(dq, 2) : shifted;
+}
+
 static double zero_value(const struct fuser *f, mpq_value_id zero)
 {
     return zero == MPQ_NO_VALUE ? 0 : mpq_tensor_double(constant_of(f, zero), 0);
@@ -131,11 +150,11 @@ static double zero_value(const struct fuser *f, mpq_value_id zero)
 static bool is_inverse(const struct fuser *f, const struct mpq_node *q, const struct origin *o)
 {
     if (o->q == MPQ_NO_VALUE || !is_plain(f, q, false) || !is_scalar(f, o) ||
-        quantized_type(f, q) != o->dtype)
+        made_type(f, q) != o->dtype)
         return false;
     return mpq_tensor_double(constant_of(f, q->in[1]), 0) ==
                mpq_tensor_double(constant_of(f, o->scale), 0) &&
-           zero_value(f, input_of(q, 2)) == zero_value(f, o->zero);
+           zero_value(f, made_zero(f, q)) == zero_value(f, o->zero);
 }
 
 static bool clip_bound(const struct fuser *f, const struct mpq_node *clip, uint32_t i,
@@ -264,6 +283,8 @@ static bool is_fusible(const struct fuser *f, const struct mpq_node *node, const
     if (n < 2 || in[0].q == MPQ_NO_VALUE || in[1].q == MPQ_NO_VALUE || !is_scalar(f, &in[0]) ||
         !are_factors(&in[0], &in[1]) || !is_bias(f, in) || (!is_float && in[0].dtype != y))
         return false;
+    if (rule->form != GEMM && in[0].dtype == MPQ_INT8)
+        return false;
     if (rule->form == CONV)
         return !is_float && has_channels_on(f, &in[1], 0);
     if (rule->form == MATMUL)
@@ -369,7 +390,7 @@ static enum mpq_status put_quantized(struct fuser *f, struct operands *to, const
 static enum mpq_status put_output(struct fuser *f, struct operands *to, const struct mpq_node *q)
 {
     to->id[to->n++] = q->in[1];
-    return zero_of(f, input_of(q, 2), quantized_type(f, q), &to->id[to->n++]);
+    return zero_of(f, made_zero(f, q), made_type(f, q), &to->id[to->n++]);
 }
 
 /* Inputs of the fused node; q NULL: the output stays float. */
@@ -433,7 +454,7 @@ static enum mpq_status try_fuse(struct fuser *f, mpq_node_id id, bool *out_done)
     if (!rule || !find_tail(f, node, &tail))
         return MPQ_OK;
     const struct mpq_node *q = tail.q == MPQ_NO_NODE ? NULL : &f->from->node[tail.q];
-    enum mpq_dtype dtype = q ? quantized_type(f, q) : MPQ_FLOAT;
+    enum mpq_dtype dtype = q ? made_type(f, q) : MPQ_FLOAT;
     uint32_t n = node->n_in;
     bool has_bias =
         (rule->form == CONV || rule->form == GEMM) && n > 2 && node->in[2] != MPQ_NO_VALUE;
@@ -461,7 +482,7 @@ static enum mpq_status try_fuse(struct fuser *f, mpq_node_id id, bool *out_done)
     struct origin *y = &f->origin[tail.last];
     mpq_value_id y_q;
     MPQ_TRY(new_value(f, tail.last, dtype, &y_q));
-    *y = (struct origin){.q = y_q, .scale = q->in[1], .zero = input_of(q, 2), .dtype = dtype};
+    *y = (struct origin){.q = y_q, .scale = q->in[1], .zero = made_zero(f, q), .dtype = dtype};
     MPQ_TRY(add_fused(f, node, rule, &operands, false, y_q));
     if (tail.clip != MPQ_NO_NODE)
         f->is_done[tail.clip] = true;
@@ -477,6 +498,10 @@ static enum mpq_status copy_node(struct fuser *f, const struct mpq_node *node)
     for (uint32_t i = 0; i < node->n_in; i++)
         if (in[i] != MPQ_NO_VALUE)
             in[i] = f->stand_in[in[i]];
+    if (node->n_in > 2 && mpq_node_quantizes(node))
+        in[2] = made_zero(f, node);
+    if (node->n_in > 2 && mpq_node_dequantizes(node))
+        in[2] = read_zero(f, node);
     copy.in = in;
     return mpq_graph_add_node(f->ctx, f->to, &copy, NULL);
 }
@@ -525,7 +550,7 @@ static enum mpq_status visit(struct fuser *f, mpq_node_id id)
         return sink_dequantize(f, node);
     if (mpq_node_quantizes(node)) {
         const struct origin *x = &f->origin[node->in[0]];
-        f->dtype[node->out[0]] = quantized_type(f, node);
+        f->dtype[node->out[0]] = made_type(f, node);
         if (is_inverse(f, node, x) && !f->uses.is_output[node->out[0]]) {
             f->stand_in[node->out[0]] = x->q;
             return MPQ_OK;
@@ -534,12 +559,26 @@ static enum mpq_status visit(struct fuser *f, mpq_node_id id)
     if (mpq_node_dequantizes(node) && is_plain(f, node, true))
         f->origin[node->out[0]] = (struct origin){.q = f->stand_in[node->in[0]],
                                                   .scale = node->in[1],
-                                                  .zero = input_of(node, 2),
+                                                  .zero = read_zero(f, node),
                                                   .dtype = f->dtype[node->in[0]],
                                                   .axis = mpq_attr_int(&node->attr_set, "axis", 1)};
     if (mpq_node_is(node, "Clip") && node->in[0] != MPQ_NO_VALUE) /* of a narrow activation */
         f->dtype[node->out[0]] = f->dtype[node->in[0]];
     return copy_node(f, node);
+}
+
+static enum mpq_status shift_zero_points(struct fuser *f)
+{
+    for (mpq_node_id n = 0; n < f->from->n_node; n++) {
+        const struct mpq_node *q = &f->from->node[n];
+        struct mpq_tensor *zero;
+        if (!mpq_node_quantizes(q) || !is_shiftable(f, q))
+            continue;
+        MPQ_TRY(add_constant(f, MPQ_UINT8, &(struct mpq_shape){.rank = 0}, "zero", &zero,
+                             &f->shifted[q->out[0]]));
+        mpq_tensor_set_int(zero, 0, mpq_tensor_int(constant_of(f, q->in[2]), 0) + 128);
+    }
+    return MPQ_OK;
 }
 
 static enum mpq_status begin(struct mpq_ctx *ctx, struct mpq_arena *arena,
@@ -553,31 +592,17 @@ static enum mpq_status begin(struct mpq_ctx *ctx, struct mpq_arena *arena,
     f->stand_in = mpq_arena_alloc(ctx, arena, n, sizeof *f->stand_in);
     f->dtype = mpq_arena_alloc(ctx, arena, n, sizeof *f->dtype);
     f->is_done = mpq_arena_alloc(ctx, arena, graph->n_node, sizeof *f->is_done);
-    if (!f->origin || !f->stand_in || !f->dtype || !f->is_done)
+    f->shifted = mpq_arena_alloc(ctx, arena, n, sizeof *f->shifted);
+    if (!f->origin || !f->stand_in || !f->dtype || !f->is_done || !f->shifted)
         return MPQ_E_NOMEM;
     for (mpq_value_id v = 0; v < n; v++) {
-        f->origin[v].q = MPQ_NO_VALUE;
+        f->origin[v].q = f->shifted[v] = MPQ_NO_VALUE;
         f->stand_in[v] = v;
         f->dtype[v] = graph->value[v].dtype;
         if (graph->value[v].constant)
             f->dtype[v] = graph->value[v].constant->dtype;
     }
-    return MPQ_OK;
-}
-
-enum mpq_status mpq_fold_quantized(struct mpq_ctx *ctx, struct mpq_arena *arena,
-                                   const struct mpq_graph *graph, struct mpq_graph **out)
-{
-    struct mpq_edit edit;
-    MPQ_TRY(mpq_edit_begin(ctx, arena, graph, &edit));
-    edit.keeps_dequantize = true;
-    do {
-        edit.has_changed = false;
-        MPQ_TRY(mpq_drop_dead(&edit));
-        MPQ_TRY(mpq_drop_idle(&edit));
-        MPQ_TRY(mpq_fold_constant(&edit));
-    } while (edit.has_changed);
-    return mpq_edit_finish(&edit, out);
+    return shift_zero_points(f);
 }
 
 enum mpq_status mpq_fuse_integer(struct mpq_ctx *ctx, struct mpq_arena *arena,

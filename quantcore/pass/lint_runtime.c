@@ -160,6 +160,8 @@ static const char *why_float(const struct mpq_linter *linter, const struct mpq_n
         return "its weights have not 8 bits";
     if (mpq_lint_bits(graph, x) != 8)
         return "its input has not 8 bits";
+    if (mpq_lint_dtype(graph, x->in[0]) == MPQ_INT8)
+        return "its input is int8 and read by several, which stays int8 on x86";
     if (node->n_in > 2 && node->in[2] != MPQ_NO_VALUE && !mpq_lint_dequantizer(graph, node, 2) &&
         !mpq_lint_constant(graph, node, 2))
         return "its bias is computed";
@@ -169,6 +171,8 @@ static const char *why_float(const struct mpq_linter *linter, const struct mpq_n
     const struct mpq_node *reader = &graph->node[next];
     if (mpq_node_is(reader, "Relu") || mpq_node_is(reader, "Clip"))
         return "its output goes through an activation that the rounding behind it does not imply";
+    if (mpq_node_quantizes(reader) && mpq_lint_dtype(graph, reader->out[0]) == MPQ_INT8)
+        return "its output is int8 and read by several, which stays int8 on x86";
     return mpq_node_quantizes(reader) ? "types or scales do not fit"
                                       : "its output is not quantized";
 }

@@ -196,6 +196,14 @@ class Others(unittest.TestCase):
         y = net.node("Conv", [net.q("x"), net.weight((4, 8, 3, 3), "int4")])
         self.assertIn("8 bits", lint(net.save("four", net.q(y), IMAGE))[0]["float"][0])
 
+    def test_signed_activations_that_several_read(self):
+        net = Net(opset=13, ir_version=7)
+        x = net.q("x", "int8")
+        parts = [net.q(net.node("Conv", [x, net.weight((4, 8, 3, 3))]), "int8") for _ in range(2)]
+        found, _ = lint(net.save("signed", net.q(net.node("Add", parts), "int8"), IMAGE))
+        self.assertEqual(len(found["float"]), 2)
+        self.assertIn("read by several", found["float"][0])
+
     def test_weights_alone(self):
         net = Net(opset=13, ir_version=7)
         path = net.save("alone", net.node("Conv", ["x", net.weight((4, 8, 3, 3))]), IMAGE)

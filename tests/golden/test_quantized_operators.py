@@ -98,6 +98,8 @@ def conv_cases(rng):
                 bias = rng.integers(-74 * 74, 74 * 74, w_shape[0]).astype(np.int32)
                 inputs = [(codes(rng, x_type, x_shape), False), x_scale, x_zero,
                           (codes(rng, w_type, w_shape), True), w_scale, w_zero, y_scale, y_zero]
+                if channels is None:
+                    yield Case("ConvInteger", "", [inputs[0], inputs[3], x_zero, w_zero], np.int32, **attributes)
                 yield Case("QLinearConv", "", inputs, x_type, **attributes)
                 yield Case("QLinearConv", "", inputs + [(bias, True)], x_type, **attributes)
 

@@ -31,9 +31,9 @@ static enum mpq_status check_scale(struct mpq_ctx *ctx, const struct mpq_node *n
     return check_count(ctx, node, scale, "scale", n_channel);
 }
 
-enum mpq_status mpq_quantized_check(struct mpq_ctx *ctx, const struct mpq_node *node,
-                                    const struct mpq_tensor *const *x, uint32_t i, uint32_t i_scale,
-                                    uint32_t i_zero, int64_t n_channel)
+enum mpq_status mpq_quantized_check_codes(struct mpq_ctx *ctx, const struct mpq_node *node,
+                                          const struct mpq_tensor *const *x, uint32_t i,
+                                          uint32_t i_zero, int64_t n_channel)
 {
     const struct mpq_tensor *zero = mpq_input(node, x, i_zero);
     if (!x[i])
@@ -42,13 +42,20 @@ enum mpq_status mpq_quantized_check(struct mpq_ctx *ctx, const struct mpq_node *
         return mpq_fail_node(ctx, node, MPQ_E_UNSUPPORTED,
                              "input %u is %s, only int8 and uint8 are computed", i,
                              mpq_dtype_name(x[i]->dtype));
-    MPQ_TRY(check_scale(ctx, node, x, i_scale, n_channel));
     if (!zero)
         return MPQ_OK;
     if (zero->dtype != x[i]->dtype)
         return mpq_fail_node(ctx, node, MPQ_E_SHAPE, "input %u is %s but its zero point is %s", i,
                              mpq_dtype_name(x[i]->dtype), mpq_dtype_name(zero->dtype));
     return check_count(ctx, node, zero, "zero point", n_channel);
+}
+
+enum mpq_status mpq_quantized_check(struct mpq_ctx *ctx, const struct mpq_node *node,
+                                    const struct mpq_tensor *const *x, uint32_t i, uint32_t i_scale,
+                                    uint32_t i_zero, int64_t n_channel)
+{
+    MPQ_TRY(mpq_quantized_check_codes(ctx, node, x, i, i_zero, n_channel));
+    return check_scale(ctx, node, x, i_scale, n_channel);
 }
 
 enum mpq_status mpq_quantized_check_output(struct mpq_ctx *ctx, const struct mpq_node *node,

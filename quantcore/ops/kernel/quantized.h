@@ -6,12 +6,18 @@
 
 #include "quantcore/ops/op.h"
 
-/* Input i of the node: UNSUPPORTED unless it is int8 or uint8 with a scale of floats (input i_scale)
- * and a zero point of its type (input i_zero, may be absent), each of one element or of n_channel.
+/* Input i of the node: UNSUPPORTED unless it is int8 or uint8 with a scale of floats (input
+ * i_scale) and a zero point of its type (input i_zero, may be absent), each of one element or of
+ * n_channel.
  */
 enum mpq_status mpq_quantized_check(struct mpq_ctx *ctx, const struct mpq_node *node,
                                     const struct mpq_tensor *const *x, uint32_t i, uint32_t i_scale,
                                     uint32_t i_zero, int64_t n_channel) MPQ_CHECKED;
+
+/* The same of an input that has no scale. */
+enum mpq_status mpq_quantized_check_codes(struct mpq_ctx *ctx, const struct mpq_node *node,
+                                          const struct mpq_tensor *const *x, uint32_t i,
+                                          uint32_t i_zero, int64_t n_channel) MPQ_CHECKED;
 
 /* The same for the output y[0], whose type is that of its zero point, or `absent` without one. */
 enum mpq_status mpq_quantized_check_output(struct mpq_ctx *ctx, const struct mpq_node *node,
