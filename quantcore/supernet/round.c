@@ -250,7 +250,7 @@ static enum mpq_status round_range(struct mpq_ctx *ctx, struct mpq_arena *arena,
         mpq_moments_gather(ctx, scratch, net->layers, source, begin, end, moments);
     for (uint32_t l = begin; l < end && status == MPQ_OK; l++) {
         struct mpq_supernet_layer *layer = &net->layer[l];
-        mpq_bits_mask mask = bits ? (mpq_bits_mask)(1u << bits[l]) : layer->candidates;
+        mpq_bits_mask mask = (mpq_bits_mask)(bits ? 1u << bits[l] : layer->candidates);
         if (moments[l].n_row)
             status = round_widths(ctx, arena, work, &net->layers->layer[l], layer, mask,
                                   source->network->graph, &moments[l]);
