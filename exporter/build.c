@@ -173,14 +173,25 @@ static Onnx__NodeProto *wide_node(struct mpq_build *build, const char *op_type, 
     return mpq_build_append_node(build, node) ? node : NULL;
 }
 
+static bool put_axis(struct mpq_build *build, Onnx__NodeProto *node, int axis)
+{
+    Onnx__AttributeProto **attr = mpq_arena_alloc(build->ctx, build->arena, 1, sizeof *attr);
+    if (!attr)
+        return false;
+    *attr = attr_of(build, &(struct mpq_build_op){.attr = "axis", .attr_int = axis});
+    node->n_attribute = 1;
+    node->attribute = attr;
+    return *attr != NULL;
+}
+
 bool mpq_build_split(struct mpq_build *build, const char *in, const int64_t *length, size_t n,
-                     const char **out_piece)
+                     int axis, const char **out_piece)
 {
     const char *lengths = mpq_build_shared_ints(build, length, n);
     if (build->ctx->status != MPQ_OK)
         return false;
     Onnx__NodeProto *node = wide_node(build, "Split", 2, n);
-    if (!node)
+    if (!node || (axis && !put_axis(build, node, axis)))
         return false;
     node->input[0] = mpq_write_text(in);
     node->input[1] = mpq_write_text(lengths);
@@ -196,15 +207,11 @@ bool mpq_build_split(struct mpq_build *build, const char *in, const int64_t *len
 const char *mpq_build_concat(struct mpq_build *build, const char *const *in, size_t n)
 {
     const char *out = mpq_build_name(build);
-    Onnx__AttributeProto **attr = mpq_arena_alloc(build->ctx, build->arena, 1, sizeof *attr);
     if (build->ctx->status != MPQ_OK)
         return NULL;
-    *attr = attr_of(build, &(struct mpq_build_op){.attr = "axis"});
     Onnx__NodeProto *node = wide_node(build, "Concat", n, 1);
-    if (!*attr || !node)
+    if (!node || !put_axis(build, node, 0))
         return NULL;
-    node->n_attribute = 1;
-    node->attribute = attr;
     for (size_t i = 0; i < n; i++)
         node->input[i] = mpq_write_text(in[i]);
     node->output[0] = mpq_write_text(out);

@@ -52,9 +52,9 @@ const char *mpq_build_op(struct mpq_build *build, const struct mpq_build_op *op)
 #define MPQ_BUILD_OP(build, name, ...)                                                             \
     mpq_build_op(build, &(struct mpq_build_op){.op_type = name, .in = __VA_ARGS__})
 
-/* Split along axis 0 into pieces of the given lengths; out_piece [n] gets their names. */
+/* Split into pieces of the given lengths; out_piece [n] gets their names. */
 bool mpq_build_split(struct mpq_build *build, const char *in, const int64_t *length, size_t n,
-                     const char **out_piece);
+                     int axis, const char **out_piece);
 
 const char *mpq_build_concat(struct mpq_build *build, const char *const *in, size_t n); /* axis 0 */
 

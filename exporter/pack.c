@@ -1,10 +1,10 @@
 #include "exporter/pack.h"
 
-void mpq_pack_planes(const uint8_t *code, size_t n, int bits, uint8_t *bytes, size_t first_bit)
+void mpq_pack_planes(const uint8_t *code, size_t n, int bits, size_t plane, uint8_t *bytes,
+                     size_t first_bit)
 {
-    size_t at = first_bit;
-    for (int p = 0; p < bits; p++)
-        for (size_t i = 0; i < n; i++, at++)
+    for (size_t p = 0; p < (size_t)bits; p++)
+        for (size_t i = 0, at = first_bit + p * plane; i < n; i++, at++)
             bytes[at / 8] |= (uint8_t)(((code[i] >> p) & 1u) << (at % 8));
 }
 

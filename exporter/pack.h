@@ -6,9 +6,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Bit planes: bit 0 of all n codes, then bit 1 of all, ..., in the bits [first_bit, first_bit +
- * bits * n) of `bytes`, which must be zero there. */
-void mpq_pack_planes(const uint8_t *code, size_t n, int bits, uint8_t *bytes, size_t first_bit);
+/* Bit planes: bit p of the n codes in the bits [first_bit + p * plane, first_bit + p * plane + n)
+ * of `bytes`, which must be zero there. */
+void mpq_pack_planes(const uint8_t *code, size_t n, int bits, size_t plane, uint8_t *bytes,
+                     size_t first_bit);
 
 /* Cells: n / per_cell numbers, each of per_cell codes, the first code in its lowest bits. Of every
  * cell the bits [shift, shift + width), packed one after the other; width is 2, 4 or 8. n is a

@@ -165,7 +165,7 @@ static enum mpq_status write_scales(struct mpq_build *build, struct mpq_param *p
     for (uint32_t l = 0; l < n_layer; l++)
         rows_add(&rows, l, param[l].layer->n_channel, param[l].scale);
     const char *all = write_halves(build, MPQ_BFLOAT16, rows.data, rows.length, rows.n);
-    if (!mpq_build_split(build, all, rows.length, rows.n, rows.name))
+    if (!mpq_build_split(build, all, rows.length, rows.n, 0, rows.name))
         return build->ctx->status;
     for (uint32_t l = 0; l < n_layer; l++)
         param[l].scale_name = rows.name[l];
@@ -192,7 +192,7 @@ static enum mpq_status write_biases(struct mpq_build *build, struct mpq_param *p
         all = MPQ_BUILD_OP(build, "Round", {all});
         all = MPQ_BUILD_OP(build, "Cast", {all}, .attr = "to", .attr_int = MPQ_INT32);
     }
-    if (!mpq_build_split(build, all, rows.length, rows.n, rows.name))
+    if (!mpq_build_split(build, all, rows.length, rows.n, 0, rows.name))
         return build->ctx->status;
     for (size_t r = 0; r < rows.n; r++)
         param[rows.layer[r]].bias_name = rows.name[r];

@@ -6,9 +6,10 @@
  * longer chain take up to 330 bytes, about one percent of a layer of this size. */
 #define CELLS_FROM 65536
 
-/* g codes a cell. Every width but 7 needs at most one high part, of 2 or 4 bits a cell. */
+/* g codes a cell. Every width but 7 needs at most one high part, of 2 or 4 bits a cell. A byte of a
+ * plane is a cell of 8 codes of one bit. */
 static const int codes_per_cell[MPQ_MAX_BITS] = {
-    [2] = 4, [3] = 4, [4] = 2, [5] = 2, [6] = 2, [7] = 2};
+    [1] = 8, [2] = 4, [3] = 4, [4] = 2, [5] = 2, [6] = 2, [7] = 2};
 
 static bool uses_cells(const struct mpq_storage_layer *layer)
 {
@@ -58,84 +59,7 @@ static const char *write_shape(struct mpq_build *build, const struct mpq_shape *
     return mpq_build_shared_ints(build, shape->dim, (size_t)shape->rank);
 }
 
-/* ---- planes ---- */
-
-static const char *write_bits(struct mpq_build *build, const struct mpq_storage_layer *layer,
-                              uint32_t n_layer, size_t n_bit)
-{
-    struct mpq_tensor bytes = {MPQ_UINT8, MPQ_SHAPE((int64_t)((n_bit + 7) / 8), 1), NULL};
-    if (!build->measured) {
-        bytes.data = mpq_arena_alloc(build->ctx, build->arena, (n_bit + 7) / 8, 1);
-        if (!bytes.data)
-            return NULL;
-    }
-    size_t at = 0;
-    for (uint32_t l = 0; l < n_layer && bytes.data; l++) {
-        if (!uses_planes(&layer[l]))
-            continue;
-        uint8_t *code = codes_of(build, &layer[l]);
-        if (!code)
-            return NULL;
-        size_t n = (size_t)mpq_shape_count(&layer[l].shape);
-        mpq_pack_planes(code, n, layer[l].bits, bytes.data, at);
-        at += n * (size_t)layer[l].bits;
-    }
-    struct mpq_tensor shift = {MPQ_UINT8, MPQ_SHAPE(8), (uint8_t[]){0, 1, 2, 3, 4, 5, 6, 7}};
-    const char *packed = mpq_build_constant(build, &bytes, NULL);
-    const char *shifts = mpq_build_shared(build, &shift);
-    const char *two = mpq_build_shared_uint8(build, 2);
-    const char *flat = mpq_build_shared_ints(build, (int64_t[]){-1}, 1);
-    const char *bits = MPQ_BUILD_OP(build, "BitShift", {packed, shifts}, .attr = "direction",
-                                    .attr_string = "RIGHT");
-    bits = MPQ_BUILD_OP(build, "Mod", {bits, two});
-    return MPQ_BUILD_OP(build, "Reshape", {bits, flat});
-}
-
-enum mpq_status mpq_storage_begin(struct mpq_build *build, struct mpq_storage_layer *layer,
-                                  uint32_t n_layer, struct mpq_storage_program *out)
-{
-    *out = (struct mpq_storage_program){.build = build, .layer = layer};
-    int64_t *length =
-        mpq_arena_alloc(build->ctx, build->arena, (size_t)n_layer + 1, sizeof *length);
-    const char **piece =
-        mpq_arena_alloc(build->ctx, build->arena, (size_t)n_layer + 1, sizeof *piece);
-    if (!length || !piece)
-        return MPQ_E_NOMEM;
-    size_t n_piece = 0, n_bit = 0;
-    for (uint32_t l = 0; l < n_layer; l++) {
-        if (!uses_planes(&layer[l]))
-            continue;
-        length[n_piece] = mpq_shape_count(&layer[l].shape) * layer[l].bits;
-        n_bit += (size_t)length[n_piece++];
-    }
-    if (!n_piece)
-        return MPQ_OK;
-    const char *bits = write_bits(build, layer, n_layer, n_bit);
-    if (n_bit % 8)
-        length[n_piece++] = (int64_t)(8 - n_bit % 8);
-    if (!mpq_build_split(build, bits, length, n_piece, piece))
-        return build->ctx->status;
-    for (uint32_t l = 0; l < n_layer; l++)
-        if (uses_planes(&layer[l]))
-            layer[l].piece = *piece++;
-    return MPQ_OK;
-}
-
-static const char *planes_weight(struct mpq_build *build, const struct mpq_storage_layer *layer)
-{
-    struct mpq_tensor powers = {MPQ_UINT8, MPQ_SHAPE(1, layer->bits),
-                                (uint8_t[]){1, 2, 4, 8, 16, 32, 64}};
-    const char *levels = write_levels(build, layer);
-    const char *planes =
-        MPQ_BUILD_OP(build, "Reshape",
-                     {layer->piece, mpq_build_shared_ints(build, (int64_t[]){layer->bits, -1}, 2)});
-    const char *code =
-        MPQ_BUILD_OP(build, "MatMulInteger", {mpq_build_shared(build, &powers), planes});
-    const char *q = MPQ_BUILD_OP(build, "Gather", {levels, code});
-    return MPQ_BUILD_OP(build, "Reshape", {q, write_shape(build, &layer->shape)});
-}
-
-/* ---- cells ---- */
+/* ---- tables, computed once a file ---- */
 
 /* int32 [2^k, g], row r the g codes of `bits` bits that make up the cell r. */
 static const char *codes_table(struct mpq_storage_program *program, int bits)
@@ -150,7 +74,9 @@ static const char *codes_table(struct mpq_storage_program *program, int bits)
         const char *step = mpq_build_shared_int32(build, 1);
         program->range[k] = MPQ_BUILD_OP(build, "Range", {first, end, step});
     }
-    int32_t divisor[4] = {1, 1 << bits, 1 << (2 * bits), 1 << (3 * bits)};
+    int32_t divisor[8];
+    for (int i = 0; i < g; i++)
+        divisor[i] = 1 << (i * bits);
     struct mpq_tensor divisors = {MPQ_INT32, MPQ_SHAPE(g, 1), divisor};
     const char *shifted =
         MPQ_BUILD_OP(build, "Div", {program->range[k], mpq_build_shared(build, &divisors)});
@@ -159,6 +85,141 @@ static const char *codes_table(struct mpq_storage_program *program, int bits)
     program->codes[bits] = MPQ_BUILD_OP(build, "Transpose", {codes});
     return program->codes[bits];
 }
+
+/* ---- planes ---- */
+
+/* The layers that come as planes, ordered by width. */
+struct plane_order {
+    uint32_t *layer, n;
+    int64_t n_code[MPQ_MAX_BITS]; /* by width */
+    size_t n_bit;
+};
+
+static enum mpq_status order_planes(const struct mpq_storage_program *program, uint32_t n_layer,
+                                    struct plane_order *out)
+{
+    struct mpq_build *build = program->build;
+    *out = (struct plane_order){
+        .layer = mpq_arena_alloc(build->ctx, build->arena, n_layer, sizeof *out->layer)};
+    if (!out->layer)
+        return MPQ_E_NOMEM;
+    for (int b = MPQ_MIN_BITS; b < MPQ_MAX_BITS; b++) {
+        for (uint32_t l = 0; l < n_layer; l++) {
+            const struct mpq_storage_layer *layer = &program->layer[l];
+            if (layer->bits != b || !uses_planes(layer))
+                continue;
+            out->layer[out->n++] = l;
+            out->n_code[b] += mpq_shape_count(&layer->shape);
+        }
+        out->n_bit += (size_t)out->n_code[b] * (size_t)b;
+    }
+    return MPQ_OK;
+}
+
+/* The bytes: of each width in turn, bit 0 of the codes of all its layers, then bit 1, ... */
+static uint8_t *pack_planes(const struct mpq_storage_program *program,
+                            const struct plane_order *order)
+{
+    struct mpq_build *build = program->build;
+    uint8_t *bytes = mpq_arena_alloc(build->ctx, build->arena, (order->n_bit + 7) / 8, 1);
+    size_t begin = 0, before = 0; /* bits of narrower layers; codes of this width so far */
+    for (uint32_t i = 0; bytes && i < order->n; i++) {
+        const struct mpq_storage_layer *layer = &program->layer[order->layer[i]];
+        size_t n = (size_t)mpq_shape_count(&layer->shape), b = (size_t)layer->bits;
+        size_t n_width = (size_t)order->n_code[b];
+        uint8_t *code = codes_of(build, layer);
+        if (!code)
+            return NULL;
+        mpq_pack_planes(code, n, layer->bits, n_width, bytes, begin + before);
+        before += n;
+        if (before < n_width)
+            continue;
+        begin += n_width * b;
+        before = 0;
+    }
+    return bytes;
+}
+
+/* All bits as uint8, one after the other. */
+static const char *write_bits(struct mpq_storage_program *program, const struct plane_order *order)
+{
+    struct mpq_build *build = program->build;
+    struct mpq_tensor bytes = {MPQ_UINT8, MPQ_SHAPE((int64_t)((order->n_bit + 7) / 8)), NULL};
+    if (!build->measured) {
+        bytes.data = pack_planes(program, order);
+        if (!bytes.data)
+            return NULL;
+    }
+    const char *packed = mpq_build_constant(build, &bytes, NULL);
+    const char *table =
+        MPQ_BUILD_OP(build, "Cast", {codes_table(program, 1)}, .attr = "to", .attr_int = MPQ_UINT8);
+    const char *index = MPQ_BUILD_OP(build, "Cast", {packed}, .attr = "to", .attr_int = MPQ_INT32);
+    const char *rows = MPQ_BUILD_OP(build, "Gather", {table, index});
+    return MPQ_BUILD_OP(build, "Reshape", {rows, mpq_build_shared_ints(build, (int64_t[]){-1}, 1)});
+}
+
+/* The bits of one width [b * n] -> int32 codes [n]. */
+static const char *write_codes(struct mpq_build *build, const char *bits, int b)
+{
+    struct mpq_tensor powers = {MPQ_UINT8, MPQ_SHAPE(1, b), (uint8_t[]){1, 2, 4, 8, 16, 32, 64}};
+    const char *planes =
+        MPQ_BUILD_OP(build, "Reshape", {bits, mpq_build_shared_ints(build, (int64_t[]){b, -1}, 2)});
+    return MPQ_BUILD_OP(build, "MatMulInteger", {mpq_build_shared(build, &powers), planes});
+}
+
+/* A piece for each length; no node where there is but one. */
+static bool split(struct mpq_build *build, const char *in, const int64_t *length, size_t n,
+                  int axis, const char **out_piece)
+{
+    if (n > 1)
+        return mpq_build_split(build, in, length, n, axis, out_piece);
+    out_piece[0] = in;
+    return build->ctx->status == MPQ_OK;
+}
+
+enum mpq_status mpq_storage_begin(struct mpq_build *build, struct mpq_storage_layer *layer,
+                                  uint32_t n_layer, struct mpq_storage_program *out)
+{
+    *out = (struct mpq_storage_program){.build = build, .layer = layer};
+    struct plane_order order;
+    MPQ_TRY(order_planes(out, n_layer, &order));
+    int64_t *length = mpq_arena_alloc(build->ctx, build->arena, order.n, sizeof *length);
+    const char **piece = mpq_arena_alloc(build->ctx, build->arena, order.n, sizeof *piece);
+    if (!length || !piece)
+        return MPQ_E_NOMEM;
+    if (!order.n)
+        return MPQ_OK;
+    int64_t width_length[MPQ_MAX_BITS + 1];
+    const char *width_bits[MPQ_MAX_BITS + 1];
+    size_t n_width = 0;
+    for (int b = MPQ_MIN_BITS; b < MPQ_MAX_BITS; b++)
+        if (order.n_code[b])
+            width_length[n_width++] = order.n_code[b] * b;
+    if (order.n_bit % 8)
+        width_length[n_width++] = (int64_t)(8 - order.n_bit % 8);
+    if (!split(build, write_bits(out, &order), width_length, n_width, 0, width_bits))
+        return build->ctx->status;
+    const char *const *bits = width_bits;
+    for (uint32_t i = 0, n; i < order.n; i += n) {
+        int b = layer[order.layer[i]].bits;
+        for (n = 0; i + n < order.n && layer[order.layer[i + n]].bits == b; n++)
+            length[n] = mpq_shape_count(&layer[order.layer[i + n]].shape);
+        if (!split(build, write_codes(build, *bits++, b), length, n, 1, piece))
+            return build->ctx->status;
+        for (uint32_t k = 0; k < n; k++)
+            layer[order.layer[i + k]].piece = piece[k];
+    }
+    return MPQ_OK;
+}
+
+static const char *planes_weight(struct mpq_build *build, const struct mpq_storage_layer *layer)
+{
+    const char *levels = write_levels(build, layer);
+    const char *q = MPQ_BUILD_OP(build, "Gather", {levels, layer->piece});
+    return MPQ_BUILD_OP(build, "Reshape", {q, write_shape(build, &layer->shape)});
+}
+
+/* ---- cells ---- */
 
 /* int32 [256, 8 / width], row r the parts that byte r holds, shifted to their place in a cell. */
 static const char *high_table(struct mpq_storage_program *program, int width, int shift)

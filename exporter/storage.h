@@ -2,8 +2,9 @@
  * operators (opset 13) that a runtime folds into an int8 initializer when it loads the file.
  *
  *   planes, for small layers. All of them share one uint8 tensor of bit planes and one chain
- *       bits = Mod(BitShift(bytes [.,1], [0..7]), 2) -> Reshape [-1] -> Split, a piece a layer;
- *       each layer:  Reshape [b,-1] -> MatMulInteger([1,2,4..], .) -> Gather(level, .) -> Reshape
+ *       bits = Gather(table [256, 8] of the bits of a byte, Cast(bytes)) -> Reshape [-1] -> Split,
+ *       each width:  Reshape [b,-1] -> MatMulInteger([[1,2,4..]], .) -> Split, a piece a layer;
+ *       each layer:  Gather(level, .) -> Reshape
  *   cells, for large layers, which load five times faster and take more text. g codes make a cell
  *       of k = g*b bits, whose low 8 bits are in one tensor and the others in a second (a third):
  *       index = Cast(low) + Gather(high table, Cast(high))
@@ -25,7 +26,7 @@ struct mpq_storage_layer {
     struct mpq_shape shape;  /* of the weight                             */
     const int8_t *level, *q; /* as struct mpq_layer_code; unread where build->measured */
     uint32_t n_level;
-    const char *piece; /* planes: the layer's bits, once begun */
+    const char *piece; /* planes: the layer's codes, once begun */
 };
 
 struct mpq_storage_program {
@@ -33,7 +34,7 @@ struct mpq_storage_program {
     struct mpq_storage_layer *layer;
     /* Names of what is shared, made at first use. */
     const char *range[MPQ_STORAGE_MAX_CELL_BITS + 1]; /* by bits of a cell                        */
-    const char *codes[MPQ_MAX_BITS];                  /* by width                                 */
+    const char *codes[MPQ_MAX_BITS];                  /* by width; 1: the bits of a byte */
     const char *high[MPQ_MAX_BITS][MPQ_STORAGE_MAX_CELL_BITS]; /* by width and shift of the part  */
 };
 

@@ -603,7 +603,7 @@ static void test_pack_planes(void **state)
     (void)state;
     /* codes 5, 2, 7 of 3 bits behind one bit: planes 101, 011, 101 lowest bit first */
     uint8_t bytes[2] = {1, 0};
-    mpq_pack_planes((const uint8_t[]){5, 2, 7}, 3, 3, bytes, 1);
+    mpq_pack_planes((const uint8_t[]){5, 2, 7}, 3, 3, 3, bytes, 1);
     assert_int_equal(bytes[0], 1 | 5 << 1 | 6 << 4 | (5 & 1) << 7);
     assert_int_equal(bytes[1], 5 >> 1);
 }
