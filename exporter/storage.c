@@ -2,9 +2,10 @@
 
 #include "exporter/pack.h"
 
-/* Planes cost about 15 to 30 ns of load time a weight, cells 3 to 5; the tables of a width and the
- * longer chain take up to 330 bytes, about one percent of a layer of this size. */
-#define CELLS_FROM 65536
+/* Planes cost about 15 to 30 ns of load time a weight, most of it in looking up level after level;
+ * cells cost 3 to 10. Their longer chain takes 60 bytes more at 2 and 4 bits, 170 at the others,
+ * one to three percent of a layer of this size. */
+#define CELLS_FROM 16384
 
 /* g codes a cell. Every width but 7 needs at most one high part, of 2 or 4 bits a cell. A byte of a
  * plane is a cell of 8 codes of one bit. */
@@ -91,8 +92,9 @@ static const char *codes_table(struct mpq_storage_program *program, int bits)
 /* The layers that come as planes, ordered by width. */
 struct plane_order {
     uint32_t *layer, n;
-    int64_t n_code[MPQ_MAX_BITS]; /* by width */
-    size_t n_bit;
+    int64_t n_code[MPQ_MAX_BITS]; /* by width                                       */
+    int64_t plane[MPQ_MAX_BITS];  /* bits of a plane: as many, filled up to a byte */
+    size_t n_byte;
 };
 
 static enum mpq_status order_planes(const struct mpq_storage_program *program, uint32_t n_layer,
@@ -111,7 +113,8 @@ static enum mpq_status order_planes(const struct mpq_storage_program *program, u
             out->layer[out->n++] = l;
             out->n_code[b] += mpq_shape_count(&layer->shape);
         }
-        out->n_bit += (size_t)out->n_code[b] * (size_t)b;
+        out->plane[b] = (out->n_code[b] + 7) / 8 * 8;
+        out->n_byte += (size_t)(out->plane[b] / 8 * b);
     }
     return MPQ_OK;
 }
@@ -121,30 +124,30 @@ static uint8_t *pack_planes(const struct mpq_storage_program *program,
                             const struct plane_order *order)
 {
     struct mpq_build *build = program->build;
-    uint8_t *bytes = mpq_arena_alloc(build->ctx, build->arena, (order->n_bit + 7) / 8, 1);
+    uint8_t *bytes = mpq_arena_alloc(build->ctx, build->arena, order->n_byte, 1);
     size_t begin = 0, before = 0; /* bits of narrower layers; codes of this width so far */
     for (uint32_t i = 0; bytes && i < order->n; i++) {
         const struct mpq_storage_layer *layer = &program->layer[order->layer[i]];
-        size_t n = (size_t)mpq_shape_count(&layer->shape), b = (size_t)layer->bits;
-        size_t n_width = (size_t)order->n_code[b];
+        size_t n = (size_t)mpq_shape_count(&layer->shape);
+        size_t plane = (size_t)order->plane[layer->bits];
         uint8_t *code = codes_of(build, layer);
         if (!code)
             return NULL;
-        mpq_pack_planes(code, n, layer->bits, n_width, bytes, begin + before);
+        mpq_pack_planes(code, n, layer->bits, plane, bytes, begin + before);
         before += n;
-        if (before < n_width)
+        if (before < (size_t)order->n_code[layer->bits])
             continue;
-        begin += n_width * b;
+        begin += plane * (size_t)layer->bits;
         before = 0;
     }
     return bytes;
 }
 
-/* All bits as uint8, one after the other. */
+/* All bits as uint8 [bytes, 8], one after the other. */
 static const char *write_bits(struct mpq_storage_program *program, const struct plane_order *order)
 {
     struct mpq_build *build = program->build;
-    struct mpq_tensor bytes = {MPQ_UINT8, MPQ_SHAPE((int64_t)((order->n_bit + 7) / 8)), NULL};
+    struct mpq_tensor bytes = {MPQ_UINT8, MPQ_SHAPE((int64_t)order->n_byte), NULL};
     if (!build->measured) {
         bytes.data = pack_planes(program, order);
         if (!bytes.data)
@@ -154,11 +157,10 @@ static const char *write_bits(struct mpq_storage_program *program, const struct 
     const char *table =
         MPQ_BUILD_OP(build, "Cast", {codes_table(program, 1)}, .attr = "to", .attr_int = MPQ_UINT8);
     const char *index = MPQ_BUILD_OP(build, "Cast", {packed}, .attr = "to", .attr_int = MPQ_INT32);
-    const char *rows = MPQ_BUILD_OP(build, "Gather", {table, index});
-    return MPQ_BUILD_OP(build, "Reshape", {rows, mpq_build_shared_ints(build, (int64_t[]){-1}, 1)});
+    return MPQ_BUILD_OP(build, "Gather", {table, index});
 }
 
-/* The bits of one width [b * n] -> int32 codes [n]. */
+/* The bits of one width -> int32 codes [1, n]. */
 static const char *write_codes(struct mpq_build *build, const char *bits, int b)
 {
     struct mpq_tensor powers = {MPQ_UINT8, MPQ_SHAPE(1, b), (uint8_t[]){1, 2, 4, 8, 16, 32, 64}};
@@ -183,28 +185,28 @@ enum mpq_status mpq_storage_begin(struct mpq_build *build, struct mpq_storage_la
     *out = (struct mpq_storage_program){.build = build, .layer = layer};
     struct plane_order order;
     MPQ_TRY(order_planes(out, n_layer, &order));
-    int64_t *length = mpq_arena_alloc(build->ctx, build->arena, order.n, sizeof *length);
-    const char **piece = mpq_arena_alloc(build->ctx, build->arena, order.n, sizeof *piece);
+    int64_t *length = mpq_arena_alloc(build->ctx, build->arena, order.n + 1, sizeof *length);
+    const char **piece = mpq_arena_alloc(build->ctx, build->arena, order.n + 1, sizeof *piece);
     if (!length || !piece)
         return MPQ_E_NOMEM;
     if (!order.n)
         return MPQ_OK;
-    int64_t width_length[MPQ_MAX_BITS + 1];
-    const char *width_bits[MPQ_MAX_BITS + 1];
+    int64_t width_bytes[MPQ_MAX_BITS];
+    const char *width_bits[MPQ_MAX_BITS];
     size_t n_width = 0;
     for (int b = MPQ_MIN_BITS; b < MPQ_MAX_BITS; b++)
         if (order.n_code[b])
-            width_length[n_width++] = order.n_code[b] * b;
-    if (order.n_bit % 8)
-        width_length[n_width++] = (int64_t)(8 - order.n_bit % 8);
-    if (!split(build, write_bits(out, &order), width_length, n_width, 0, width_bits))
+            width_bytes[n_width++] = order.plane[b] / 8 * b;
+    if (!split(build, write_bits(out, &order), width_bytes, n_width, 0, width_bits))
         return build->ctx->status;
     const char *const *bits = width_bits;
     for (uint32_t i = 0, n; i < order.n; i += n) {
         int b = layer[order.layer[i]].bits;
         for (n = 0; i + n < order.n && layer[order.layer[i + n]].bits == b; n++)
             length[n] = mpq_shape_count(&layer[order.layer[i + n]].shape);
-        if (!split(build, write_codes(build, *bits++, b), length, n, 1, piece))
+        int64_t rest = order.plane[b] - order.n_code[b];
+        length[n] = rest;
+        if (!split(build, write_codes(build, *bits++, b), length, n + (rest > 0), 1, piece))
             return build->ctx->status;
         for (uint32_t k = 0; k < n; k++)
             layer[order.layer[i + k]].piece = piece[k];

@@ -2,7 +2,7 @@
  * operators (opset 13) that a runtime folds into an int8 initializer when it loads the file.
  *
  *   planes, for small layers. All of them share one uint8 tensor of bit planes and one chain
- *       bits = Gather(table [256, 8] of the bits of a byte, Cast(bytes)) -> Reshape [-1] -> Split,
+ *       bits = Gather(table [256, 8] of the bits of a byte, Cast(bytes)) -> Split,
  *       each width:  Reshape [b,-1] -> MatMulInteger([[1,2,4..]], .) -> Split, a piece a layer;
  *       each layer:  Gather(level, .) -> Reshape
  *   cells, for large layers, which load five times faster and take more text. g codes make a cell

@@ -3,8 +3,9 @@
     build/venv/bin/python tests/bench/onnxruntime_speed.py build/cli/onnx-mpq [--bits 2,3,4,5,6]
         [--python build/matrix/venv-1.19.2/bin/python]
 
-load     a session of the `ort` file is created against one of the `int8` file, in ms a million weights. The stack
-         has six 3x3 convolutions of 256 channels.
+load     a session of the `ort` file is created against one of the `int8` file, in ms a million weights: of a stack
+         of six 3x3 convolutions of 256 channels, and of one of 60 convolutions of 64, whose weights are stored
+         another way.
 latency  the 3-bit file against the int8 file of onnxruntime.quantization, and the 3-bit file of weights only against
          the float file.
 
@@ -26,7 +27,8 @@ import time
 
 SHARED = pathlib.Path(__file__).resolve().parents[3] / "shared"
 MODELS = [("resnet20", "cifar10_resnet20"), ("squeezenet1_1", "imagenet_squeezenet1_1")]
-CHANNELS, LAYERS, SIDE = 256, 6, 14
+STACKS = [("stack", 256, 6), ("small", 64, 60)]  # name, channels, layers
+SIDE = 14
 
 
 # ---- in the interpreter that is measured ----
@@ -84,7 +86,7 @@ def worker():
 
 # ---- files ----
 
-def make_stack(path, with_batch_dim=True):
+def make_stack(path, channels, layers):
     """Convolutions with Relu between; returns the number of weights."""
     import numpy as np
     import onnx
@@ -92,18 +94,18 @@ def make_stack(path, with_batch_dim=True):
     rng = np.random.default_rng(0)
     nodes, constants = [], []
     value = "x"
-    for i in range(LAYERS):
-        w = rng.standard_normal((CHANNELS, CHANNELS, 3, 3)) * (2 / (9 * CHANNELS)) ** 0.5
+    for i in range(layers):
+        w = rng.standard_normal((channels, channels, 3, 3)) * (2 / (9 * channels)) ** 0.5
         constants.append(numpy_helper.from_array(w.astype(np.float32), f"w{i}"))
-        constants.append(numpy_helper.from_array(np.zeros(CHANNELS, np.float32), f"b{i}"))
+        constants.append(numpy_helper.from_array(np.zeros(channels, np.float32), f"b{i}"))
         nodes.append(helper.make_node("Conv", [value, f"w{i}", f"b{i}"], [f"c{i}"], f"conv{i}", pads=[1, 1, 1, 1]))
         nodes.append(helper.make_node("Relu", [f"c{i}"], [f"r{i}"], f"relu{i}"))
         value = f"r{i}"
-    shape = ["N" if with_batch_dim else 1, CHANNELS, SIDE, SIDE]
+    shape = ["N", channels, SIDE, SIDE]
     graph = helper.make_graph(nodes, "stack", [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
                               [helper.make_tensor_value_info(value, TensorProto.FLOAT, shape)], constants)
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=7), path)
-    return LAYERS * 9 * CHANNELS * CHANNELS
+    return layers * 9 * channels * channels
 
 
 def make_inputs(model, path, n=8):
@@ -150,30 +152,32 @@ def main():
     jobs, labels = [], []
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
-        stack = folder / "stack.onnx"
-        n_weight = make_stack(stack)
-        sources = [("stack", stack)]
+        sources, n_weight = [], {}
+        for name, channels, layers in STACKS:
+            sources.append((name, folder / f"{name}.onnx"))
+            n_weight[name] = make_stack(sources[-1][1], channels, layers)
         if SHARED.is_dir():
             sources += [(name, SHARED / "models" / f"{file}.onnx") for name, file in MODELS]
         for name, model in sources:
             inputs = folder / f"{name}.npz"
             value = make_inputs(model, inputs)
             made = ["--data", inputs, "--effort", "none"]
-            int8, ours = folder / f"{name}.int8.onnx", folder / f"{name}.3.onnx"
-            quantize_int8(model, inputs, value, int8)
-            three = convert(arguments.tool, model, ours, "--bits", 3, *made)
-            weights = convert(arguments.tool, model, folder / f"{name}.w3.onnx", "--bits", 3, "--weights-only")
-            jobs += [{"kind": "latency", "files": [three, str(int8)]},
-                     {"kind": "latency", "files": [weights, str(model)]}]
-            labels += [(f"latency of {name}, 3 bits / int8 of onnxruntime.quantization", 0),
-                       (f"latency of {name}, 3 bits, weights only / float", 0)]
-            if name != "stack":
+            if name != "small":
+                int8, ours = folder / f"{name}.int8.onnx", folder / f"{name}.3.onnx"
+                quantize_int8(model, inputs, value, int8)
+                three = convert(arguments.tool, model, ours, "--bits", 3, *made)
+                weights = convert(arguments.tool, model, folder / f"{name}.w3.onnx", "--bits", 3, "--weights-only")
+                jobs += [{"kind": "latency", "files": [three, str(int8)]},
+                         {"kind": "latency", "files": [weights, str(model)]}]
+                labels += [(f"latency of {name}, 3 bits / int8 of onnxruntime.quantization", 0),
+                           (f"latency of {name}, 3 bits, weights only / float", 0)]
+            if name not in n_weight:
                 continue
             plain = convert(arguments.tool, model, folder / "plain.onnx", "--bits", 8, "--target", "int8", *made)
             for bits in arguments.bits.split(","):
-                packed = convert(arguments.tool, model, folder / f"stack.load.{bits}.onnx", "--bits", bits, *made)
+                packed = convert(arguments.tool, model, folder / f"{name}.load.{bits}.onnx", "--bits", bits, *made)
                 jobs.append({"kind": "load", "files": [packed, plain]})
-                labels.append((f"load of {bits} bits, ms a million weights over int8", n_weight / 1e6))
+                labels.append((f"load of {name}, {bits} bits, ms a million weights over int8", n_weight[name] / 1e6))
         done = subprocess.run([arguments.python, __file__, "--worker"], input=json.dumps(jobs), stdout=subprocess.PIPE,
                               text=True, check=True)
     *results, version = [json.loads(line) for line in done.stdout.splitlines()]

@@ -392,7 +392,7 @@ static void test_float_activations(void **state)
     assert_int_equal(net_count(graph, "DequantizeLinear"), 0);
 }
 
-/* Layers of 65536 weights and more are stored as cells. */
+/* Layers of 16384 weights and more are stored as cells. */
 static void test_large_layers(void **state)
 {
     struct net *net = *state;
