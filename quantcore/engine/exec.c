@@ -30,7 +30,8 @@ struct mpq_exec {
     bool *is_anchored;          /* [n_value] gradient seeded or wanted: cleared by zero_grad */
     mpq_exec_hook *hook;
     void *hook_arg;
-    struct step *step; /* [n_node]  */
+    struct step *step;   /* [n_node]  */
+    mpq_node_id *resume; /* [n_node] see mpq_exec_resume() */
     void *workspace;
     size_t bytes;
 };
@@ -182,6 +183,34 @@ static enum mpq_status last_uses(struct mpq_ctx *ctx, struct mpq_arena *arena,
     return MPQ_OK;
 }
 
+/* A node can be resumed at if all values that cross it live to the end of the forward pass: memory
+ * is taken over in forward steps only. */
+static enum mpq_status find_resumes(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                    struct mpq_arena *scratch, struct mpq_exec *exec,
+                                    const uint32_t *last)
+{
+    const struct mpq_graph *graph = exec->graph;
+    bool *broken = mpq_arena_alloc(ctx, scratch, graph->n_node, sizeof *broken);
+    uint32_t *reach = mpq_arena_alloc(ctx, scratch, graph->n_node, sizeof *reach);
+    exec->resume = mpq_arena_alloc(ctx, arena, graph->n_node, sizeof *exec->resume);
+    if (!broken || !reach || !exec->resume)
+        return MPQ_E_NOMEM;
+    /* reach[p]: the last node that reads something of node p's that dies early. */
+    for (mpq_node_id n = 0; n < graph->n_node; n++)
+        for (uint32_t i = 0; runs(exec, n) && i < graph->node[n].n_in; i++) {
+            mpq_value_id v = graph->node[n].in[i];
+            mpq_node_id maker = v == MPQ_NO_VALUE ? MPQ_NO_NODE : graph->value[v].producer;
+            if (maker != MPQ_NO_NODE && runs(exec, maker) && last[home_of(exec, v)] < graph->n_node)
+                reach[maker] = n;
+        }
+    for (mpq_node_id p = 0; p < graph->n_node; p++)
+        for (mpq_node_id n = p + 1; n <= reach[p]; n++)
+            broken[n] = true;
+    for (mpq_node_id n = 1; n < graph->n_node; n++)
+        exec->resume[n] = broken[n] ? exec->resume[n - 1] : n;
+    return MPQ_OK;
+}
+
 static enum mpq_status place_values(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                     struct mpq_arena *scratch, struct mpq_exec *exec,
                                     const struct mpq_exec_options *options)
@@ -189,6 +218,7 @@ static enum mpq_status place_values(struct mpq_ctx *ctx, struct mpq_arena *arena
     const struct mpq_graph *graph = exec->graph;
     uint32_t *last, n_buffer = 0;
     MPQ_TRY(last_uses(ctx, scratch, exec, options, &last));
+    MPQ_TRY(find_resumes(ctx, arena, scratch, exec, last));
     struct mpq_plan_buffer *buffer = mpq_arena_alloc(ctx, scratch, graph->n_value, sizeof *buffer);
     mpq_value_id *owner = mpq_arena_alloc(ctx, scratch, graph->n_value, sizeof *owner);
     if (!buffer || !owner)
@@ -452,6 +482,11 @@ void mpq_exec_forward(struct mpq_exec *exec, mpq_node_id first, mpq_node_id last
                                                         .clamp = step->clamps ? &step->clamp : NULL,
                                                         .workspace = exec->workspace});
     }
+}
+
+mpq_node_id mpq_exec_resume(const struct mpq_exec *exec, mpq_node_id n)
+{
+    return exec->resume[n];
 }
 
 static void clear_grad(struct mpq_exec *exec, mpq_value_id v)

@@ -48,6 +48,11 @@ void mpq_exec_feed(struct mpq_exec *exec, mpq_value_id value, void *data);
  * there: a partial run needs keep_all. Cannot fail. */
 void mpq_exec_forward(struct mpq_exec *exec, mpq_node_id first, mpq_node_id last);
 
+/* The last node, n or one before it, from which forward can begin after a whole forward pass and
+ * any backward: what the nodes from there on read is still there. Once values that nodes before it
+ * read have changed, 0 is right. */
+mpq_node_id mpq_exec_resume(const struct mpq_exec *exec, mpq_node_id n);
+
 /* Gradients. zero_grad clears those of seeded values (the outputs among them) and of wanted ones;
  * then the caller adds dL/dvalue to the seeded; backward adds into the wanted. mpq_exec_grad is
  * NULL for a value that is neither, or whose gradient reaches nothing wanted. backward uses up the

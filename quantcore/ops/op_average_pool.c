@@ -21,6 +21,7 @@ struct job {
     const mpq_real *in; /* x, or dy  */
     mpq_real *out;      /* y, or dx  */
     bool fresh;         /* dx is written */
+    char *workspace;
 };
 
 /* Taps of window o that count along one dimension. */
@@ -46,21 +47,15 @@ static void sum_row(mpq_real *restrict y, const mpq_real *restrict x, int64_t n,
             y[i] += x[i * stride];
 }
 
-static void sum_plane(const struct mpq_pool *pool, const mpq_real *x, mpq_real *y)
-{
-    for (int64_t i = 0; i < pool->out_count; i++)
-        y[i] = 0;
-    mpq_pool_sweep(pool, x, y, sum_row);
-}
-
 static void forward_planes(void *arg, int64_t begin, int64_t end, int thread)
 {
     const struct job *job = arg;
     const struct mpq_pool *pool = &job->pool;
-    (void)thread;
+    char *row = job->workspace + (size_t)thread * mpq_pool_separable_bytes(pool);
     for (int64_t p = begin; p < end; p++) {
         mpq_real *y = job->out + p * pool->out_count;
-        sum_plane(pool, job->in + p * pool->in_count, y);
+        mpq_pool_separable(pool, job->in + p * pool->in_count, y, 0, (mpq_real *)(void *)row,
+                           sum_row);
         for (int64_t od = 0; od < pool->dim[0].out; od++)
             for (int64_t oh = 0; oh < pool->dim[1].out; oh++) {
                 int64_t count = count_taps(&pool->dim[0], od, job->include_pad) *
@@ -123,9 +118,19 @@ static void run(const struct mpq_kernel_args *args, const mpq_real *in, mpq_real
     struct job job = {.include_pad = attrs->count_include_pad,
                       .in = in,
                       .out = out,
-                      .fresh = mpq_is_fresh(args, 0)};
+                      .fresh = mpq_is_fresh(args, 0),
+                      .workspace = args->workspace};
     mpq_pool_make(args->node, &args->x[0]->shape, &args->y[0]->shape, &job.pool);
     mpq_parallel_for(job.pool.n_plane, 1 + MPQ_GRAIN / (job.pool.in_count + 1), planes, &job);
+}
+
+static size_t average_pool_workspace(const struct mpq_node *node, const struct mpq_tensor *const *x,
+                                     struct mpq_tensor *const *y, bool training)
+{
+    struct mpq_pool pool;
+    (void)training;
+    mpq_pool_make(node, &x[0]->shape, &y[0]->shape, &pool);
+    return mpq_pool_separable_bytes(&pool) * (size_t)mpq_thread_count();
 }
 
 static void average_pool_forward(const struct mpq_kernel_args *args)
@@ -149,5 +154,6 @@ const struct mpq_op mpq_op_average_pool = {.name = "AveragePool",
                                            .infer = average_pool_infer,
                                            .backward_ignores = MPQ_IGNORES_X | MPQ_IGNORES_Y,
                                            .sets_dx = true,
+                                           .workspace = average_pool_workspace,
                                            .forward = average_pool_forward,
                                            .backward = average_pool_backward};

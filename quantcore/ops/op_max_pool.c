@@ -47,19 +47,14 @@ static void max_row(mpq_real *restrict y, const mpq_real *restrict x, int64_t n,
             y[i] = x[i * stride] > y[i] ? x[i * stride] : y[i];
 }
 
-static void max_plane(const struct mpq_pool *pool, const mpq_real *x, mpq_real *y)
-{
-    for (int64_t i = 0; i < pool->out_count; i++)
-        y[i] = -INFINITY;
-    mpq_pool_sweep(pool, x, y, max_row);
-}
-
 static void forward_planes(void *arg, int64_t begin, int64_t end, int thread)
 {
     const struct job *job = arg;
-    (void)thread;
+    const struct mpq_pool *pool = &job->pool;
+    char *row = job->workspace + (size_t)thread * mpq_pool_separable_bytes(pool);
     for (int64_t p = begin; p < end; p++)
-        max_plane(&job->pool, job->x + p * job->pool.in_count, job->out + p * job->pool.out_count);
+        mpq_pool_separable(pool, job->x + p * pool->in_count, job->out + p * pool->out_count,
+                           -INFINITY, (mpq_real *)(void *)row, max_row);
 }
 
 /* Offset in the plane of the first element of window o that equals `value`; -1 for a window that
@@ -280,12 +275,12 @@ struct byte_job {
     bool is_signed;
     const uint8_t *x;
     uint8_t *y;
-    mpq_real *room; /* [threads][in_count + out_count] */
+    mpq_real *room; /* [threads][in_count + out_count + a row] */
 };
 
 static int64_t room_of_thread(const struct mpq_pool *pool)
 {
-    return (pool->in_count + pool->out_count + 15) / 16 * 16;
+    return (pool->in_count + pool->out_count + pool->dim[2].in + 15) / 16 * 16;
 }
 
 static void byte_planes(void *arg, int64_t begin, int64_t end, int thread)
@@ -297,7 +292,7 @@ static void byte_planes(void *arg, int64_t begin, int64_t end, int thread)
     for (int64_t p = begin; p < end; p++) {
         uint8_t *out = job->y + p * pool->out_count;
         mpq_shift_to_real(job->x + p * pool->in_count, job->is_signed, 0, x, pool->in_count);
-        max_plane(pool, x, y);
+        mpq_pool_separable(pool, x, y, -INFINITY, y + pool->out_count, max_row);
         for (int64_t i = 0; i < pool->out_count; i++)
             out[i] = (uint8_t)(int32_t)(y[i] > low ? y[i] : low);
     }
@@ -320,7 +315,7 @@ static void max_pool_forward(const struct mpq_kernel_args *args)
         pool_bytes(args);
         return;
     }
-    struct job job = {.x = args->x[0]->data, .out = args->y[0]->data};
+    struct job job = {.x = args->x[0]->data, .out = args->y[0]->data, .workspace = args->workspace};
     mpq_pool_make(args->node, &args->x[0]->shape, &args->y[0]->shape, &job.pool);
     mpq_parallel_for(job.pool.n_plane, plane_grain(&job.pool), forward_planes, &job);
     if (args->node->n_out > 1 && args->y[1]) {
@@ -353,9 +348,9 @@ static size_t max_pool_workspace(const struct mpq_node *node, const struct mpq_t
     mpq_pool_make(node, &x[0]->shape, &y[0]->shape, &pool);
     if (x[0]->dtype != MPQ_FLOAT)
         return (size_t)(room_of_thread(&pool) * mpq_thread_count()) * sizeof(mpq_real);
-    if (!training)
-        return 0;
-    return dealt_setup(&pool, NULL, &d) * (size_t)mpq_thread_count();
+    size_t forward = mpq_pool_separable_bytes(&pool);
+    size_t backward = training ? dealt_setup(&pool, NULL, &d) : 0;
+    return (forward > backward ? forward : backward) * (size_t)mpq_thread_count();
 }
 
 const struct mpq_op mpq_op_max_pool = {.name = "MaxPool",

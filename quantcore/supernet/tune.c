@@ -34,8 +34,10 @@ struct tuner {
     uint32_t *row;   /* [batch] targets of this batch */
     uint32_t *sample;
     uint8_t *bits;
-    uint32_t *layer_of; /* [n_value] the layer whose output it is */
-    uint32_t path;      /* that is run: 0 is the widest */
+    uint32_t *layer_of;   /* [n_value] the layer whose output it is */
+    uint32_t path;        /* that is run: 0 is the widest */
+    uint8_t *last_bits;   /* of the path run before */
+    mpq_node_id *node_of; /* [n_layer] in the graph */
 };
 
 /* ---- setting up ---- */
@@ -128,9 +130,11 @@ static enum mpq_status create(struct mpq_ctx *ctx, struct mpq_arena *arena, stru
     t->row = mpq_arena_alloc(ctx, arena, batch, sizeof *t->row);
     t->sample = mpq_arena_alloc(ctx, arena, batch, sizeof *t->sample);
     t->bits = mpq_arena_alloc(ctx, arena, layers->n_layer, sizeof *t->bits);
+    t->last_bits = mpq_arena_alloc(ctx, arena, layers->n_layer, sizeof *t->last_bits);
+    t->node_of = mpq_arena_alloc(ctx, arena, layers->n_layer, sizeof *t->node_of);
     t->layer_of = mpq_arena_alloc(ctx, arena, graph->n_value, sizeof *t->layer_of);
     if (!want || !hooked || !t->layer || !t->order || !t->row || !t->sample || !t->bits ||
-        !t->layer_of)
+        !t->last_bits || !t->node_of || !t->layer_of)
         return MPQ_E_NOMEM;
     for (uint32_t l = 0; l < layers->n_layer; l++) {
         want[layers->layer[l].weight] = true;
@@ -139,6 +143,11 @@ static enum mpq_status create(struct mpq_ctx *ctx, struct mpq_arena *arena, stru
         t->layer_of[layers->layer[l].y] = l;
         hooked[layers->layer[l].y] = t->options->align;
     }
+    for (mpq_node_id n = 0; n < graph->n_node; n++)
+        for (uint32_t l = 0; l < layers->n_layer; l++)
+            for (uint32_t i = 0; i < graph->node[n].n_in; i++)
+                if (graph->node[n].in[i] == layers->layer[l].weight)
+                    t->node_of[l] = n;
     MPQ_TRY(mpq_network_create(
         ctx, arena, graph, batch,
         &(struct mpq_exec_options){
@@ -197,12 +206,26 @@ static void collect_gradients(struct tuner *t)
     }
 }
 
+/* Quantizes for the path; returns the first node that computes anything else than it did on the
+ * path before, which ran on the same samples and the same parameters. */
+static mpq_node_id apply_path(struct tuner *t)
+{
+    mpq_node_id first = t->network.graph->n_node - 1;
+    for (uint32_t l = 0; l < t->net->layers->n_layer; l++) {
+        if (t->path > 0 && t->bits[l] == t->last_bits[l])
+            continue;
+        mpq_supernet_apply_layer(t->net, t->network.exec, l, t->bits[l]);
+        first = t->node_of[l] < first ? t->node_of[l] : first;
+        t->last_bits[l] = t->bits[l];
+    }
+    return t->path == 0 ? 0 : mpq_exec_resume(t->network.exec, first);
+}
+
 static double run_path(struct tuner *t, uint32_t path)
 {
     struct mpq_network *network = &t->network;
     t->path = path;
-    mpq_supernet_apply(t->net, network->exec, t->bits);
-    mpq_exec_forward(network->exec, 0, network->graph->n_node);
+    mpq_exec_forward(network->exec, apply_path(t), network->graph->n_node);
     mpq_exec_zero_grad(network->exec);
     double loss = mpq_network_loss(network, t->targets, t->row, network->batch, 0);
     mpq_network_loss(network, t->targets, t->row, network->batch, 1 / (loss + MPQ_TUNE_LOSS_FLOOR));

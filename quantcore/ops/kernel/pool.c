@@ -173,3 +173,42 @@ void mpq_pool_sweep(const struct mpq_pool *pool, const mpq_real *x, mpq_real *y,
         }
     }
 }
+
+/* All taps of the last dimension over one row. */
+static void sweep_columns(const struct mpq_pool_dim *w, const mpq_real *x, mpq_real *y,
+                          mpq_pool_row_fn *row_fn)
+{
+    for (int64_t kw = 0; kw < w->kernel; kw++) {
+        int64_t begin, end;
+        find_valid(w, kw, &begin, &end);
+        if (begin < end)
+            row_fn(y + begin, x + begin * w->stride + kw * w->dilation - w->pad, end - begin,
+                   w->stride);
+    }
+}
+
+size_t mpq_pool_separable_bytes(const struct mpq_pool *pool)
+{
+    return ((size_t)pool->dim[2].in * sizeof(mpq_real) + 63) / 64 * 64;
+}
+
+void mpq_pool_separable(const struct mpq_pool *pool, const mpq_real *x, mpq_real *y, mpq_real start,
+                        mpq_real *row, mpq_pool_row_fn *row_fn)
+{
+    const struct mpq_pool_dim *d = &pool->dim[0], *h = &pool->dim[1], *w = &pool->dim[2];
+    for (int64_t i = 0; i < pool->out_count; i++)
+        y[i] = start;
+    for (int64_t od = 0; od < d->out; od++)
+        for (int64_t oh = 0; oh < h->out; oh++, y += w->out) {
+            for (int64_t i = 0; i < w->in; i++)
+                row[i] = start;
+            for (int64_t kd = 0; kd < d->kernel; kd++)
+                for (int64_t kh = 0; kh < h->kernel; kh++) {
+                    int64_t depth = od * d->stride + kd * d->dilation - d->pad;
+                    int64_t line = oh * h->stride + kh * h->dilation - h->pad;
+                    if (depth >= 0 && depth < d->in && line >= 0 && line < h->in)
+                        row_fn(row, x + (depth * h->in + line) * w->in, w->in, 1);
+                }
+            sweep_columns(w, row, y, row_fn);
+        }
+}

@@ -49,4 +49,11 @@ typedef void mpq_pool_row_fn(mpq_real *restrict y, const mpq_real *restrict x, i
 void mpq_pool_sweep(const struct mpq_pool *pool, const mpq_real *x, mpq_real *y,
                     mpq_pool_row_fn *row_fn);
 
+/* The same in another order of operations, for fewer: y = start op the inputs of each window, the
+ * rows of a window being taken into one before its columns. row [mpq_pool_separable_bytes()] is
+ * scratch. */
+void mpq_pool_separable(const struct mpq_pool *pool, const mpq_real *x, mpq_real *y, mpq_real start,
+                        mpq_real *row, mpq_pool_row_fn *row_fn);
+size_t mpq_pool_separable_bytes(const struct mpq_pool *pool);
+
 #endif
