@@ -123,11 +123,12 @@ static enum mpq_status make_runners(struct mpq_ctx *ctx, struct mpq_arena *arena
                                     struct evaluation *eval)
 {
     struct eval_model *model = &eval->model, *reference = &eval->reference;
-    MPQ_TRY(
-        mpq_batch_choose(ctx, arena, model->graph, eval->dataset, &model->graph, &model->batch));
+    bool is_free;
+    MPQ_TRY(mpq_batch_choose(ctx, arena, model->graph, eval->dataset, &model->graph, &model->batch,
+                             &is_free));
     if (reference->path) {
         MPQ_TRY(mpq_batch_choose(ctx, arena, reference->graph, eval->dataset, &reference->graph,
-                                 &reference->batch));
+                                 &reference->batch, &is_free));
         if (reference->batch < model->batch)
             model->batch = reference->batch;
         MPQ_TRY(mpq_runner_create(ctx, arena, reference->graph, model->batch, NULL,

@@ -219,7 +219,8 @@ static enum mpq_status alloc_activations(struct mpq_ctx *ctx, struct mpq_pipelin
 enum mpq_status mpq_pipeline_calibrate(struct mpq_ctx *ctx, struct mpq_pipeline *p)
 {
     enum { MAX_SAMPLES = 1024 };
-    MPQ_TRY(mpq_batch_choose(ctx, p->arena, p->graph, p->tune.dataset, &p->run_graph, &p->batch));
+    MPQ_TRY(mpq_batch_choose(ctx, p->arena, p->graph, p->tune.dataset, &p->run_graph, &p->batch,
+                             &p->takes_batches));
     MPQ_TRY(alloc_activations(ctx, p));
     const char *path = p->options->checkpoint;
     p->is_resumed =
@@ -310,7 +311,7 @@ static uint32_t tune_batch(const struct mpq_pipeline *p)
         batch /= 2;
     while (batch > 1 && batch > p->tune.n)
         batch /= 2;
-    return p->batch == 1 ? 1 : batch;
+    return p->takes_batches ? batch : 1;
 }
 
 /* As many steps as the effort's amount of arithmetic allows, forward and backward of four paths,

@@ -53,7 +53,8 @@ struct mpq_pipeline {
 
     /* calibrate */
     const struct mpq_graph *run_graph; /* `graph`, with its batch freed where it was fixed */
-    uint32_t batch;
+    uint32_t batch;                    /* of forward passes                        */
+    bool takes_batches;                /* several samples at once give the same answers */
     struct mpq_observer observer;
     struct mpq_act_quant *act_quant; /* [n_group] as FakeQuant nodes read it now; else widest  */
     struct mpq_act_quant *act_by_width[MPQ_N_BITS]; /* [n_group], NULL: no candidate            */

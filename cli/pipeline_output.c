@@ -295,27 +295,35 @@ enum mpq_status mpq_pipeline_verify(struct mpq_ctx *ctx, struct mpq_pipeline *p,
 
 /* ---- report ---- */
 
-/* Each layer's output in the quantized network against the float one, on one batch. */
+/* Each layer's output in the quantized network against the float one, on a few samples. */
 static enum mpq_status layer_sqnr(struct mpq_ctx *ctx, struct mpq_pipeline *p,
                                   struct mpq_report_layer *row)
 {
+    enum { SAMPLES = 32 };
     struct mpq_samples samples = mpq_pipeline_samples(&p->decide);
-    uint32_t n = p->decide.n < p->batch ? p->decide.n : p->batch;
+    uint32_t n = p->decide.n < SAMPLES ? p->decide.n : SAMPLES;
     struct mpq_network *networks[] = {&p->float_network, &p->fake_network};
+    struct mpq_comparison *comparison =
+        mpq_arena_alloc(ctx, p->arena, p->layers.n_layer, sizeof *comparison);
+    if (!comparison)
+        return MPQ_E_NOMEM;
     mpq_supernet_apply_codes(&p->net, p->fake_network.exec, p->code);
-    for (size_t i = 0; i < MPQ_COUNT(networks); i++) {
-        MPQ_TRY(mpq_network_read(ctx, networks[i], &samples, p->decide.sample, n));
-        mpq_exec_forward(networks[i]->exec, 0, networks[i]->graph->n_node);
+    for (uint32_t first = 0; first < n; first += p->batch) {
+        uint32_t n_here = n - first < p->batch ? n - first : p->batch;
+        for (size_t i = 0; i < MPQ_COUNT(networks); i++) {
+            MPQ_TRY(mpq_network_read(ctx, networks[i], &samples, p->decide.sample + first, n_here));
+            mpq_exec_forward(networks[i]->exec, 0, networks[i]->graph->n_node);
+        }
+        for (uint32_t l = 0; l < p->layers.n_layer; l++) {
+            mpq_value_id y = p->layers.layer[l].y;
+            const struct mpq_tensor *want = mpq_exec_tensor(p->float_network.exec, y);
+            mpq_comparison_add(&comparison[l], want->data,
+                               mpq_exec_tensor(p->fake_network.exec, y)->data, 1,
+                               mpq_shape_count(&want->shape), 0);
+        }
     }
-    for (uint32_t l = 0; l < p->layers.n_layer; l++) {
-        mpq_value_id y = p->layers.layer[l].y;
-        const struct mpq_tensor *want = mpq_exec_tensor(p->float_network.exec, y);
-        struct mpq_comparison comparison = {0};
-        int64_t count = mpq_shape_count(&want->shape);
-        mpq_comparison_add(&comparison, want->data, mpq_exec_tensor(p->fake_network.exec, y)->data,
-                           1, count, 0);
-        row[l].sqnr_db = mpq_comparison_sqnr_db(&comparison);
-    }
+    for (uint32_t l = 0; l < p->layers.n_layer; l++)
+        row[l].sqnr_db = mpq_comparison_sqnr_db(&comparison[l]);
     return MPQ_OK;
 }
 

@@ -4,10 +4,13 @@
 #include <math.h>
 #include <string.h>
 
+#include "quantcore/base/thread.h"
 #include "quantcore/pass/pass.h"
 
-#define MAX_BATCH    32 /* beyond it a GEMM gains nothing and memory grows */
-#define TARGET_BYTES ((size_t)256 << 20)
+#define MAX_BATCH 32 /* beyond it a GEMM gains nothing and memory grows */
+/* What a batch may take a thread: about what stays in the cache from one node to the next, which is
+ * worth more than longer products are (tests/bench/NOTES.md). */
+#define TARGET_BYTES ((size_t)8 << 20)
 
 static enum mpq_status list_tensors(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                     struct mpq_exec *exec, const mpq_value_id *id, uint32_t n,
@@ -169,22 +172,25 @@ static uint32_t affordable_batch(size_t bytes_of_one, uint32_t n_sample)
 {
     uint32_t batch = 1;
     while (2 * batch <= MAX_BATCH && 2 * batch <= n_sample &&
-           2 * batch * bytes_of_one <= TARGET_BYTES)
+           2 * batch * bytes_of_one <= TARGET_BYTES * (size_t)mpq_thread_count())
         batch *= 2;
     return batch;
 }
 
 static enum mpq_status try_batch(struct mpq_ctx *ctx, struct mpq_arena *scratch,
                                  const struct mpq_graph *graph, const struct mpq_graph *rebatched,
-                                 struct mpq_dataset *dataset, uint32_t *out_batch)
+                                 struct mpq_dataset *dataset, uint32_t *out_batch,
+                                 bool *out_is_free)
 {
     struct mpq_runner one;
     MPQ_TRY(mpq_runner_create(ctx, scratch, graph, 1, NULL, &one));
-    uint32_t batch = affordable_batch(mpq_exec_bytes(one.exec), mpq_dataset_count(dataset));
+    uint32_t n_sample = mpq_dataset_count(dataset);
+    uint32_t batch = affordable_batch(mpq_exec_bytes(one.exec), n_sample);
     bool same = true;
-    if (batch > 1)
-        MPQ_TRY(check_batch(ctx, scratch, &one, rebatched, batch, dataset, &same));
+    if (n_sample > 1)
+        MPQ_TRY(check_batch(ctx, scratch, &one, rebatched, batch > 1 ? batch : 2, dataset, &same));
     *out_batch = same ? batch : 1;
+    *out_is_free = same && n_sample > 1;
     if (!same)
         mpq_log(ctx, MPQ_LOG_INFO,
                 "samples run one at a time: the model gives other results for "
@@ -194,20 +200,23 @@ static enum mpq_status try_batch(struct mpq_ctx *ctx, struct mpq_arena *scratch,
 
 enum mpq_status mpq_batch_choose(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                  const struct mpq_graph *graph, struct mpq_dataset *dataset,
-                                 const struct mpq_graph **out_graph, uint32_t *out_batch)
+                                 const struct mpq_graph **out_graph, uint32_t *out_batch,
+                                 bool *out_is_free)
 {
     struct mpq_graph *rebatched;
     bool changed;
-    uint32_t batch;
+    uint32_t batch = 1;
+    bool is_free = false;
     MPQ_TRY(mpq_rebatch(ctx, arena, graph, &rebatched, &changed));
     struct mpq_arena *scratch = mpq_arena_create(ctx);
     if (!scratch)
         return MPQ_E_NOMEM;
     enum mpq_status status =
-        try_batch(ctx, scratch, graph, changed ? rebatched : graph, dataset, &batch);
+        try_batch(ctx, scratch, graph, changed ? rebatched : graph, dataset, &batch, &is_free);
     mpq_arena_free(scratch);
     MPQ_TRY(status);
-    *out_graph = batch > 1 && changed ? rebatched : graph;
+    *out_graph = is_free && changed ? rebatched : graph;
     *out_batch = batch;
+    *out_is_free = is_free;
     return MPQ_OK;
 }
