@@ -78,7 +78,7 @@ struct mpq_options {
     uint64_t seed;
     int64_t threads; /* >= 1                                             */
     const struct mpq_target *target;
-    bool overwrite, no_freeze, no_align, no_refine, weights_only, saturation_safe;
+    bool overwrite, no_freeze, no_align, no_refine, weights_only, short_names, saturation_safe;
 
     size_t message_limit; /* no option: tests set it, for what happens beyond 2 GiB; 0: as it is */
 

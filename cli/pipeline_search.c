@@ -15,7 +15,8 @@ struct mpq_export_plan mpq_pipeline_export_plan(const struct mpq_pipeline *p)
                                     .act_quant = p->act_quant,
                                     .target = p->options->target,
                                     .external_name = p->external_name,
-                                    .message_limit = p->options->message_limit};
+                                    .message_limit = p->options->message_limit,
+                                    .short_names = p->options->short_names};
 }
 
 void mpq_pipeline_set_activations(struct mpq_pipeline *p, const uint8_t *bits)

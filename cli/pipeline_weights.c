@@ -159,20 +159,6 @@ static void forget_temporaries(struct unpacker *u)
     mpq_arena_reset(u->scratch);
 }
 
-/* What stands in the place of layer l's weight; the node's outputs have kept their names. */
-static mpq_value_id find_weight(const struct mpq_pipeline *p, const struct mpq_graph *graph,
-                                uint32_t l)
-{
-    const struct mpq_layer *layer = &p->layers.layer[l];
-    const struct mpq_node *node = &p->graph->node[layer->node];
-    mpq_value_id y = mpq_graph_find(graph, p->graph->value[layer->y].name);
-    mpq_node_id written = y == MPQ_NO_VALUE ? MPQ_NO_NODE : graph->value[y].producer;
-    for (uint32_t i = 0; i < node->n_in && written != MPQ_NO_NODE; i++)
-        if (node->in[i] == layer->weight && i < graph->node[written].n_in)
-            return graph->node[written].in[i];
-    return MPQ_NO_VALUE;
-}
-
 static bool is_decoded(const struct mpq_layer *layer, const struct mpq_layer_code *code,
                        const struct mpq_tensor *w)
 {
@@ -192,7 +178,7 @@ static enum mpq_status check_layers(struct mpq_pipeline *p, struct unpacker *u, 
     for (uint32_t l = 0; l < p->layers.n_layer; l++) {
         const struct mpq_layer *layer = &p->layers.layer[l];
         MPQ_TRY(mpq_step(u->ctx, "verify", l, p->layers.n_layer, (double)NAN));
-        mpq_value_id weight = find_weight(p, u->graph, l);
+        mpq_value_id weight = mpq_graph_find(u->graph, p->file.weight_name[l]);
         if (weight != MPQ_NO_VALUE)
             MPQ_TRY(unpack(u, weight));
         if (weight == MPQ_NO_VALUE || !is_decoded(layer, &p->code[l], &u->tensor[weight]))

@@ -17,12 +17,11 @@ static const Onnx__ModelProto *source_of(const struct mpq_graph *graph)
 
 /* ONNX Runtime 1.19 turns the Slices and Gathers of a value into one Split named after the first of
  * them, and refuses two Splits of one name; so those that have no name get one. */
-static const char *node_name(struct mpq_build *build, const struct mpq_node *node)
+static const char *node_name(struct mpq_qdq *qdq, const struct mpq_node *node)
 {
     bool needs_name = strcmp(node->op_type, "Slice") == 0 || strcmp(node->op_type, "Gather") == 0;
-    if (*node->name || !needs_name)
-        return node->name;
-    return mpq_build_name(build);
+    const char *name = qdq->plan->short_names ? "" : node->name;
+    return *name || !needs_name ? name : mpq_build_name(&qdq->build);
 }
 
 /* A node as the file had it where nothing says otherwise: documentation, metadata and fields
@@ -42,7 +41,7 @@ static enum mpq_status write_node(struct mpq_qdq *qdq, mpq_node_id n)
     char **input = mpq_arena_alloc(ctx, arena, node->n_in, sizeof *input);
     char **output = mpq_arena_alloc(ctx, arena, node->n_out, sizeof *output);
     Onnx__AttributeProto **attr = mpq_arena_alloc(ctx, arena, node->attr_set.n, sizeof *attr);
-    const char *name = node_name(&qdq->build, node);
+    const char *name = node_name(qdq, node);
     bool is_relu = mpq_qdq_is_relu(qdq, n);
     if (!out || !input || !output || !attr || !name)
         return MPQ_E_NOMEM;
@@ -246,11 +245,14 @@ static enum mpq_status make_model(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                   const struct mpq_export_plan *plan, const uint8_t *bits,
                                   Onnx__ModelProto **out_model, struct mpq_export_file *out_file)
 {
-    struct mpq_qdq qdq;
+    struct mpq_qdq *qdq = mpq_arena_alloc(ctx, arena, 1, sizeof *qdq);
     size_t limit = plan->message_limit ? plan->message_limit : MPQ_LIMIT_MODEL_BYTES;
+    if (!qdq)
+        return MPQ_E_NOMEM;
     *out_file = (struct mpq_export_file){0};
-    MPQ_TRY(mpq_qdq_init(ctx, arena, plan, bits, &qdq));
-    MPQ_TRY(write_model(&qdq, out_model));
+    MPQ_TRY(mpq_qdq_init(ctx, arena, plan, bits, qdq));
+    MPQ_TRY(write_model(qdq, out_model));
+    out_file->weight_name = qdq->weight;
     if (!plan->external_name)
         return MPQ_OK;
     return mpq_external_move(ctx, arena, *out_model, plan->external_name, limit, out_file);
@@ -266,19 +268,18 @@ enum mpq_status mpq_export(struct mpq_ctx *ctx, struct mpq_arena *arena,
 {
     Onnx__ModelProto *model;
     struct mpq_export_file file;
+    /* Pieces and names stay where they were made. */
     struct mpq_arena *scratch = mpq_arena_create(ctx);
     if (!scratch)
         return MPQ_E_NOMEM;
-    enum mpq_status status = make_model(ctx, scratch, plan, NULL, &model, &file);
-    if (status == MPQ_OK)
-        status = mpq_proto_pack(ctx, arena, model, &file.data, &file.bytes);
-    if (status == MPQ_OK && file.n_piece) /* pieces are where the message had them */
-        status = mpq_arena_defer(ctx, arena, free_arena, scratch);
-    if (status != MPQ_OK || !file.n_piece)
+    if (mpq_arena_defer(ctx, arena, free_arena, scratch) != MPQ_OK) {
         mpq_arena_free(scratch);
-    if (status == MPQ_OK)
-        *out = file;
-    return status;
+        return MPQ_E_NOMEM;
+    }
+    MPQ_TRY(make_model(ctx, scratch, plan, NULL, &model, &file));
+    MPQ_TRY(mpq_proto_pack(ctx, arena, model, &file.data, &file.bytes));
+    *out = file;
+    return MPQ_OK;
 }
 
 enum mpq_status mpq_export_codes(struct mpq_ctx *ctx, struct mpq_arena *arena,

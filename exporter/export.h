@@ -14,6 +14,7 @@ struct mpq_export_plan {
     const char *external_name; /* of the file beside the model that takes large initializers where
                                   the model would reach message_limit; NULL: LIMIT instead    */
     size_t message_limit;      /* 0: what protobuf allows                                     */
+    bool short_names;          /* inner values and constants get new names, nodes none        */
 };
 
 struct mpq_export_file {
@@ -25,7 +26,8 @@ struct mpq_export_file {
         size_t bytes;
     } * piece;
     size_t n_piece;
-    uint64_t external_bytes; /* size of the file beside it; 0: there is none */
+    uint64_t external_bytes;  /* size of the file beside it; 0: there is none     */
+    const char **weight_name; /* [n_layer] the value that nodes read as the weight */
 };
 
 /* The complete model. Names, inputs, outputs, metadata, doc strings and unknown fields of the

@@ -165,6 +165,35 @@ static enum mpq_status describe_layers(struct mpq_qdq *qdq, const uint8_t *bits)
     return MPQ_OK;
 }
 
+/* Whether someone outside the graph's own nodes goes by the name: its users, a body inside a node,
+ * or the declaration that says what an unknown operator makes. */
+static bool is_known_by_name(const struct mpq_qdq *qdq, mpq_value_id v)
+{
+    const struct mpq_value *value = &qdq->plan->graph->value[v];
+    if (value->producer == MPQ_NO_NODE && !value->constant)
+        return true; /* an input, or not there at all */
+    if (value->producer != MPQ_NO_NODE && !qdq->plan->graph->node[value->producer].op)
+        return true;
+    return qdq->build.taken_inside.n &&
+           mpq_strmap_get(&qdq->build.taken_inside, value->name) != MPQ_STRMAP_NONE;
+}
+
+static enum mpq_status shorten_names(struct mpq_qdq *qdq)
+{
+    const struct mpq_graph *graph = qdq->plan->graph;
+    for (mpq_value_id v = 0; v < graph->n_value; v++) {
+        if (is_known_by_name(qdq, v))
+            continue;
+        qdq->made_as[v] = qdq->read_as[v] = mpq_build_name(&qdq->build);
+        if (!qdq->made_as[v])
+            return MPQ_E_NOMEM;
+    }
+    for (uint32_t i = 0; i < graph->n_output; i++)
+        qdq->made_as[graph->output[i]] = qdq->read_as[graph->output[i]] =
+            graph->value[graph->output[i]].name;
+    return MPQ_OK;
+}
+
 enum mpq_status mpq_qdq_init(struct mpq_ctx *ctx, struct mpq_arena *arena,
                              const struct mpq_export_plan *plan, const uint8_t *bits,
                              struct mpq_qdq *out)
@@ -192,7 +221,7 @@ enum mpq_status mpq_qdq_init(struct mpq_ctx *ctx, struct mpq_arena *arena,
     MPQ_TRY(check_activations(ctx, plan));
     MPQ_TRY(describe_layers(out, bits));
     find_float_constants(out);
-    return MPQ_OK;
+    return plan->short_names ? shorten_names(out) : MPQ_OK;
 }
 
 /* ---- activations ---- */
@@ -337,9 +366,9 @@ static const char *keep_constant(struct mpq_qdq *qdq, mpq_value_id v)
         is_exact = mpq_tensor_double(&narrow, i) == mpq_tensor_double(value->constant, i);
     }
     if (!is_exact)
-        return mpq_build_keep(build, value->constant, value->name);
+        return mpq_build_keep(build, value->constant, qdq->made_as[v]);
     const char *stored = mpq_build_constant(build, &narrow, NULL);
-    return MPQ_BUILD_OP(build, "Cast", {stored}, .out = value->name, .attr = "to",
+    return MPQ_BUILD_OP(build, "Cast", {stored}, .out = qdq->made_as[v], .attr = "to",
                         .attr_int = MPQ_FLOAT);
 }
 
@@ -387,7 +416,7 @@ static const char *name_of(struct mpq_qdq *qdq, mpq_value_id value)
     if (qdq->is_float[value])
         return NULL;
     qdq->is_float[value] = true; /* the next layer that has it gives it another name */
-    return qdq->plan->graph->value[value].name;
+    return qdq->made_as[value];
 }
 
 /* Gemm's integer kernel wants a zero point a channel, and so does that of MatMul where ONNX Runtime

@@ -162,8 +162,9 @@ def main():
     parser.add_argument("tool", type=lambda p: pathlib.Path(p).resolve())
     parser.add_argument("--only", default="")
     parser.add_argument("--size", default="30%")
-    parser.add_argument("options", nargs="*", default=["--effort", "none"])
-    arguments = parser.parse_args()
+    split = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
+    options = sys.argv[split + 1:] or ["--effort", "none"]
+    arguments = parser.parse_args(sys.argv[1:split])
     if not SHARED.is_dir():
         print(f"skipped: there is no {SHARED}", file=sys.stderr)
         return 77
@@ -172,8 +173,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         for model in CASES:
             if arguments.only in model:
-                table.writerow(convert(arguments.tool, model, arguments.size, pathlib.Path(folder),
-                                       arguments.options))
+                table.writerow(convert(arguments.tool, model, arguments.size, pathlib.Path(folder), options))
                 sys.stdout.flush()
     return 0
 

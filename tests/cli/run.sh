@@ -154,6 +154,12 @@ expect 0 'Blur' inspect out/a.onnx
 expect 0 'file bytes' convert good.onnx --weights-only --size 60% -o out/a.onnx --overwrite
 expect 0 'top-1' eval out/a.onnx --data good.npz --reference good.onnx
 rm -f out/*
+expect 0 'file bytes' convert good.onnx --data good.npz --effort none --size 90% --short-names \
+    -o out/a.onnx
+expect 0 'top-1' eval out/a.onnx --data good.npz --reference good.onnx
+expect 0 'file bytes' convert good.onnx --weights-only --short-names --size 60% -o out/a.onnx \
+    --overwrite
+rm -f out/*
 refuse 4 'smallest' convert good.onnx --weights-only --size 1% -o out/a.onnx
 
 # ---- targets: each gives a file; what was tuned for one is refused by another ----

@@ -412,6 +412,29 @@ static void test_large_layers(void **state)
     }
 }
 
+/* Only inputs and outputs are called as before; the size follows. */
+static void test_short_names(void **state)
+{
+    struct case_ c;
+    build_small(*state);
+    case_init(&c, *state);
+    for (uint32_t l = 0; l < c.layers.n_layer; l++)
+        code_layer(&c, l, 4);
+    size_t before, after;
+    struct mpq_ctx *ctx = &c.net->ctx;
+    CHECK_OK(ctx, mpq_export_size(ctx, &c.plan, c.bits, &before));
+    c.plan.short_names = true;
+    CHECK_OK(ctx, mpq_export_size(ctx, &c.plan, c.bits, &after));
+    assert_true(after < before);
+    struct mpq_graph *graph = round_trip(&c);
+    assert_string_equal(graph->value[graph->input[0]].name, "a0");
+    assert_string_equal(graph->value[graph->output[0]].name, "y");
+    assert_int_equal(mpq_graph_find(graph, "r1"), MPQ_NO_VALUE);
+    assert_int_equal(mpq_graph_find(graph, "w1"), MPQ_NO_VALUE);
+    for (uint32_t n = 0; n < graph->n_node; n++)
+        assert_string_equal(graph->node[n].name, "");
+}
+
 /* Beyond the limit, what is a page or longer lies in a file of its own, on page boundaries, and
  * both together have the size that was predicted. */
 static void test_external_data(void **state)
@@ -635,6 +658,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_weight_only, net_setup, net_teardown),
         cmocka_unit_test_setup_teardown(test_float_activations, net_setup, net_teardown),
         cmocka_unit_test_setup_teardown(test_large_layers, net_setup, net_teardown),
+        cmocka_unit_test_setup_teardown(test_short_names, net_setup, net_teardown),
         cmocka_unit_test_setup_teardown(test_external_data, net_setup, net_teardown),
         cmocka_unit_test_setup_teardown(test_mixed_widths_and_determinism, net_setup, net_teardown),
         cmocka_unit_test_setup_teardown(test_quantized_values, net_setup, net_teardown),
