@@ -198,6 +198,15 @@ static enum mpq_status try_batch(struct mpq_ctx *ctx, struct mpq_arena *scratch,
     return MPQ_OK;
 }
 
+/* A scale taken from all samples of a batch is near enough to pass for that of each, but no more. */
+static bool has_joint_range(const struct mpq_graph *graph)
+{
+    for (uint32_t n = 0; n < graph->n_node; n++)
+        if (mpq_node_is(&graph->node[n], "DynamicQuantizeLinear"))
+            return true;
+    return false;
+}
+
 enum mpq_status mpq_batch_choose(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                  const struct mpq_graph *graph, struct mpq_dataset *dataset,
                                  const struct mpq_graph **out_graph, uint32_t *out_batch,
@@ -208,6 +217,11 @@ enum mpq_status mpq_batch_choose(struct mpq_ctx *ctx, struct mpq_arena *arena,
     uint32_t batch = 1;
     bool is_free = false;
     MPQ_TRY(mpq_rebatch(ctx, arena, graph, &rebatched, &changed));
+    if (has_joint_range(graph)) {
+        *out_graph = graph;
+        *out_batch = 1;
+        return MPQ_OK;
+    }
     struct mpq_arena *scratch = mpq_arena_create(ctx);
     if (!scratch)
         return MPQ_E_NOMEM;

@@ -4,6 +4,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "importer/contrib.h"
 #include "importer/dense.h"
 #include "importer/external_data.h"
 #include "importer/function.h"
@@ -545,6 +546,7 @@ static enum mpq_status import_message(struct mpq_ctx *ctx, struct mpq_arena *are
     MPQ_TRY(mpq_external_data_load(ctx, arena, directory, model, out_external_bytes));
     MPQ_TRY(mpq_make_dense(ctx, arena, model));
     MPQ_TRY(mpq_inline_functions(ctx, arena, model));
+    MPQ_TRY(mpq_translate_contrib(ctx, arena, model));
     MPQ_TRY(mpq_widen(ctx, arena, model));
     return import_model(ctx, arena, model, out_graph);
 }

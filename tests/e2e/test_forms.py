@@ -202,6 +202,56 @@ def bfloat():
     return made, {"x": weight(8, 16)}
 
 
+def packed(rows, columns, bits):
+    """Random codes of a [rows, columns] matrix, packed along columns as MatMulNBits wants them."""
+    codes = RANDOM.integers(0, 2**bits, size=(rows, columns), dtype=np.uint8)
+    per_byte = 8 // bits
+    return sum(codes[:, i::per_byte] << (i * bits) for i in range(per_byte)).astype(np.uint8)
+
+
+def contrib(nodes, opset=17, shape=(8, 4, 6), **arrays):
+    """Nodes of com.microsoft on x, whose first dimension is the samples; the last result is y."""
+    rest = ", ".join(map(str, shape[1:]))
+    made = model(f"""<ir_version: 8, opset_import: ["" : {opset}, "com.microsoft" : 1]>
+        g (float[N, {rest}] x) => (float y) {{ {nodes} }}""", **arrays)
+    made.graph.output[0].type.tensor_type.ClearField("shape")
+    return lambda: (made, {"x": weight(*shape)})
+
+
+M = "com.microsoft."
+VECTOR = {name: weight(6) for name in ("gamma", "beta", "bias")}
+CONTRIB = {
+    "fused_conv": contrib(f"""a = {M}FusedConv <activation = "Relu", pads = [1, 1, 1, 1]> (x, w, b)
+        c = {M}FusedConv <activation = "LeakyRelu", activation_params = [0.2]> (a, v)
+        y = {M}FusedConv <activation = "HardSigmoid", activation_params = [0.3, 0.4]> (c, v, b, c)""",
+                          shape=(8, 3, 5, 5), w=weight(4, 3, 3, 3), b=weight(4), v=weight(4, 4, 1, 1)),
+    "fused_clip": contrib(f"""y = {M}FusedConv <activation = "Clip", activation_params = [-0.5, 0.7]> (x, w)""",
+                          shape=(8, 3, 5, 5), w=weight(4, 3, 3, 3)),
+    "fused_gemm": contrib(f"""a = {M}FusedGemm <activation = "Tanh", transB = 1, alpha = 0.5> (x, w, b)
+        y = {M}FusedGemm <activation = "LeakyRelu", activation_alpha = 0.3> (a, w)""",
+                          shape=(8, 6), w=weight(6, 6), b=weight(6)),
+    "fused_matmul": contrib(f"""a = {M}FusedMatMul <transB = 1, alpha = 0.5> (x, w)
+        b = {M}FusedMatMul <transA = 1> (a, x)  c = {M}FusedMatMul <transB = 1> (b, x)
+        y = {M}FusedMatMul <transA = 1, transB = 1> (c, v)""", w=weight(5, 6), v=weight(7, 5)),
+    "gelus": contrib(f"""a = {M}Gelu (x)  b = {M}FastGelu (a, bias)  c = {M}FastGelu (b)
+        d = {M}BiasGelu (c, bias)  y = {M}QuickGelu <alpha = 1.5> (d)""", bias=VECTOR["bias"]),
+    "layer_norms": contrib(f"""a = {M}SkipLayerNormalization <epsilon = 0.001> (x, x, gamma, beta, bias)
+        b, m, v, s = {M}SkipLayerNormalization (a, x, gamma)
+        y = Add (b, s)""", opset=15, **VECTOR),
+    "rms_norms": contrib(f"""a, m, v, s = {M}SkipSimplifiedLayerNormalization (x, x, gamma, bias)
+        b = {M}SkipSimplifiedLayerNormalization (a, s, gamma)
+        y = SimplifiedLayerNormalization <axis = -1> (b, gamma)""", opset=18, **VECTOR),
+    "matmul_nbits": contrib(f"""a = {M}MatMulNBits <K = 48, N = 5, bits = 4, block_size = 32> (x, w, s, z)
+        b = {M}MatMulNBits <K = 48, N = 5, bits = 4, block_size = 32> (x, w, s)
+        y = Add (a, b)""", shape=(8, 48), w=packed(5, 64, 4).reshape(5, 2, 16), s=np.abs(weight(5, 2)),
+                            z=packed(5, 2, 4)),
+    "dynamic": contrib(f"""a = {M}DynamicQuantizeMatMul (x, q, scale, zero, bias)
+        y = {M}DynamicQuantizeMatMul (a, q, scale)""", shape=(8, 1, 6),
+                       q=RANDOM.integers(0, 255, (6, 6), dtype=np.uint8), scale=np.float32([0.01]),
+                       zero=np.uint8([120]), bias=VECTOR["bias"]),
+}
+
+
 def old():
     """IR 3, opset 7, initializers listed as inputs."""
     made = model(
@@ -216,8 +266,9 @@ def old():
     return made, {"x": weight(8, 2, 6, 6)}
 
 
-CASES = [functions, known_if, computed_if, loop_count, loop_stops, scan, sparse, half, double, bfloat, old]
-NO_LAYER = [functions, loop_count, loop_stops, scan]  # what repeats shares its weight
+CASES = {case.__name__: case for case in (functions, known_if, computed_if, loop_count, loop_stops, scan, sparse,
+                                          half, double, bfloat, old)} | CONTRIB
+NO_LAYER = {"loop_stops", "gelus", "layer_norms", "rms_norms", "dynamic"}
 
 
 def run_ort(path, feeds):
@@ -250,9 +301,8 @@ def judge(tool, path, data, feeds, tolerance):
     return ""
 
 
-def check(tool, case, folder):
-    made, feeds = case()
-    name = case.__name__
+def check(tool, name, folder):
+    made, feeds = CASES[name]()
     path, data, small = folder / f"{name}.onnx", folder / f"{name}.npz", folder / f"{name}.mpq.onnx"
     onnx.save(made, path)
     np.savez(data, **feeds)
@@ -262,7 +312,7 @@ def check(tool, case, folder):
         return problem
     done = subprocess.run([tool, "convert", path, "--data", data, "--effort", "none", "--size", "9kB", "-o", small,
                            "--overwrite", "-q"], capture_output=True, text=True, check=False)
-    if case in NO_LAYER and "no layer can be quantized" in done.stderr:
+    if name in NO_LAYER and "no layer can be quantized" in done.stderr:
         return ""
     if done.returncode:
         return f"convert: {done.stderr.strip()}"
@@ -280,10 +330,10 @@ def main():
     arguments = arguments.parse_args()
     failed = 0
     with tempfile.TemporaryDirectory() as folder:
-        for case in CASES:
-            if arguments.only in case.__name__:
-                problem = check(arguments.tool, case, pathlib.Path(folder))
-                print(f"{case.__name__:12} {problem or 'ok'}")
+        for name in CASES:
+            if arguments.only in name:
+                problem = check(arguments.tool, name, pathlib.Path(folder))
+                print(f"{name:12} {problem or 'ok'}")
                 failed += bool(problem)
     return 1 if failed else 0
 
