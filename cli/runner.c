@@ -198,7 +198,8 @@ static enum mpq_status try_batch(struct mpq_ctx *ctx, struct mpq_arena *scratch,
     return MPQ_OK;
 }
 
-/* A scale taken from all samples of a batch is near enough to pass for that of each, but no more. */
+/* A scale taken from all samples of a batch is near enough to pass for that of each, but no more.
+ */
 static bool has_joint_range(const struct mpq_graph *graph)
 {
     for (uint32_t n = 0; n < graph->n_node; n++)

@@ -1,5 +1,6 @@
 #include "tests/check.h"
 
+#include <math.h>
 #include <string.h>
 
 #include "tests/grad/grad.h"
@@ -125,12 +126,59 @@ static void test_false_claims_are_found(void **state)
     assert_non_null(strstr(grad_check(&c, &broken, &worst), "in place"));
 }
 
+/* And it must find one wrong sign in any backward: that of the largest element of the first
+ * gradient of each case. */
+static const struct mpq_op *mutated;
+static bool is_mutated;
+
+static void flip_largest(const struct mpq_kernel_args *args)
+{
+    mutated->backward(args);
+    is_mutated = false;
+    for (uint32_t k = 0; k < args->node->n_in && !is_mutated; k++) {
+        int64_t largest = 0, n = args->dx[k] ? mpq_shape_count(&args->x[k]->shape) : 0;
+        for (int64_t i = 1; i < n; i++) /* the check fills dx with 1 first */
+            if (fabs(args->dx[k][i] - 1) > fabs(args->dx[k][largest] - 1))
+                largest = i;
+        if (n == 0 || args->dx[k][largest] == 1)
+            continue;
+        args->dx[k][largest] = 2 - args->dx[k][largest];
+        is_mutated = true;
+    }
+}
+
+static void test_a_wrong_sign_is_found(void **state)
+{
+    int n_missed = 0, n_found = 0;
+    (void)state;
+    for (size_t t = 0; t < MPQ_COUNT(tables); t++)
+        for (size_t i = 0; i < tables[t]->n; i++) {
+            const struct grad_case *c = &tables[t]->cases[i];
+            double worst = 0;
+            mutated = mpq_op_find(c->domain ? c->domain : "", c->op);
+            if (!mutated || !mutated->backward)
+                continue;
+            struct mpq_op broken = *mutated;
+            broken.backward = flip_largest;
+            const char *message = grad_check(c, &broken, &worst);
+            if (is_mutated && !*message) {
+                print_error("table %zu case %zu (%s): a flipped sign passes\n", t, i, c->op);
+                n_missed++;
+            }
+            n_found += is_mutated && *message;
+        }
+    assert_int_equal(n_missed, 0);
+    print_message("%d flipped signs found\n", n_found);
+    assert_true(n_found > 100);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_case),
         cmocka_unit_test(test_every_gradient_has_a_case),
         cmocka_unit_test(test_mutants_are_found),
+        cmocka_unit_test(test_a_wrong_sign_is_found),
         cmocka_unit_test(test_false_claims_are_found),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
