@@ -67,3 +67,7 @@ static inline mpq_real mish_slope(mpq_real x)
     return t + x * (1 - t * t) * mpq_sigmoid(x);
 }
 MPQ_UNARY("Mish", mish, NULL, x *mpq_tanh(mpq_softplus(x)), mish_slope(x));
+
+/* Values near 0 become 0, others move towards it by the bias. */
+PARSE(shrink, "lambd", 0.5f, "bias", 0)
+MPQ_UNARY("Shrink", shrink, shrink_parse, x<-a ? x + b : x> a ? x - b : 0, x<-a || x> a);

@@ -11,6 +11,16 @@ MPQ_UNARY("Erf", erf, NULL, MPQ_MATH(erf)(x), TWO_OVER_SQRT_PI *MPQ_MATH(exp)(-x
 MPQ_UNARY("Sin", sin, NULL, MPQ_MATH(sin)(x), MPQ_MATH(cos)(x));
 MPQ_UNARY("Cos", cos, NULL, MPQ_MATH(cos)(x), -MPQ_MATH(sin)(x));
 
+MPQ_UNARY("Tan", tan, NULL, MPQ_MATH(tan)(x), 1 + y * y);
+MPQ_UNARY("Asin", asin, NULL, MPQ_MATH(asin)(x), 1 / MPQ_MATH(sqrt)(1 - x * x));
+MPQ_UNARY("Acos", acos, NULL, MPQ_MATH(acos)(x), -1 / MPQ_MATH(sqrt)(1 - x * x));
+MPQ_UNARY("Atan", atan, NULL, MPQ_MATH(atan)(x), 1 / (1 + x * x));
+MPQ_UNARY("Sinh", sinh, NULL, MPQ_MATH(sinh)(x), MPQ_MATH(cosh)(x));
+MPQ_UNARY("Cosh", cosh, NULL, MPQ_MATH(cosh)(x), MPQ_MATH(sinh)(x));
+MPQ_UNARY("Asinh", asinh, NULL, MPQ_MATH(asinh)(x), 1 / MPQ_MATH(sqrt)(x * x + 1));
+MPQ_UNARY("Acosh", acosh, NULL, MPQ_MATH(acosh)(x), 1 / MPQ_MATH(sqrt)(x * x - 1));
+MPQ_UNARY("Atanh", atanh, NULL, MPQ_MATH(atanh)(x), 1 / (1 - x * x));
+
 /* Steps: the slope is 0 wherever there is one. */
 MPQ_UNARY("Floor", floor, NULL, MPQ_MATH(floor)(x), 0);
 MPQ_UNARY("Ceil", ceil, NULL, MPQ_MATH(ceil)(x), 0);

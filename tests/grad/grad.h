@@ -56,6 +56,8 @@ struct grad_table {
 #define BOOLS(...) LIST(true, __VA_ARGS__)
 #define INT_MATRIX(m, n, ...) \
     {.present = true, .fixed = true, .shape = GRAD_SHAPE(m, n), .ints = (int64_t[]){__VA_ARGS__}}
+#define INT_TENSOR(n, shape_, ...) \
+    {.present = true, .fixed = true, .shape = shape_, .ints = (int64_t[n]){__VA_ARGS__}}
 #define INT_SCALAR(value) {.present = true, .fixed = true, .ints = (int64_t[]){value}}
 
 /* Attributes. */
