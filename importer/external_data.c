@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -14,9 +15,15 @@ struct loader {
     struct mpq_arena *arena;
     const char *directory;
     const char *location; /* of the open file; most models keep all their data in one */
-    int fd;               /* -1: none open */
+    const uint8_t *data;  /* its bytes, as long as the arena lives; NULL: it is empty        */
     uint64_t file_bytes;
-    uint64_t total_bytes; /* loaded so far: many tensors may claim the same bytes */
+    uint64_t total_bytes; /* claimed so far: many tensors may claim the same bytes */
+};
+
+/* A file in memory, given back with the arena. */
+struct mapping {
+    void *data;
+    size_t bytes;
 };
 
 struct place {
@@ -77,6 +84,39 @@ static int descend(int at, const char *name)
     return fd;
 }
 
+static void unmap(void *object)
+{
+    struct mapping *mapping = object;
+    munmap(mapping->data, mapping->bytes);
+}
+
+/* The file is seen where it lies in the page cache: what nobody reads takes no memory, and what is
+ * read is not copied. */
+static enum mpq_status map_file(struct loader *loader, const Onnx__TensorProto *tensor, int fd,
+                                uint64_t bytes)
+{
+    struct mapping *mapping = mpq_arena_alloc(loader->ctx, loader->arena, 1, sizeof *mapping);
+    if (!mapping)
+        return MPQ_E_NOMEM;
+    loader->file_bytes = bytes;
+    loader->data = NULL;
+    if (bytes == 0) /* nothing to map */
+        return MPQ_OK;
+    if (bytes > SIZE_MAX)
+        return fail(loader, tensor, MPQ_E_LIMIT, "are larger than memory can be", NULL);
+    mapping->bytes = (size_t)bytes;
+    mapping->data = mmap(NULL, mapping->bytes, PROT_READ, MAP_PRIVATE, fd, 0);
+    if (mapping->data == MAP_FAILED)
+        return fail(loader, tensor, MPQ_E_IO, "cannot be read:", strerror(errno));
+    enum mpq_status status = mpq_arena_defer(loader->ctx, loader->arena, unmap, mapping);
+    if (status != MPQ_OK) {
+        unmap(mapping);
+        return status;
+    }
+    loader->data = mapping->data;
+    return MPQ_OK;
+}
+
 static enum mpq_status open_location(struct loader *loader, const Onnx__TensorProto *tensor,
                                      const char *location)
 {
@@ -100,10 +140,10 @@ static enum mpq_status open_location(struct loader *loader, const Onnx__TensorPr
     }
     struct stat info;
     if (fd >= 0 && fstat(fd, &info) == 0 && S_ISREG(info.st_mode)) {
-        loader->fd = fd;
-        loader->file_bytes = (uint64_t)info.st_size;
+        enum mpq_status status = map_file(loader, tensor, fd, (uint64_t)info.st_size);
+        close(fd);
         loader->location = location;
-        return MPQ_OK;
+        return status;
     }
     if (fd >= 0) {
         close(fd);
@@ -115,30 +155,6 @@ static enum mpq_status open_location(struct loader *loader, const Onnx__TensorPr
                     tensor->name ? tensor->name : "", location, strerror(errno));
 }
 
-static void close_location(struct loader *loader)
-{
-    if (loader->fd >= 0)
-        close(loader->fd);
-    loader->fd = -1;
-    loader->location = NULL;
-}
-
-static enum mpq_status read_bytes(struct loader *loader, const Onnx__TensorProto *tensor,
-                                  const struct place *place, uint8_t *data)
-{
-    for (uint64_t done = 0; done < place->length;) {
-        ssize_t n = pread(loader->fd, data + done, (size_t)(place->length - done),
-                          (off_t)(place->offset + done));
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return fail(loader, tensor, MPQ_E_IO,
-                        "cannot be read:", n < 0 ? strerror(errno) : "the file ends early");
-        done += (uint64_t)n;
-    }
-    return MPQ_OK;
-}
-
 static enum mpq_status load_tensor(struct loader *loader, Onnx__TensorProto *tensor)
 {
     if (!tensor || tensor->data_location != ONNX__TENSOR_PROTO__DATA_LOCATION__EXTERNAL)
@@ -147,10 +163,8 @@ static enum mpq_status load_tensor(struct loader *loader, Onnx__TensorProto *ten
         return fail(loader, tensor, MPQ_E_UNSUPPORTED, "there is no folder to look in", NULL);
     struct place place = {0};
     MPQ_TRY(read_place(loader, tensor, &place));
-    if (!loader->location || strcmp(loader->location, place.location) != 0) {
-        close_location(loader);
+    if (!loader->location || strcmp(loader->location, place.location) != 0)
         MPQ_TRY(open_location(loader, tensor, place.location));
-    }
     if (place.offset > loader->file_bytes)
         return fail(loader, tensor, MPQ_E_FORMAT, "begin after the end of", place.location);
     if (!place.has_length)
@@ -162,12 +176,11 @@ static enum mpq_status load_tensor(struct loader *loader, Onnx__TensorProto *ten
     loader->total_bytes += place.length;
     if (loader->total_bytes > MPQ_LIMIT_EXTERNAL_BYTES)
         return fail(loader, tensor, MPQ_E_LIMIT, "bring the model to more than 16 GiB", NULL);
-    uint8_t *data = mpq_arena_alloc(loader->ctx, loader->arena, (size_t)place.length, 1);
-    if (!data)
-        return MPQ_E_NOMEM;
-    MPQ_TRY(read_bytes(loader, tensor, &place, data));
     tensor->has_raw_data = 1;
-    tensor->raw_data = (ProtobufCBinaryData){(size_t)place.length, data};
+    tensor->raw_data.len = (size_t)place.length;
+    /* Nobody writes to the payload of a message. */
+    tensor->raw_data.data =
+        place.length ? (uint8_t *)(uintptr_t)(loader->data + place.offset) : NULL;
     tensor->n_external_data = 0;
     tensor->has_data_location = 0;
     tensor->data_location = ONNX__TENSOR_PROTO__DATA_LOCATION__DEFAULT;
@@ -233,9 +246,8 @@ enum mpq_status mpq_external_data_load(struct mpq_ctx *ctx, struct mpq_arena *ar
                                        const char *directory, Onnx__ModelProto *model,
                                        uint64_t *out_bytes)
 {
-    struct loader loader = {.ctx = ctx, .arena = arena, .directory = directory, .fd = -1};
+    struct loader loader = {.ctx = ctx, .arena = arena, .directory = directory};
     enum mpq_status status = load_model(&loader, model);
-    close_location(&loader);
     if (status == MPQ_OK)
         *out_bytes = loader.total_bytes;
     return status;

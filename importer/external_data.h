@@ -6,7 +6,7 @@
 
 #include "quantcore/base/arena.h"
 
-/* Read the external data of every tensor in the model, those in attributes and subgraphs included,
+/* Map the external data of every tensor in the model, those in attributes and subgraphs included,
  * into its raw_data, so that the message stands alone afterwards; *out_bytes is how many there
  * were. `directory` NULL: a model with external data is UNSUPPORTED.
  *

@@ -4,6 +4,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "quantcore/ir/small_float.h"
+
 bool mpq_shape_is_known(const struct mpq_shape *shape)
 {
     if (shape->rank < 0)
@@ -162,6 +164,8 @@ double mpq_tensor_double(const struct mpq_tensor *tensor, int64_t i)
     case MPQ_UINT64:
         return (double)((const uint64_t *)tensor->data)[i];
     default:
+        if (mpq_is_small_float(tensor->dtype))
+            return mpq_small_float_decode(tensor->dtype, ((const uint8_t *)tensor->data)[i]);
         return (double)mpq_tensor_int(tensor, i);
     }
 }
@@ -237,7 +241,8 @@ void mpq_tensor_set_double(struct mpq_tensor *tensor, int64_t i, double value)
         ((uint64_t *)data)[i] = value >= 0x1p64 ? UINT64_MAX : value <= 0 ? 0 : (uint64_t)value;
         break;
     default:
-        MPQ_ASSERT(!"a numeric tensor");
+        MPQ_ASSERT(mpq_is_small_float(tensor->dtype));
+        ((uint8_t *)data)[i] = mpq_small_float_encode(tensor->dtype, value, true);
     }
 }
 
@@ -281,11 +286,23 @@ void mpq_tensor_set_int(struct mpq_tensor *tensor, int64_t i, int64_t value)
     }
 }
 
+/* x - x is 0 for every number and NaN for what is none. */
+static bool has_nonfinite(const mpq_real *x, int64_t n)
+{
+    int found = 0;
+    for (int64_t i = 0; i < n; i++)
+        found |= x[i] - x[i] != 0;
+    return found != 0;
+}
+
 int64_t mpq_tensor_find_nonfinite(const struct mpq_tensor *tensor)
 {
+    enum { BLOCK = 4096 };
     const mpq_real *x = tensor->data;
-    int64_t n = mpq_shape_count(&tensor->shape);
-    for (int64_t i = 0; i < n; i++)
+    int64_t n = mpq_shape_count(&tensor->shape), i = 0;
+    while (i + BLOCK <= n && !has_nonfinite(x + i, BLOCK))
+        i += BLOCK;
+    for (; i < n; i++)
         if (!isfinite(x[i]))
             return i;
     return -1;

@@ -1,7 +1,9 @@
 /* Cast: y = x as element type `to`. Floats become integers by truncation; an integer that does not
  * fit is taken modulo 2^bits, as numpy does. CastLike takes the type from its input 1. */
 #include <math.h>
+#include <string.h>
 
+#include "quantcore/ir/small_float.h"
 #include "quantcore/ops/op_util.h"
 
 static enum mpq_status cast_parse(struct mpq_ctx *ctx, struct mpq_arena *arena,
@@ -13,13 +15,14 @@ static enum mpq_status cast_parse(struct mpq_ctx *ctx, struct mpq_arena *arena,
 static bool is_castable(enum mpq_dtype dtype)
 {
     return mpq_dtype_is_integer(dtype) || dtype == MPQ_BOOL || dtype == MPQ_FLOAT ||
-           dtype == MPQ_DOUBLE || dtype == MPQ_FLOAT16 || dtype == MPQ_BFLOAT16;
+           mpq_dtype_is_other_float(dtype) || mpq_is_small_float(dtype);
 }
 
 static enum mpq_status infer_to(struct mpq_ctx *ctx, const struct mpq_node *node,
                                 const struct mpq_tensor *x, struct mpq_tensor *y, enum mpq_dtype to)
 {
-    if (!is_castable(x->dtype) || !is_castable(to))
+    if (!is_castable(x->dtype) || !is_castable(to) ||
+        strcmp(mpq_attr_string(&node->attr_set, "round_mode", "up"), "up") != 0)
         return mpq_fail_node(ctx, node, MPQ_E_UNSUPPORTED, "a cast from %s to %s is not supported",
                              mpq_dtype_name(x->dtype), mpq_dtype_name(to));
     return mpq_infer_set(ctx, node, y, to, &x->shape);
@@ -55,6 +58,12 @@ static int64_t truncate(double value)
     return value <= -0x1p63 ? INT64_MIN : (int64_t)value;
 }
 
+/* Only types of eight bits and fewer ask: what is too large for them becomes the largest number. */
+static bool saturates(const struct mpq_node *node)
+{
+    return mpq_attr_int(&node->attr_set, "saturate", 1) != 0;
+}
+
 static void cast_forward(const struct mpq_kernel_args *args)
 {
     const struct mpq_tensor *x = args->x[0];
@@ -68,6 +77,10 @@ static void cast_forward(const struct mpq_kernel_args *args)
     else if (mpq_dtype_is_integer(y->dtype))
         for (int64_t i = 0; i < n; i++)
             mpq_tensor_set_int(y, i, truncate(mpq_tensor_double(x, i)));
+    else if (mpq_is_small_float(y->dtype))
+        for (int64_t i = 0; i < n; i++)
+            ((uint8_t *)y->data)[i] =
+                mpq_small_float_encode(y->dtype, mpq_tensor_double(x, i), saturates(args->node));
     else
         for (int64_t i = 0; i < n; i++)
             mpq_tensor_set_double(y, i, mpq_tensor_double(x, i));

@@ -1,5 +1,6 @@
 /* DequantizeLinear: y = (x - zero_point) * scale, FLOAT; scale by tensor, axis or block. */
 #include "quantcore/base/thread.h"
+#include "quantcore/ir/small_float.h"
 #include "quantcore/ops/kernel/granularity.h"
 #include "quantcore/ops/op_util.h"
 
@@ -9,7 +10,8 @@ static enum mpq_status dequantize_linear_infer(struct mpq_ctx *ctx, const struct
 {
     const struct mpq_granularity_attrs *attrs = node->attrs;
     const struct mpq_tensor *zero_point = mpq_input(node, x, 2);
-    if (!mpq_dtype_is_integer(x[0]->dtype) || mpq_dtype_bits(x[0]->dtype) > 32)
+    if (!mpq_is_small_float(x[0]->dtype) &&
+        (!mpq_dtype_is_integer(x[0]->dtype) || mpq_dtype_bits(x[0]->dtype) > 32))
         return mpq_fail_node(ctx, node, MPQ_E_UNSUPPORTED, "dequantizing %s is not supported",
                              mpq_dtype_name(x[0]->dtype));
     if (zero_point && zero_point->dtype != x[0]->dtype)
@@ -38,8 +40,19 @@ struct job {
             y[i] = (mpq_real)((wide)x[i] - shift) * scale;                                         \
     } while (0)
 
+static void dequantize_small_floats(const struct job *job, int64_t begin, int64_t n, int64_t at)
+{
+    const double zero_point = job->zero_point ? mpq_tensor_double(job->zero_point, at) : 0;
+    for (int64_t i = begin; i < begin + n; i++)
+        job->y[i] = (mpq_real)(mpq_tensor_double(job->x, i) - zero_point) * job->scale[at];
+}
+
 static void dequantize(const struct job *job, int64_t begin, int64_t n, int64_t at)
 {
+    if (mpq_is_small_float(job->x->dtype)) {
+        dequantize_small_floats(job, begin, n, at);
+        return;
+    }
     const mpq_real scale = job->scale[at];
     const int64_t zero_point = job->zero_point ? mpq_tensor_int(job->zero_point, at) : 0;
     mpq_real *restrict y = job->y + begin;

@@ -1,13 +1,15 @@
 /* QuantizeLinear: y = saturate(rint(x / scale) + zero_point), halves to even. x FLOAT or INT32; y
  * an integer of at most 16 bits; scale by tensor, axis or block. */
 #include "quantcore/base/thread.h"
+#include "quantcore/ir/small_float.h"
 #include "quantcore/ops/kernel/granularity.h"
 #include "quantcore/ops/kernel/real_math.h"
 #include "quantcore/ops/op_util.h"
 
 static bool is_quantized(enum mpq_dtype dtype)
 {
-    return mpq_dtype_is_integer(dtype) && mpq_dtype_bits(dtype) <= 16;
+    return mpq_is_small_float(dtype) ||
+           (mpq_dtype_is_integer(dtype) && mpq_dtype_bits(dtype) <= 16);
 }
 
 static enum mpq_status quantize_linear_infer(struct mpq_ctx *ctx, const struct mpq_node *node,
@@ -42,6 +44,7 @@ struct job {
     const mpq_real *scale;
     struct mpq_tensor *y;
     int32_t low, high;
+    bool saturates; /* floats of eight bits: to the largest number, not to NaN or infinity */
 };
 
 /* n elements that share scale and zero point. Clamped before rounding, see op_fake_quant.c. */
@@ -54,8 +57,20 @@ struct job {
                         zero_point);                                                               \
     } while (0)
 
+/* Their zero point is 0. */
+static void quantize_small_floats(const struct job *job, int64_t begin, int64_t n, int64_t at)
+{
+    for (int64_t i = begin; i < begin + n; i++)
+        ((uint8_t *)job->y->data)[i] = mpq_small_float_encode(
+            job->y->dtype, mpq_tensor_double(job->x, i) / (double)job->scale[at], job->saturates);
+}
+
 static void quantize(const struct job *job, int64_t begin, int64_t n, int64_t at)
 {
+    if (mpq_is_small_float(job->y->dtype)) {
+        quantize_small_floats(job, begin, n, at);
+        return;
+    }
     const mpq_real scale = job->scale[at];
     const int32_t zero_point = job->zero_point ? (int32_t)mpq_tensor_int(job->zero_point, at) : 0;
     const mpq_real low = (mpq_real)(job->low - zero_point);
@@ -99,7 +114,8 @@ static void quantize_linear_forward(const struct mpq_kernel_args *args)
     struct job job = {.x = args->x[0],
                       .zero_point = mpq_input(args->node, args->x, 2),
                       .scale = args->x[1]->data,
-                      .y = args->y[0]};
+                      .y = args->y[0],
+                      .saturates = mpq_attr_int(&args->node->attr_set, "saturate", 1) != 0};
     type_range(job.y->dtype, &job.low, &job.high);
     mpq_granularity_make(args->node, args->x, &job.g);
     if (job.g.block_step == 0)

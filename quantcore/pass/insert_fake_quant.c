@@ -11,8 +11,7 @@ struct inserter {
 
 static enum mpq_status add_fake_quant(struct inserter *s, mpq_value_id v)
 {
-    if (v == MPQ_NO_VALUE || v >= s->plan->n_value || s->plan->group[v] == MPQ_NO_GROUP ||
-        s->plan->lossless[v])
+    if (v == MPQ_NO_VALUE || s->plan->group[v] == MPQ_NO_GROUP || s->plan->lossless[v])
         return MPQ_OK;
     char *stem = mpq_arena_printf(s->ctx, s->to->arena, "%s_quantized", s->from->value[v].name);
     if (!stem)

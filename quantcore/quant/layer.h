@@ -88,7 +88,6 @@ struct mpq_act_plan {
     bool *lossless;   /* [n_value] its producer only moved elements already quantized in its
                          group, so quantizing it again changes nothing           */
     uint32_t n_group;
-    uint32_t n_value; /* of the graph it was made for: one made from it later may have more */
 };
 
 /* Affine quantization of an activation: q = saturate(rint(x / scale) + zero_point) in

@@ -1,7 +1,9 @@
 /* Element types, shapes, tensors. */
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "quantcore/ir/small_float.h"
 #include "quantcore/ir/tensor.h"
 #include "tests/unit/fixture.h"
 
@@ -310,6 +312,40 @@ static void floats_round_to_the_nearest_half(void **state)
     assert_int_equal(mpq_float_to_half(-1e-30f), 0x8000);
 }
 
+/* Every code that is a number comes back from it, and numbers between two codes go to the nearer.
+ */
+static void small_floats_come_back(void **state)
+{
+    static const struct {
+        enum mpq_dtype dtype;
+        int n_code;
+        double value, nearest; /* from the tables of ONNX */
+        double largest;
+        uint8_t beyond; /* code of what is too large, where it does not saturate */
+    } cases[] = {
+        {MPQ_FLOAT8E4M3FN, 256, 1.0625, 1, 448, 0x7f},
+        {MPQ_FLOAT8E4M3FN, 256, 0x1p-10, 0, 448, 0x7f},
+        {MPQ_FLOAT8E4M3FNUZ, 256, 1.1875, 1.25, 240, 0x80},
+        {MPQ_FLOAT8E5M2, 256, 1.125, 1, 57344, 0x7c},
+        {MPQ_FLOAT8E5M2FNUZ, 256, 1.376, 1.5, 57344, 0x80},
+        {MPQ_FLOAT4E2M1, 16, 2.5, 2, 6, 0x7},
+        {MPQ_FLOAT8E8M0, 256, 2.5, 4, 0x1p127, 0xff},
+    };
+    (void)state;
+    for (size_t i = 0; i < MPQ_COUNT(cases); i++) {
+        for (int code = 0; code < cases[i].n_code; code++) {
+            double value = mpq_small_float_decode(cases[i].dtype, (uint8_t)code);
+            if (isfinite(value))
+                assert_int_equal(mpq_small_float_encode(cases[i].dtype, value, true), code);
+        }
+        uint8_t code = mpq_small_float_encode(cases[i].dtype, cases[i].value, true);
+        CHECK_NEAR(mpq_small_float_decode(cases[i].dtype, code), cases[i].nearest, 0, 0);
+        code = mpq_small_float_encode(cases[i].dtype, 1e39, true);
+        CHECK_NEAR(mpq_small_float_decode(cases[i].dtype, code), cases[i].largest, 0, 0);
+        assert_int_equal(mpq_small_float_encode(cases[i].dtype, 1e39, false), cases[i].beyond);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -325,6 +361,7 @@ int main(void)
         TEST(what_is_not_finite_is_found),
         TEST(every_half_survives_the_round_trip),
         TEST(floats_round_to_the_nearest_half),
+        cmocka_unit_test(small_floats_come_back),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
