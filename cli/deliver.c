@@ -66,7 +66,8 @@ enum mpq_status mpq_deliver(struct mpq_ctx *ctx, struct mpq_arena *arena, struct
 {
     bool only = p->options->weights_only;
     const double none = (double)NAN;
-    *report = (struct mpq_report){.verify_db = none,
+    *report = (struct mpq_report){.verify_float_db = none,
+                                  .verify_db = none,
                                   .verify_difference = none,
                                   .verify_difference_max = none,
                                   .metric_float = none,

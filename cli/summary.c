@@ -67,14 +67,18 @@ static void print_saturation(FILE *file, const struct mpq_report *report)
 
 static void print_verified(FILE *file, const struct mpq_report *report)
 {
-    if (report->n_verify && isinf(report->verify_db))
-        fprintf(file, "%-12s  the file gives the tuned network's outputs on %" PRIu64 " inputs\n",
-                "verified", report->n_verify);
-    else if (report->n_verify)
-        fprintf(file,
-                "%-12s  the file is %.1f dB from the tuned network on %" PRIu64
-                " inputs, rounding apart; mean difference %.2g\n",
-                "verified", report->verify_db, report->n_verify, report->verify_difference);
+    if (!report->n_verify)
+        return;
+    fprintf(file, "%-12s  ", "verified");
+    if (isinf(report->verify_float_db))
+        fputs("the file is the tuned network bit for bit; ", file);
+    else
+        fprintf(file, "the file is %.0f dB from the tuned network; ", report->verify_float_db);
+    if (isinf(report->verify_db))
+        fprintf(file, "so on integers, on %" PRIu64 " inputs\n", report->n_verify);
+    else
+        fprintf(file, "%.1f dB on integers, by rounding ties, on %" PRIu64 " inputs\n",
+                report->verify_db, report->n_verify);
 }
 
 void mpq_summary_print(FILE *file, const struct mpq_report *report)

@@ -258,6 +258,7 @@ enum mpq_status mpq_report_summary_csv(struct mpq_ctx *ctx, struct mpq_arena *ar
     number_row(&csv, "kl", report->kl);
     number_row(&csv, "sqnr_db", report->sqnr_db);
     count_row(&csv, "verify_samples", report->n_verify);
+    number_row(&csv, "verify_float_db", report->verify_float_db);
     number_row(&csv, "verify_db", report->verify_db);
     number_row(&csv, "verify_difference_mean", report->verify_difference);
     number_row(&csv, "verify_difference_max", report->verify_difference_max);

@@ -66,10 +66,10 @@ struct mpq_report {
     double kl;                        /* nats, mean over samples                     */
     double sqnr_db;                   /* of the first output                         */
 
-    /* The written file, run on integers, against the tuned network on n_verify samples: the output
-     * that is farthest off, and differences of all outputs. */
+    /* The written file against the tuned network on n_verify samples, in float and on integers: the
+     * output that is farthest off (inf: equal), and on integers differences of all outputs. */
     uint64_t n_verify;
-    double verify_db; /* inf: equal */
+    double verify_float_db, verify_db;
     double verify_difference, verify_difference_max; /* mean and largest |difference| */
 
     uint64_t seed;

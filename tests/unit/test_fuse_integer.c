@@ -16,14 +16,20 @@ static mpq_value_id zero_point(struct net *net, const char *name, enum mpq_dtype
     return v;
 }
 
-/* v -> QuantizeLinear -> DequantizeLinear; uint8. */
+/* v -> QuantizeLinear -> DequantizeLinear */
+static mpq_value_id requantize_as(struct net *net, enum mpq_dtype dtype, mpq_value_id v,
+                                  const char *q, const char *out, double scale, int zero)
+{
+    mpq_value_id s = net_scalar(net, "scale", scale), z = zero_point(net, "zero", dtype, zero);
+    mpq_value_id codes = net_node(net, "QuantizeLinear", q, NET_NO_ATTRS, NET_IN(v, s, z));
+    net->graph->value[codes].dtype = dtype;
+    return net_node(net, "DequantizeLinear", out, NET_NO_ATTRS, NET_IN(codes, s, z));
+}
+
 static mpq_value_id requantize(struct net *net, mpq_value_id v, const char *q, const char *out,
                                double scale, int zero)
 {
-    mpq_value_id s = net_scalar(net, "scale", scale), z = zero_point(net, "zero", MPQ_UINT8, zero);
-    mpq_value_id codes = net_node(net, "QuantizeLinear", q, NET_NO_ATTRS, NET_IN(v, s, z));
-    net->graph->value[codes].dtype = MPQ_UINT8;
-    return net_node(net, "DequantizeLinear", out, NET_NO_ATTRS, NET_IN(codes, s, z));
+    return requantize_as(net, MPQ_UINT8, v, q, out, scale, zero);
 }
 
 /* An int8 weight with one scale, dequantized. */
@@ -131,6 +137,40 @@ static void repeated_rounding_vanishes(void **state)
     net_check_same(net, net->graph, graph, 1e-6);
 }
 
+/* int8 that one node reads runs as uint8; int8 that two read stays, and keeps a Conv float. */
+static void signed_activations(void **state)
+{
+    struct net *net = *state;
+    mpq_value_id x = net_input(net, "x", MPQ_SHAPE(-1, 3, 6, 6));
+    x = requantize_as(net, MPQ_INT8, x, "x_q", "x_dq", 0.03, 0);
+    mpq_value_id y = requantize_as(net, MPQ_INT8, conv(net, x, "conv"), "y_q", "y_dq", 0.1, -5);
+    mpq_value_id w = weight(net, "w2", "w2_dq", MPQ_SHAPE(2, 4, 1, 1), 0.01);
+    mpq_value_id z = net_node(net, "Conv", "again", NET_NO_ATTRS, NET_IN(y, w));
+    net_output(net, requantize_as(net, MPQ_INT8, z, "z_q", "z_dq", 0.2, 3));
+    struct mpq_graph *graph = fuse(net);
+    assert_int_equal(net_count(graph, "QLinearConv"), 2);
+    net_check_same(net, net->graph, graph, 0.2001);
+    net_output(net, net_node(net, "Abs", "abs", NET_NO_ATTRS, NET_IN(y)));
+    assert_int_equal(net_count(fuse(net), "QLinearConv"), 0);
+}
+
+/* A bias in float becomes int32; one in other units than x_scale * w_scale keeps the Conv float. */
+static void bias_units(void **state)
+{
+    struct net *net = *state;
+    struct mpq_tensor tensor;
+    mpq_value_id q;
+    CHECK_OK(&net->ctx, mpq_tensor_alloc(&net->ctx, net->arena, MPQ_INT32, &MPQ_SHAPE(4), &tensor));
+    CHECK_OK(&net->ctx, mpq_graph_add_constant(&net->ctx, net->graph, "b", &tensor, &q));
+    mpq_value_id bias = net_node(net, "DequantizeLinear", "b_dq", NET_NO_ATTRS,
+                                 NET_IN(q, net_scalar(net, "unit", 0.0004)));
+    mpq_value_id y = net_node(
+        net, "Conv", "conv", NET_NO_ATTRS,
+        NET_IN(quantized_input(net), weight(net, "w", "w_dq", MPQ_SHAPE(4, 3, 3, 3), 0.01), bias));
+    net_output(net, requantize(net, y, "y_q", "y", 0.1, 5));
+    assert_int_equal(net_count(fuse(net), "QLinearConv"), 0); /* 0.0003 would be right */
+}
+
 static void float_graph_stays(void **state)
 {
     struct net *net = *state;
@@ -151,6 +191,8 @@ int main(void)
                                         net_teardown),
         cmocka_unit_test_setup_teardown(reshape_add_and_gemm, net_setup, net_teardown),
         cmocka_unit_test_setup_teardown(repeated_rounding_vanishes, net_setup, net_teardown),
+        cmocka_unit_test_setup_teardown(signed_activations, net_setup, net_teardown),
+        cmocka_unit_test_setup_teardown(bias_units, net_setup, net_teardown),
         cmocka_unit_test_setup_teardown(float_graph_stays, net_setup, net_teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

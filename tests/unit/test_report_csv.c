@@ -101,6 +101,7 @@ static const struct mpq_report report = {
     .kl = NONE,
     .sqnr_db = 30,
     .n_verify = 64,
+    .verify_float_db = 90,
     .verify_db = 41.5,
     .verify_difference = 0.25,
     .verify_difference_max = 2,
@@ -131,7 +132,7 @@ static const char summary_text[] =
     "\"metric_float\",0.915\n\"metric_quantized\",0.91\n\"drop\",0.005\n\"drop_low\",-0.01\n"
     "\"drop_high\",0.02\n\"max_drop\",0.01\n\"drop_confidence\",0.75\n\"agreement\",0.985\n\"kl\","
     "\n\"sqnr_db\",30\n"
-    "\"verify_samples\",64\n\"verify_db\",41.5\n"
+    "\"verify_samples\",64\n\"verify_float_db\",90\n\"verify_db\",41.5\n"
     "\"verify_difference_mean\",0.25\n\"verify_difference_max\",2\n"
     "\"calibrate_seconds\",1.5\n\"calibrate_peak_rss_bytes\",4096\n\"search_seconds\",0.25\n"
     "\"seed\",18446744073709551615\n\"threads\",2\n\"size\",\"15%\"\n\"--x\",\"a,b\nc\"\n";
