@@ -3,7 +3,13 @@
 #include "quantcore/ops/conv_attrs.h"
 #include "quantcore/ops/kernel/gemm.h"
 
-enum { MAX_INPUTS = 4608, ROWS = 256, MAX_ROWS_A_BATCH = 4096 };
+enum {
+    MAX_INPUTS = 4608,
+    ROWS = 256,
+    MAX_POSITIONS = 32768, /* of a convolution, over all samples, */
+    LEAST_POSITIONS = 128, /* but no fewer and no more than these of one */
+    MOST_POSITIONS = 4096,
+};
 
 /* One layer's inputs at work: x as the network has them, f as the float model has, or NULL; rows of
  * each. */
@@ -12,6 +18,18 @@ struct input {
     mpq_real *x_row, *f_row; /* [ROWS, k] */
 };
 
+/* Where the filter is inside the image as a whole, from element `first` of each plane on. */
+static mpq_real *copy_inside(const struct mpq_conv *conv, const mpq_real *plane, int64_t first,
+                             mpq_real *row)
+{
+    const int64_t *in = conv->in, *step = conv->dilation, *kernel = conv->kernel;
+    for (int64_t i = 0; i < kernel[0]; i++)
+        for (int64_t j = 0; j < kernel[1]; j++)
+            for (int64_t k = 0; k < kernel[2]; k++)
+                *row++ = plane[first + (i * step[0] * in[1] + j * step[1]) * in[2] + k * step[2]];
+    return row;
+}
+
 /* One row of X: the inputs under the filter of group g at output position `at` of image n. */
 static void fill_row(const struct mpq_conv *conv, const mpq_real *x, int64_t n, int64_t g,
                      int64_t at, mpq_real *row)
@@ -19,8 +37,20 @@ static void fill_row(const struct mpq_conv *conv, const mpq_real *x, int64_t n, 
     int64_t channels = conv->c / conv->group;
     const int64_t o[3] = {at / (conv->out[1] * conv->out[2]), at / conv->out[2] % conv->out[1],
                           at % conv->out[2]};
+    int64_t first = 0;
+    bool is_inside = true;
+    for (int d = 0; d < 3; d++) {
+        int64_t begin = o[d] * conv->stride[d] - conv->pad[d];
+        int64_t end = begin + (conv->kernel[d] - 1) * conv->dilation[d];
+        is_inside = is_inside && begin >= 0 && end < conv->in[d];
+        first = first * conv->in[d] + begin;
+    }
     for (int64_t c = 0; c < channels; c++) {
         const mpq_real *plane = x + (n * conv->c + g * channels + c) * mpq_volume(conv->in);
+        if (is_inside) {
+            row = copy_inside(conv, plane, first, row);
+            continue;
+        }
         for (int64_t t = 0; t < mpq_volume(conv->kernel); t++) {
             const int64_t tap[3] = {t / (conv->kernel[1] * conv->kernel[2]),
                                     t / conv->kernel[2] % conv->kernel[1], t % conv->kernel[2]};
@@ -56,15 +86,18 @@ static void add_rows(struct mpq_moments *m, int64_t g, const struct input *in, i
     mpq_gemm(true, false, k, k, n_row, 1, in->f_row, k, in->x_row, k, 1, m->cross + g * k * k, k);
 }
 
-/* Evenly spaced output positions of the batch's first n images, at most MAX_ROWS_A_BATCH. */
+/* Evenly spaced output positions of the batch's first n images, about `most` of each; not the same
+ * ones of every batch. */
 static void gather_conv(struct mpq_moments *m, const struct mpq_conv *conv, const struct input *in,
-                        int64_t n)
+                        int64_t n, int64_t most)
 {
     int64_t places = mpq_volume(conv->out), total = n * places;
-    int64_t apart = (total + MAX_ROWS_A_BATCH - 1) / MAX_ROWS_A_BATCH;
+    if (!total)
+        return;
+    int64_t apart = (places + most - 1) / most, first = (int64_t)(m->n_row % (uint64_t)apart);
     for (int64_t g = 0; g < m->n_group; g++) {
         int64_t n_row = 0;
-        for (int64_t p = 0; p < total; p += apart) {
+        for (int64_t p = first; p < total; p += apart) {
             int64_t image = p / places, at = p % places;
             fill_row(conv, in->x, image, g, at, in->x_row + n_row * m->k);
             if (in->f)
@@ -75,7 +108,7 @@ static void gather_conv(struct mpq_moments *m, const struct mpq_conv *conv, cons
             }
         }
     }
-    m->n_row += (uint64_t)((total + apart - 1) / (apart ? apart : 1));
+    m->n_row += (uint64_t)((total - first + apart - 1) / apart);
 }
 
 /* Row `at` of group g of a plain product's input, wherever its n numbers lie. */
@@ -155,7 +188,10 @@ static void gather_layer(const struct mpq_moment_source *source, const struct mp
         source->float_network ? mpq_exec_tensor(source->float_network->exec, layer->x)->data : NULL;
     if (mpq_node_is(node, "Conv")) {
         struct mpq_conv conv = mpq_conv_geometry(node, x);
-        gather_conv(m, &conv, in, (int64_t)((double)conv.n * share + 0.5));
+        int64_t most = MAX_POSITIONS / source->n_sample;
+        most = most < LEAST_POSITIONS ? LEAST_POSITIONS : most;
+        most = most > MOST_POSITIONS ? MOST_POSITIONS : most;
+        gather_conv(m, &conv, in, (int64_t)((double)conv.n * share + 0.5), most);
     } else {
         struct mpq_layer_input shape = mpq_layer_input(layer, &x[0]->shape);
         gather_product(m, &shape, in, share);

@@ -27,8 +27,8 @@ struct mpq_moment_source {
 };
 
 /* Moments of layers [begin, end), out[begin..end), under whatever weights the network computes with
- * now; the rest of `out` is left alone. Of each batch at most 4096 positions of a convolution
- * count. Convolutions and products whose every input meets one weight of a channel have moments,
+ * now; the rest of `out` is left alone. Of a convolution about 32768 positions over all samples
+ * count, 128 to 4096 of each. Convolutions and products whose every input meets one weight of a channel have moments,
  * unless a channel has more than 4608 weights. */
 enum mpq_status mpq_moments_gather(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                    const struct mpq_layer_table *layers,

@@ -402,6 +402,19 @@ MPQ_INLINE void add_row(mpq_real *restrict y, const mpq_real *restrict x, int n,
     }
 }
 
+/* y[j] = clamp(x[j] + b[j * step_b]); b may be y. */
+MPQ_INLINE void clamp_row(mpq_real *y, const mpq_real *x, const mpq_real *b, int64_t step_b, int n,
+                          const struct mpq_clamp *clamp)
+{
+    const mpq_real low = clamp->low, high = clamp->high;
+    MPQ_IN_PLACE
+    for (int j = 0; j < n; j++) {
+        mpq_real v = x[j] + b[j * step_b];
+        v = v > low ? v : low;
+        y[j] = v < high ? v : high;
+    }
+}
+
 MPQ_MULTIVERSION
 void mpq_stage_store(const struct mpq_stage *s, const struct mpq_part *part, int n_part, int n_row,
                      const mpq_real *from, int64_t stride, const mpq_real *bias, bool add,
@@ -413,7 +426,11 @@ void mpq_stage_store(const struct mpq_stage *s, const struct mpq_part *part, int
         for (int p = 0; p < n_part; p++) {
             const mpq_real *restrict x = from + part[p].from;
             mpq_real *restrict y = to + part[p].to;
-            if (add)
+            if (add && clamp)
+                clamp_row(y, x, y, 1, part[p].count, clamp);
+            else if (clamp)
+                clamp_row(y, x, &b, 0, part[p].count, clamp);
+            else if (add)
                 add_row(y, x, part[p].count, step, b);
             else if (step == 1)
                 for (int j = 0; j < part[p].count; j++)
@@ -421,8 +438,6 @@ void mpq_stage_store(const struct mpq_stage *s, const struct mpq_part *part, int
             else
                 for (int j = 0; j < part[p].count; j++)
                     y[j * step] = x[j] + b;
-            if (clamp)
-                mpq_clamp_row(y, part[p].count, *clamp);
         }
     }
 }
