@@ -228,22 +228,32 @@ static int narrowest(const struct mpq_graph *graph)
     return bits;
 }
 
+static bool is_quantized(const struct mpq_graph *graph)
+{
+    for (mpq_node_id n = 0; n < graph->n_node; n++)
+        if (is_q_or_dq(&graph->node[n]) || is_integer_operator(&graph->node[n]))
+            return true;
+    return false;
+}
+
 enum mpq_status mpq_lint_versions(struct mpq_linter *linter)
 {
     const struct mpq_lint_file *file = linter->file;
     int bits = narrowest(linter->graph);
     const struct mpq_ort_release *release = NULL;
+    char integers[32] = "";
     if (!file->ir_version || !file->opset)
         return MPQ_OK;
     for (size_t i = 0; (release = mpq_ort_release_at(i)); i++)
         if (release->opset >= file->opset && release->ir_version >= file->ir_version &&
             release->narrowest <= bits)
             break;
-    return mpq_lint_add(linter, MPQ_RULE_versions, linter->graph, NULL,
-                        "%s%s (opset %lld, IR version %lld, integers of %d bits)",
-                        release ? release->version : "no release known here",
-                        release ? " and later" : "", (long long)file->opset,
-                        (long long)file->ir_version, bits);
+    if (is_quantized(linter->graph))
+        (void)snprintf(integers, sizeof integers, ", integers of %d bits", bits);
+    return mpq_lint_add(
+        linter, MPQ_RULE_versions, linter->graph, NULL, "%s%s (opset %lld, IR version %lld%s)",
+        release ? release->version : "no release known here", release ? " and later" : "",
+        (long long)file->opset, (long long)file->ir_version, integers);
 }
 
 /* What a runtime does not take, about one node; NULL: nothing. */
@@ -288,6 +298,8 @@ enum mpq_status mpq_lint_runtimes(struct mpq_linter *linter)
 {
     const struct mpq_graph *graph = linter->graph;
     const struct mpq_runtime *runtime;
+    if (!is_quantized(graph))
+        return MPQ_OK;
     for (size_t i = 0; (runtime = mpq_runtime_at(i)); i++) {
         const char *why = NULL;
         mpq_node_id n = 0;

@@ -26,7 +26,7 @@ CASES = [
     ("imagenet_squeezenet1_1", "imagenet", "calib", "eval", "imagenet", ["17%", "30%"]),
 ]
 FIELDS = ["model", "seed", "size", "bytes", "share", "top1_float", "top1", "drop", "agreement", "seconds",
-          "peak_mb", "qlinearconv", "same_argmax_as_ort", "mean_difference_to_ort"]
+          "peak_mb", "qlinearconv", "same_argmax_as_ort", "same_bits_as_ort", "mean_difference_to_ort"]
 
 
 def pictures(folder):
@@ -77,7 +77,8 @@ def judge(tool, model, data, preset, folder):
     arrays = np.load(ours)
     z = arrays[arrays.files[0]].reshape(y.shape)
     same = float((y.argmax(-1) == z.argmax(-1)).mean())
-    return operators["QLinearConv"], same, float(np.abs(y - z).mean())
+    bits = float((y == z).reshape(len(y), -1).all(1).mean())
+    return operators["QLinearConv"], same, bits, float(np.abs(y - z).mean())
 
 
 def convert(tool, case, seed, size, folder):
@@ -92,10 +93,10 @@ def convert(tool, case, seed, size, folder):
     seconds = time.monotonic() - start
     summary = dict(csv.reader(open(out.with_suffix(".summary.csv"), newline="")))
     peak = max(float(v) for k, v in summary.items() if re.search("peak_rss", k))
-    convs, same, difference = judge(tool, out, SHARED / "data" / data / evaluation, preset, folder)
+    convs, same, bits, difference = judge(tool, out, SHARED / "data" / data / evaluation, preset, folder)
     return [model, seed, size, out.stat().st_size, f"{out.stat().st_size / source.stat().st_size:.4f}",
             summary["metric_float"], summary["metric_quantized"], summary["drop"], summary["agreement"],
-            f"{seconds:.1f}", f"{peak / 1e6:.0f}", convs, f"{same:.4f}", f"{difference:.3g}"]
+            f"{seconds:.1f}", f"{peak / 1e6:.0f}", convs, f"{same:.4f}", f"{bits:.4f}", f"{difference:.3g}"]
 
 
 def main():

@@ -216,6 +216,12 @@ class Others(unittest.TestCase):
         y = net.node("Conv", [net.q("x"), net.weight((4, 8, 3, 3)), bias])
         self.assertIn("bias-scale", lint(net.save("bias", net.q(y), IMAGE))[0])
 
+    def test_float_models_have_a_version_alone(self):
+        result = subprocess.run([str(PROGRAM), "lint", MODELS / "digits_cnn.onnx"], capture_output=True, text=True,
+                                check=True)
+        self.assertEqual(len(result.stdout.splitlines()), 1)
+        self.assertNotIn("integers", result.stdout)
+
     def test_clean_by_hand(self):
         self.assertEqual(lint(save_clean(Net(opset=13, ir_version=7))), ({}, 0))
 
