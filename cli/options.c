@@ -395,6 +395,15 @@ static const struct option_row table[] = {
      "Do not align the features of narrow paths with those of the widest."},
     {"no-refine", 0, MADE, NULL, A_SWITCH, FIELD(no_refine), "no", NULL,
      "Do not round the weights again for the allocation found."},
+    {"no-round", 0, CONVERT, NULL, A_SWITCH, FIELD(no_round), "no", NULL,
+     "Do not round to second order before tuning."},
+    {"no-codebook", 0, CONVERT, NULL, A_SWITCH, FIELD(no_codebook), "no", NULL,
+     "Integers instead of learned levels, at every width."},
+    {"baseline", 0, CONVERT, "none|rtn|mse|rounded", A_CHOICE, FIELD(baseline), "none", NULL,
+     "What there is to beat: the widest single width that fits for all layers, integers, no "
+     "tuning. "
+     "rtn: to the nearest, min-max ranges; mse: ranges of least squared error, corrected biases; "
+     "rounded: the same with second-order rounding."},
     {"checkpoint", 0, CONVERT, "FILE", A_FILE, FIELD(checkpoint), NULL, "none",
      "Tuned state: where FILE exists, resume from it without calibrating or tuning; else (or with "
      "--overwrite) save it there."},
@@ -758,6 +767,9 @@ enum mpq_status mpq_options_parse(struct mpq_ctx *ctx, struct mpq_arena *arena,
     if (command == MPQ_COMMAND_CONVERT && out->labels && !out->eval && !out->data)
         return mpq_fail(ctx, MPQ_E_USAGE,
                         "--labels needs the samples they belong to: --eval PATH or --data PATH");
+    if (out->baseline && (out->checkpoint || out->max_drop > 0 || out->weights_only))
+        return mpq_fail(ctx, MPQ_E_USAGE,
+                        "--baseline excludes --checkpoint, --max-drop and --weights-only");
     MPQ_TRY(check_weights_only(ctx, out));
     MPQ_TRY(make_preprocess(ctx, out));
     MPQ_TRY(check_limits(ctx, command, out));

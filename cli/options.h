@@ -19,6 +19,14 @@ enum mpq_command_bit {
     MPQ_COMMAND_ANY = 63
 };
 
+/* What other tools do: one width for all layers, not tuned. */
+enum mpq_baseline {
+    MPQ_BASELINE_none,
+    MPQ_BASELINE_rtn, /* integers to the nearest, ranges of weights and activations min-max   */
+    MPQ_BASELINE_mse, /* integers to the nearest, ranges of least squared error, bias correction */
+    MPQ_BASELINE_rounded /* the same with second-order rounding                                  */
+};
+
 enum mpq_effort { MPQ_EFFORT_NONE, MPQ_EFFORT_QUICK, MPQ_EFFORT_DEFAULT, MPQ_EFFORT_THOROUGH };
 
 /* A file size: a share of the float file, or bytes. */
@@ -73,12 +81,14 @@ struct mpq_options {
 
     bool bits[MPQ_N_BITS], act_bits[MPQ_N_BITS]; /* candidate widths of weights and of activations,
                                                     at least one each within 2..8              */
+    int baseline;                                /* enum mpq_baseline                          */
     int effort;                                  /* enum mpq_effort                            */
     int64_t steps;                               /* -1: as the effort says                     */
     uint64_t seed;
     int64_t threads; /* >= 1                                             */
     const struct mpq_target *target;
-    bool overwrite, no_freeze, no_align, no_refine, weights_only, short_names, saturation_safe;
+    bool overwrite, no_freeze, no_align, no_refine, no_round, no_codebook, weights_only,
+        short_names, saturation_safe;
 
     size_t message_limit; /* no option: tests set it, for what happens beyond 2 GiB; 0: as it is */
 

@@ -244,10 +244,13 @@ enum mpq_status mpq_pipeline_calibrate(struct mpq_ctx *ctx, struct mpq_pipeline 
                                 observe, &o);
     mpq_arena_free(scratch);
     MPQ_TRY(status);
-    mpq_observer_ranges(&p->observer, p->options->target->act, p->act_quant);
+    struct mpq_act_form target = p->options->target->act;
+    target.is_min_max = p->options->baseline == MPQ_BASELINE_rtn;
+    mpq_observer_ranges(&p->observer, target, p->act_quant);
     for (int b = MPQ_MIN_BITS; b <= MPQ_MAX_BITS; b++)
         if (p->act_by_width[b]) {
-            struct mpq_act_form form = {b, p->options->target->act.is_symmetric};
+            struct mpq_act_form form = target;
+            form.bits = b;
             mpq_observer_ranges(&p->observer, form, p->act_by_width[b]);
             memcpy(p->act_quant, p->act_by_width[b], p->act.n_group * sizeof *p->act_quant);
         }
@@ -255,6 +258,19 @@ enum mpq_status mpq_pipeline_calibrate(struct mpq_ctx *ctx, struct mpq_pipeline 
 }
 
 /* ---- prepare ---- */
+
+static enum mpq_status fit(struct mpq_ctx *ctx, struct mpq_pipeline *p)
+{
+    const struct mpq_options *options = p->options;
+    uint16_t integers = mpq_target_integer_widths(options->target);
+    if (options->no_codebook || options->baseline)
+        integers = p->candidates;
+    if (options->baseline == MPQ_BASELINE_rtn) {
+        mpq_supernet_fit_min_max(&p->net);
+        return MPQ_OK;
+    }
+    return mpq_supernet_fit(ctx, &p->net, p->graph, p->observer.stats, integers);
+}
 
 enum mpq_status mpq_pipeline_prepare(struct mpq_ctx *ctx, struct mpq_pipeline *p)
 {
@@ -283,8 +299,7 @@ enum mpq_status mpq_pipeline_prepare(struct mpq_ctx *ctx, struct mpq_pipeline *p
         struct mpq_checkpoint checkpoint = checkpoint_of(p, &p->net);
         MPQ_TRY(mpq_checkpoint_load(ctx, p->arena, &checkpoint, p->options->checkpoint));
     } else
-        MPQ_TRY(mpq_supernet_fit(ctx, &p->net, p->graph, p->observer.stats,
-                                 mpq_target_integer_widths(p->options->target)));
+        MPQ_TRY(fit(ctx, p));
     struct mpq_samples samples = mpq_pipeline_samples(&p->decide);
     MPQ_TRY(mpq_targets_create(ctx, p->arena, &p->float_network, &samples, p->decide.sample,
                                p->decide.n, &p->decide_targets));
@@ -323,9 +338,9 @@ static uint32_t tune_steps(const struct mpq_pipeline *p, uint32_t batch)
                                          [MPQ_EFFORT_QUICK] = 1e12,
                                          [MPQ_EFFORT_DEFAULT] = 8e12,
                                          [MPQ_EFFORT_THOROUGH] = 4e13};
-    if (p->options->steps >= 0)
+    if (p->options->steps >= 0 && !p->options->baseline)
         return (uint32_t)p->options->steps;
-    if (p->options->effort == MPQ_EFFORT_NONE)
+    if (p->options->effort == MPQ_EFFORT_NONE || p->options->baseline)
         return 0;
     double steps = effort_macs[p->options->effort] / (4.0 * 3.0 * batch * (double)total_macs(p));
     double most = 30.0 * p->tune.n / batch;
@@ -417,7 +432,10 @@ static enum mpq_status round_and_tune(struct mpq_ctx *ctx, struct mpq_pipeline *
     double before, after;
     struct mpq_supernet rounded;
     size_t n_entry = (size_t)p->layers.n_layer * MPQ_N_BITS;
-    MPQ_TRY(round_widths(ctx, p));
+    bool is_nearest = p->options->no_round || p->options->baseline == MPQ_BASELINE_rtn ||
+                      p->options->baseline == MPQ_BASELINE_mse;
+    if (!is_nearest)
+        MPQ_TRY(round_widths(ctx, p));
     if (!p->n_step)
         return MPQ_OK;
     MPQ_TRY(family_loss(ctx, p, "before tuning", &before));
@@ -486,6 +504,11 @@ enum mpq_status mpq_pipeline_tune(struct mpq_ctx *ctx, struct mpq_pipeline *p)
     enum mpq_status status = round_and_tune(ctx, p, scratch, batch);
     mpq_arena_free(scratch);
     MPQ_TRY(status);
+    if (p->options->baseline) { /* nothing to search */
+        for (size_t i = 0; i < ((size_t)p->layers.n_layer + p->n_act) * MPQ_N_BITS; i++)
+            p->sensitivity[i] = (double)NAN;
+        return MPQ_OK;
+    }
     MPQ_TRY(measure_sensitivity(ctx, p));
     return p->options->checkpoint ? save_checkpoint(ctx, p) : MPQ_OK;
 }

@@ -385,9 +385,9 @@ static enum mpq_status echo_options(struct mpq_ctx *ctx, struct mpq_pipeline *p,
                    : !p->n_step       ? "none"
                    : p->tuning_helped ? "kept"
                                       : "left out"},
-        {"refining", p->options->no_refine ? "none"
-                     : p->refining_helped  ? "kept"
-                                           : "left out"},
+        {"refining", p->options->no_refine || p->options->baseline ? "none"
+                     : p->refining_helped                          ? "kept"
+                                                                   : "left out"},
         {"uniform_bits", mpq_arena_printf(ctx, p->arena, "%d", p->found.uniform_bits)},
         {"uniform_loss", mpq_arena_printf(ctx, p->arena, "%.9g", p->found.uniform_loss)},
         {"tune_samples", mpq_arena_printf(ctx, p->arena, "%u", p->tune.n)},

@@ -31,7 +31,7 @@ static enum mpq_status round_again(struct mpq_ctx *ctx, struct mpq_pipeline *p,
 
 enum mpq_status mpq_pipeline_refine(struct mpq_ctx *ctx, struct mpq_pipeline *p)
 {
-    if (p->options->no_refine)
+    if (p->options->no_refine || p->options->baseline)
         return MPQ_OK;
     struct mpq_supernet refined;
     double *loss = mpq_arena_alloc(ctx, p->arena, p->decide.n, sizeof *loss), error;

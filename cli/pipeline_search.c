@@ -288,12 +288,55 @@ enum mpq_status mpq_pipeline_prepare_search(struct mpq_ctx *ctx, struct mpq_pipe
     return make_losses(ctx, p);
 }
 
+/* The result of a search that found `bits`. */
+static enum mpq_status settle_on(struct mpq_ctx *ctx, struct mpq_pipeline *p, uint8_t *bits)
+{
+    struct mpq_search_result *found = &p->found;
+    double error;
+    found->sample_loss = mpq_arena_alloc(ctx, p->arena, p->decide.n, sizeof *found->sample_loss);
+    if (!found->sample_loss)
+        return MPQ_E_NOMEM;
+    MPQ_TRY(score(ctx, p, bits, found->sample_loss));
+    found->loss = mpq_search_mean(found->sample_loss, NULL, p->decide.n, &error);
+    found->bits = p->bits = bits;
+    for (uint32_t c = 0; c < p->problem.n_cost; c++)
+        found->cost[c] = mpq_search_cost(&p->problem, c, bits);
+    for (uint32_t u = 0; u < p->layers.n_layer + p->n_act; u++)
+        found->estimate += p->problem.sensitivity[u * MPQ_N_BITS + bits[u]];
+    found->bound = (double)NAN;
+    return MPQ_OK;
+}
+
+/* --baseline: the widest width for all layers, locked ones aside, that keeps the limits. */
+static enum mpq_status take_uniform(struct mpq_ctx *ctx, struct mpq_pipeline *p)
+{
+    uint8_t *bits = mpq_arena_alloc(ctx, p->arena, p->layers.n_layer + p->n_act, 1);
+    if (!bits)
+        return MPQ_E_NOMEM;
+    fill_widest(p, bits);
+    for (int b = widest(p); b >= mpq_bits_lowest(p->candidates); b--) {
+        uint64_t bytes;
+        bool fits = p->candidates >> b & 1;
+        for (uint32_t l = 0; l < p->layers.n_layer; l++)
+            bits[l] = p->lock[l] ? p->lock[l] : (uint8_t)b;
+        for (uint32_t c = 0; c < p->problem.n_cost && fits; c++)
+            fits = mpq_search_cost(&p->problem, c, bits) <= p->problem.cost[c].budget;
+        if (fits)
+            MPQ_TRY(file_size(ctx, p, bits, &bytes));
+        if (fits && bytes <= p->budget_bytes)
+            return settle_on(ctx, p, bits);
+    }
+    return mpq_fail(ctx, MPQ_E_INFEASIBLE, "no single width for all layers keeps the limits");
+}
+
 enum mpq_status mpq_pipeline_search(struct mpq_ctx *ctx, struct mpq_pipeline *p)
 {
     if (!p->problem.n_layer)
         MPQ_TRY(mpq_pipeline_prepare_search(ctx, p));
     set_limits(p, p->options);
-    if (p->options->max_drop > 0)
+    if (p->options->baseline)
+        MPQ_TRY(take_uniform(ctx, p));
+    else if (p->options->max_drop > 0)
         MPQ_TRY(mpq_pipeline_search_drop(ctx, p));
     else
         MPQ_TRY(mpq_search(ctx, p->arena, &p->problem, &p->found));
@@ -368,10 +411,8 @@ enum mpq_status mpq_pipeline_apply(struct mpq_ctx *ctx, struct mpq_pipeline *p)
 {
     MPQ_TRY(mpq_pipeline_prepare_search(ctx, p));
     set_limits(p, p->options);
-    struct mpq_search_result *found = &p->found;
     uint8_t *bits = mpq_arena_alloc(ctx, p->arena, p->layers.n_layer + p->n_act, 1);
-    found->sample_loss = mpq_arena_alloc(ctx, p->arena, p->decide.n, sizeof *found->sample_loss);
-    if (!bits || !found->sample_loss)
+    if (!bits)
         return MPQ_E_NOMEM;
     fill_widest(p, bits);
     for (uint32_t l = 0; l < p->layers.n_layer; l++) {
@@ -383,14 +424,5 @@ enum mpq_status mpq_pipeline_apply(struct mpq_ctx *ctx, struct mpq_pipeline *p)
         bits[l] = (uint8_t)row->weight_bits;
         MPQ_TRY(plan_group(ctx, p, l, bits));
     }
-    double error;
-    MPQ_TRY(score(ctx, p, bits, found->sample_loss));
-    found->loss = mpq_search_mean(found->sample_loss, NULL, p->decide.n, &error);
-    found->bits = p->bits = bits;
-    for (uint32_t c = 0; c < p->problem.n_cost; c++)
-        found->cost[c] = mpq_search_cost(&p->problem, c, bits);
-    for (uint32_t u = 0; u < p->layers.n_layer + p->n_act; u++)
-        found->estimate += p->problem.sensitivity[u * MPQ_N_BITS + bits[u]];
-    found->bound = (double)NAN;
-    return MPQ_OK;
+    return settle_on(ctx, p, bits);
 }

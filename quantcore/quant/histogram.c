@@ -109,7 +109,7 @@ void mpq_histogram_range(const struct mpq_histogram *h, struct mpq_act_form form
     double low = h->n && h->minimum < 0 ? h->minimum : 0;
     double high = h->n && h->maximum > 0 ? h->maximum : 0;
     struct best best = {h, form, quant_of_range(low, high, form), 0, low, high};
-    if (high > low && form.bits <= 8) {
+    if (high > low && form.bits <= 8 && !form.is_min_max) {
         enum { STEPS = 50 };
         best.mse = mpq_histogram_mse(h, &best.quant);
         for (int i = 1; i < STEPS; i++) {

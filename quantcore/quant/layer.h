@@ -102,6 +102,7 @@ struct mpq_act_quant {
 struct mpq_act_form {
     int bits;          /* 2..8, or 16                     */
     bool is_symmetric; /* zero point 2^(bits - 1), always */
+    bool is_min_max;   /* all that was seen, not what represents it best */
 };
 
 /* Channel scales are stored with 16 bits, as bfloat16: the nearest such number, to be taken before

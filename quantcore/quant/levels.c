@@ -151,24 +151,38 @@ static double channel_error(const struct fit *fit, const struct mpq_levels *leve
     return error;
 }
 
+static double largest_magnitude(const struct mpq_layer *layer, const mpq_real *w, int64_t c)
+{
+    double most = 0;
+    for (int64_t o = 0; o < layer->n_outer; o++)
+        for (int64_t i = 0; i < layer->n_inner; i++)
+            most = fmax(most, fabs((double)w[(o * layer->n_channel + c) * layer->n_inner + i]));
+    return most;
+}
+
+/* Not every set of levels has a zero, so a channel of zeros gets a scale that makes any level as
+ * good as zero, yet not so small that its int32 bias (in units of the scale) overflows. */
+static void fill_empty_scales(const struct mpq_layer *layer, mpq_real *scale)
+{
+    mpq_real largest = 0;
+    for (int64_t c = 0; c < layer->n_channel; c++)
+        largest = scale[c] > largest ? scale[c] : largest;
+    for (int64_t c = 0; c < layer->n_channel; c++)
+        if (!(scale[c] > 0))
+            scale[c] = largest > 0 ? largest / 4096 : MPQ_REAL(0x1p-20);
+}
+
 /* The best of a ladder of clipping ratios for each channel, from the largest magnitude down. */
 static void search_scales(const struct fit *fit, const struct mpq_levels *levels, mpq_real *scale)
 {
     enum { STEPS = 24 };
     const struct mpq_layer *layer = fit->layer;
     double outermost = (levels->level[levels->n - 1] - levels->level[0]) / 2.0;
-    mpq_real largest = 0;
     for (int64_t c = 0; c < layer->n_channel; c++) {
-        double most = 0;
-        for (int64_t o = 0; o < layer->n_outer; o++)
-            for (int64_t i = 0; i < layer->n_inner; i++) {
-                double w = (double)fit->w[(o * layer->n_channel + c) * layer->n_inner + i];
-                most = fabs(w) > most ? fabs(w) : most;
-            }
-        double best = INFINITY;
+        double most = largest_magnitude(layer, fit->w, c), best = INFINITY;
         scale[c] = 0;
         if (!isnormal((float)(most / outermost)))
-            continue; /* nothing but zeros: see below */
+            continue; /* nothing but zeros */
         for (int step = 0; step < STEPS; step++) {
             /* 1 down to 0.3: below 8 bits the optimum of bell-shaped weights lies well inside. */
             mpq_real s = (mpq_real)(most / outermost * (1 - 0.7 * step / STEPS));
@@ -180,13 +194,20 @@ static void search_scales(const struct fit *fit, const struct mpq_levels *levels
             if (levels->bits == 8 && step >= 6)
                 break;
         }
-        largest = scale[c] > largest ? scale[c] : largest;
     }
-    /* Not every set of levels has a zero, so a channel of zeros gets a scale that makes any level
-     * as good as zero, yet not so small that its int32 bias (in units of the scale) overflows. */
-    for (int64_t c = 0; c < layer->n_channel; c++)
-        if (!(scale[c] > 0))
-            scale[c] = largest > 0 ? largest / 4096 : MPQ_REAL(0x1p-20);
+    fill_empty_scales(layer, scale);
+}
+
+void mpq_levels_min_max(const struct mpq_layer *layer, const mpq_real *w, int bits,
+                        struct mpq_levels *out_levels, mpq_real *out_scale)
+{
+    mpq_levels_integers(bits, out_levels);
+    for (int64_t c = 0; c < layer->n_channel; c++) {
+        float scale =
+            (float)(largest_magnitude(layer, w, c) / out_levels->level[out_levels->n - 1]);
+        out_scale[c] = isnormal(scale) ? (mpq_real)scale : 0;
+    }
+    fill_empty_scales(layer, out_scale);
 }
 
 /* Histogram of z = w/scale over [-256, 256), each weight counting h * scale^2, its share in the

@@ -43,6 +43,10 @@ enum mpq_status mpq_levels_fit(struct mpq_ctx *ctx, const struct mpq_layer *laye
                                bool integers_only, struct mpq_levels *out_levels,
                                mpq_real *out_scale) MPQ_CHECKED;
 
+/* mpq_levels_integers() with the scales that just hold the largest magnitude of each channel. */
+void mpq_levels_min_max(const struct mpq_layer *layer, const mpq_real *w, int bits,
+                        struct mpq_levels *out_levels, mpq_real *out_scale);
+
 /* The level nearest to z = w / scale. */
 static inline int8_t mpq_levels_nearest(const struct mpq_levels *levels, mpq_real z)
 {

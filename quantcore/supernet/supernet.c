@@ -107,6 +107,17 @@ enum mpq_status mpq_supernet_fit(struct mpq_ctx *ctx, struct mpq_supernet *net,
     return MPQ_OK;
 }
 
+void mpq_supernet_fit_min_max(struct mpq_supernet *net)
+{
+    for (uint32_t l = 0; l < net->layers->n_layer; l++)
+        for (int b = MPQ_MIN_BITS; b <= MPQ_MAX_BITS; b++) {
+            struct mpq_supernet_width *width = &net->layer[l].width[b];
+            if (net->layer[l].candidates >> b & 1)
+                mpq_levels_min_max(&net->layers->layer[l], net->layer[l].w, b, &width->levels,
+                                   width->scale);
+        }
+}
+
 const mpq_real *mpq_supernet_weights(const struct mpq_supernet *net, uint32_t l, int bits)
 {
     const struct mpq_supernet_layer *layer = &net->layer[l];

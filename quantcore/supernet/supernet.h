@@ -54,6 +54,9 @@ enum mpq_status mpq_supernet_fit(struct mpq_ctx *ctx, struct mpq_supernet *net,
                                  const struct mpq_graph *graph, const struct mpq_layer_stats *stats,
                                  mpq_bits_mask integers) MPQ_CHECKED;
 
+/* The plainest fit: integers with scales from the largest magnitudes, biases as they are. */
+void mpq_supernet_fit_min_max(struct mpq_supernet *net);
+
 /* What width b of layer l rounds: its latent weights plus the width's offset, [n_param]. Valid
  * until the next call for the layer. */
 const mpq_real *mpq_supernet_weights(const struct mpq_supernet *net, uint32_t layer, int bits);

@@ -31,7 +31,7 @@ CASES = {
     "llm_aidreams260k": ("llm", "calib.npz", "eval.npz", [], "15%"),
 }
 FIELDS = ["model", "seed", "size", "bytes", "share", "top1_float", "top1", "drop", "agreement", "kl", "loss",
-          "uniform_bits", "uniform_loss", "perplexity_rise", "average_bits", "seconds"]
+          "uniform_bits", "uniform_loss", "perplexity_rise", "average_bits", "seconds"]  # loss: on held-back samples
 
 
 def perplexity(model, tokens):
@@ -50,26 +50,29 @@ def perplexity_rise(source, out, data):
     return f"{perplexity(out, tokens) / perplexity(source, tokens) - 1:.4f}"
 
 
-def convert(tool, model, seed, size, folder, options):
-    """One row of the table."""
+def convert(tool, model, seed, size, out, options):
+    """Runs the tool; its row of the table. Files at `out` must not exist."""
     data, calib, evaluation, preprocess, _ = CASES[model]
     data = SHARED / "data" / data
-    source, out = SHARED / "models" / f"{model}.onnx", folder / f"{model}_{seed}_{size.rstrip('%')}.onnx"
+    source = SHARED / "models" / f"{model}.onnx"
     start = time.monotonic()
-    command = [tool, "convert", source, "--data", data / calib, "--eval", data / evaluation, *preprocess, "--size",
-               size, "--seed", seed, "-o", out, "-q", *options]
-    checkpoint = folder / f"{model}_{seed}.npz"
-    out.unlink(missing_ok=True)
-    for report in (".csv", ".summary.csv"):
-        out.with_suffix(report).unlink(missing_ok=True)
-    subprocess.run([*command, "--checkpoint", checkpoint], check=True)
+    subprocess.run([tool, "convert", source, "--data", data / calib, "--eval", data / evaluation, *preprocess, "--size",
+                    size, "--seed", seed, "-o", out, "-q", *options], check=True)
     seconds = time.monotonic() - start
     summary = dict(csv.reader(open(out.with_suffix(".summary.csv"), newline="")))
     rise = perplexity_rise(source, out, data / evaluation) if model.startswith("llm") else ""
-    keys = ["metric_float", "metric_quantized", "drop", "agreement", "kl", "search_loss", "uniform_bits",
+    keys = ["metric_float", "metric_quantized", "drop", "agreement", "kl", "decide_loss", "uniform_bits",
             "uniform_loss"]
     return [model, seed, size, out.stat().st_size, f"{out.stat().st_size / source.stat().st_size:.4f}",
             *(summary.get(key, "") for key in keys), rise, summary["average_weight_bits"], f"{seconds:.1f}"]
+
+
+def tuned_once(tool, model, seed, size, folder, options):
+    """The same, tuned where the folder has no checkpoint of this model and seed, which is never overwritten."""
+    out = folder / f"{model}_{seed}_{size.rstrip('%')}.onnx"
+    for old in (out, out.with_suffix(".csv"), out.with_suffix(".summary.csv")):
+        old.unlink(missing_ok=True)
+    return convert(tool, model, seed, size, out, [*options, "--checkpoint", folder / f"{model}_{seed}.npz"])
 
 
 def arguments(description, more=lambda parser: None):
@@ -101,7 +104,7 @@ def main():
         for model in parsed.models:
             for seed in parsed.seeds.split(","):
                 for size in (parsed.sizes or CASES[model][-1]).split(","):
-                    table.writerow(convert(parsed.tool, model, seed, size, folder, parsed.convert))
+                    table.writerow(tuned_once(parsed.tool, model, seed, size, folder, parsed.convert))
                     sys.stdout.flush()
 
 

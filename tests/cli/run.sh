@@ -162,6 +162,15 @@ expect 0 'file bytes' convert good.onnx --weights-only --short-names --size 60% 
 rm -f out/*
 refuse 4 'smallest' convert good.onnx --weights-only --size 1% -o out/a.onnx
 
+# ---- baselines ----
+for baseline in rtn mse rounded; do
+    rm -f out/*
+    expect 0 'file bytes' convert good.onnx -o out/a.onnx --data good.npz --size 100% --baseline "$baseline"
+done
+rm -f out/*
+refuse 4 'no single width' convert good.onnx -o out/a.onnx --data good.npz --size 1B \
+    --baseline rtn
+
 # ---- targets: each gives a file; what was tuned for one is refused by another ----
 for target in ort int8 onnx openvino tensorrt qnn qnn16; do
     rm -f out/*

@@ -185,6 +185,7 @@ static void usage_errors(void **state)
         {MPQ_COMMAND_CONVERT, "a.onnx -o b.onnx --report b.onnx", "the same file"},
         {MPQ_COMMAND_CONVERT, "a.onnx --labels l.csv", "--eval PATH"},
         {MPQ_COMMAND_CONVERT, "a.onnx -q -v", "exclude each other"},
+        {MPQ_COMMAND_CONVERT, "a.onnx --baseline mse --checkpoint c.npz", "--baseline excludes"},
         {MPQ_COMMAND_EVAL, "a.onnx", "--data PATH"},
     };
     struct fixture *f = *state;

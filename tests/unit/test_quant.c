@@ -190,7 +190,7 @@ static void ranges_hold_zero_and_beat_minmax(void **state)
             for (int i = 0; i < N && !sign; i++)
                 x[i] = x[i] > 0 ? x[i] : 0;
             mpq_histogram_add(&h, x, N);
-            mpq_histogram_range(&h, (struct mpq_act_form){bits, false}, &quant);
+            mpq_histogram_range(&h, (struct mpq_act_form){bits, false, false}, &quant);
             assert_true(quant.zero_point >= 0 && quant.zero_point < 1 << bits);
             if (!sign)
                 assert_int_equal(quant.zero_point, 0);
@@ -206,7 +206,7 @@ static void ranges_hold_zero_and_beat_minmax(void **state)
         x[i] = x[i] > 0 ? x[i] : 0;
     struct mpq_act_quant quant;
     mpq_histogram_add(&h, x, N);
-    mpq_histogram_range(&h, (struct mpq_act_form){4, false}, &quant);
+    mpq_histogram_range(&h, (struct mpq_act_form){4, false, false}, &quant);
     double relu_mse = 1;
     for (double step = 0.1; step < 0.4; step += 0.001) {
         double sum = 0;
@@ -228,18 +228,40 @@ static void other_forms_of_activations(void **state)
     memset(&h, 0, sizeof h);
     fill_normal(x, N, 3);
     mpq_histogram_add(&h, x, N);
-    mpq_histogram_range(&h, (struct mpq_act_form){8, true}, &quant);
+    mpq_histogram_range(&h, (struct mpq_act_form){8, true, false}, &quant);
     assert_int_equal(quant.zero_point, 128);
     assert_true(quant.bits == 8 &&
                 127 * (double)quant.scale <= fmax(-h.minimum, h.maximum) * 1.0001);
     double eight = mpq_histogram_mse(&h, &quant);
-    mpq_histogram_range(&h, (struct mpq_act_form){16, false}, &quant);
+    mpq_histogram_range(&h, (struct mpq_act_form){16, false, false}, &quant);
     CHECK_NEAR(quant.scale, (h.maximum - h.minimum) / 65535, 1e-6, 0);
     CHECK_NEAR(quant.zero_point, -h.minimum / (double)quant.scale, 0, 0.5);
     assert_true(mpq_histogram_mse(&h, &quant) < eight / 1000);
+    struct mpq_act_form all = {.bits = 4, .is_min_max = true};
+    mpq_histogram_range(&h, all, &quant);
+    CHECK_NEAR(quant.scale, (h.maximum - h.minimum) / 15, 1e-6, 0);
     memset(&h, 0, sizeof h);
-    mpq_histogram_range(&h, (struct mpq_act_form){8, true}, &quant);
+    mpq_histogram_range(&h, (struct mpq_act_form){8, true, false}, &quant);
     assert_true(quant.scale > 0 && quant.zero_point == 128);
+}
+
+/* The largest magnitude of a channel is the outermost positive level; a channel of zeros has a
+ * scale all the same. */
+static void min_max_levels_hold_the_largest(void **state)
+{
+    (void)state;
+    const struct mpq_layer layer = {
+        .n_outer = 1, .n_channel = 3, .n_inner = 2, .n_group = 1, .n_param = 6};
+    const mpq_real w[] = {MPQ_REAL(-1.4), MPQ_REAL(0.6), 0, 0, MPQ_REAL(0.07), MPQ_REAL(-0.01)};
+    struct mpq_levels levels;
+    mpq_real scale[3];
+    int8_t q[6];
+    mpq_levels_min_max(&layer, w, 4, &levels, scale);
+    mpq_levels_encode(&levels, &layer, w, scale, q);
+    const int8_t wanted[] = {-7, 3, 0, 0, 7, -1};
+    CHECK_NEAR(scale[0], 0.2, 1e-6, 0);
+    assert_true(scale[1] > 0);
+    assert_memory_equal(q, wanted, sizeof wanted);
 }
 
 /* A 2x2 convolution of 3 channels: products in the order position, channel, so weight 0 (channel 0,
@@ -306,15 +328,15 @@ static void empty_and_constant_values_have_a_range(void **state)
     static struct mpq_histogram h;
     struct mpq_act_quant quant;
     memset(&h, 0, sizeof h);
-    mpq_histogram_range(&h, (struct mpq_act_form){8, false}, &quant);
+    mpq_histogram_range(&h, (struct mpq_act_form){8, false, false}, &quant);
     assert_true(quant.scale > 0);
     const mpq_real zeros[4] = {0}, sevens[4] = {7, 7, 7, 7};
     mpq_histogram_add(&h, zeros, 4);
-    mpq_histogram_range(&h, (struct mpq_act_form){8, false}, &quant);
+    mpq_histogram_range(&h, (struct mpq_act_form){8, false, false}, &quant);
     assert_true(quant.scale > 0 && quant.zero_point == 0);
     memset(&h, 0, sizeof h);
     mpq_histogram_add(&h, sevens, 4);
-    mpq_histogram_range(&h, (struct mpq_act_form){8, false}, &quant);
+    mpq_histogram_range(&h, (struct mpq_act_form){8, false, false}, &quant);
     CHECK_NEAR(rint(7 / (double)quant.scale) * (double)quant.scale, 7, 0.01, 0);
 }
 
@@ -375,6 +397,7 @@ int main(void)
         cmocka_unit_test(histogram_grows_without_losing_values),
         cmocka_unit_test(ranges_hold_zero_and_beat_minmax),
         cmocka_unit_test(other_forms_of_activations),
+        cmocka_unit_test(min_max_levels_hold_the_largest),
         cmocka_unit_test(saturating_pairs_are_found_and_repaired),
         cmocka_unit_test(empty_and_constant_values_have_a_range),
     };
