@@ -347,13 +347,16 @@ enum mpq_status mpq_qdq_end(struct mpq_qdq *qdq)
     return MPQ_OK;
 }
 
-/* A constant that the file has in two bytes an element stays so where that is exact; runtimes fold
- * the Cast. */
+/* A constant of two values takes a bit an element, one that the file has in two bytes stays so
+ * where that is exact; runtimes fold what makes floats of them. */
 static const char *keep_constant(struct mpq_qdq *qdq, mpq_value_id v)
 {
     enum { WORTH_A_NODE = 64 };
     struct mpq_build *build = &qdq->build;
     const struct mpq_value *value = &qdq->plan->graph->value[v];
+    float pair[2];
+    if (qdq->plan->target->folds && mpq_storage_has_two_values(value->constant, pair))
+        return mpq_storage_two_values(&qdq->storage, value->constant, pair, value->name);
     int64_t n = mpq_shape_count(&value->shape);
     struct mpq_tensor narrow = {value->file_dtype, value->constant->shape, NULL};
     bool is_exact = value->file_dtype != MPQ_UNDEFINED && value->file_dtype != MPQ_DOUBLE &&

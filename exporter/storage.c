@@ -1,5 +1,7 @@
 #include "exporter/storage.h"
 
+#include <string.h>
+
 #include "exporter/pack.h"
 
 /* Planes cost about 15 to 30 ns of load time a weight, most of it in looking up level after level;
@@ -295,4 +297,50 @@ const char *mpq_storage_weight(struct mpq_storage_program *program, uint32_t lay
             return NULL;
     }
     return mpq_build_constant(build, &tensor, NULL);
+}
+
+/* ---- two values ---- */
+
+bool mpq_storage_has_two_values(const struct mpq_tensor *tensor, float out_value[2])
+{
+    enum { WORTH_THE_NODES = 512 };
+    int64_t n = mpq_shape_count(&tensor->shape);
+    if (tensor->dtype != MPQ_FLOAT || n < WORTH_THE_NODES || n % 8)
+        return false;
+    const float *x = tensor->data;
+    out_value[0] = out_value[1] = x[0];
+    for (int64_t i = 1; i < n; i++) { /* by their bits: there are two zeros and many NaN */
+        if (memcmp(&x[i], &out_value[0], sizeof *x) == 0)
+            continue;
+        if (memcmp(&out_value[1], &out_value[0], sizeof *x) == 0)
+            out_value[1] = x[i];
+        else if (memcmp(&x[i], &out_value[1], sizeof *x) != 0)
+            return false;
+    }
+    return true;
+}
+
+const char *mpq_storage_two_values(struct mpq_storage_program *program,
+                                   const struct mpq_tensor *tensor, const float value[2],
+                                   const char *name)
+{
+    struct mpq_build *build = program->build;
+    int64_t n = mpq_shape_count(&tensor->shape);
+    struct mpq_tensor bytes = {MPQ_UINT8, MPQ_SHAPE(n / 8), NULL};
+    struct mpq_tensor values = {MPQ_FLOAT, MPQ_SHAPE(2), NULL};
+    uint8_t *packed = mpq_arena_alloc(build->ctx, build->arena, (size_t)(n / 8), 1);
+    values.data = mpq_arena_copy(build->ctx, build->arena, value, 2 * sizeof *value);
+    if (!packed || !values.data)
+        return NULL;
+    const float *x = tensor->data;
+    for (int64_t i = 0; i < n; i++)
+        if (memcmp(&x[i], &value[0], sizeof *x) != 0)
+            packed[i / 8] |= (uint8_t)(1u << i % 8);
+    bytes.data = packed;
+    const char *table = MPQ_BUILD_OP(
+        build, "Gather", {mpq_build_constant(build, &values, NULL), codes_table(program, 1)});
+    const char *stored = mpq_build_constant(build, &bytes, NULL);
+    const char *index = MPQ_BUILD_OP(build, "Cast", {stored}, .attr = "to", .attr_int = MPQ_INT32);
+    const char *flat = MPQ_BUILD_OP(build, "Gather", {table, index});
+    return MPQ_BUILD_OP(build, "Reshape", {flat, write_shape(build, &tensor->shape)}, .out = name);
 }

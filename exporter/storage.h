@@ -45,4 +45,14 @@ enum mpq_status mpq_storage_begin(struct mpq_build *build, struct mpq_storage_la
 /* Write the rest of one layer: the name of its int8 tensor, or NULL (see build.h). */
 const char *mpq_storage_weight(struct mpq_storage_program *program, uint32_t layer);
 
+/* Whether a float constant is worth storing as a bit an element, masks for instance: two values, a
+ * multiple of eight elements, not few. out_value[1] is the one that tensor->data does not begin
+ * with. */
+bool mpq_storage_has_two_values(const struct mpq_tensor *tensor, float out_value[2]);
+
+/* Write it so, a byte being a cell of 8 codes; the output is `name`. */
+const char *mpq_storage_two_values(struct mpq_storage_program *program,
+                                   const struct mpq_tensor *tensor, const float value[2],
+                                   const char *name);
+
 #endif

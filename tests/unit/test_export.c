@@ -3,6 +3,7 @@
 #include "importer/import.h"
 #include "tests/unit/net.h"
 
+#include <math.h>
 #include <string.h>
 
 #include "quantcore/base/rng.h"
@@ -550,6 +551,45 @@ static void test_shared_weight(void **state)
     assert_memory_equal(kept->data, c.graph->value[w].constant->data, 64 * sizeof(float));
 }
 
+/* Two values, even infinite ones or zeros of both signs, take a bit an element and come back bit
+ * for bit; three do not. */
+static void test_constants_of_two_values(void **state)
+{
+    enum { N = 24 * 32 };
+    struct net *net = *state;
+    struct case_ c;
+    mpq_value_id x = net_input(net, "x", MPQ_SHAPE(-1, 24, 32));
+    mpq_value_id w = net_random(net, "w", MPQ_SHAPE(32, 32), false);
+    mpq_value_id m = net_node(net, "MatMul", "m", NET_NO_ATTRS, NET_IN(x, w));
+    mpq_value_id mask[3], at = m;
+    static const char *const name[] = {"mask0", "mask1", "mask2"}, *const sum[] = {"s0", "s1",
+                                                                                   "s2"};
+    const float pair[3][2] = {{0.0f, -INFINITY}, {-0.0f, 0.0f}, {1.0f, 2.0f}};
+    for (int i = 0; i < 3; i++) {
+        mask[i] = net_random(net, name[i], MPQ_SHAPE(24, 32), false);
+        float *value = net->graph->value[mask[i]].constant->data;
+        for (uint32_t k = 0; k < N; k++)
+            value[k] = pair[i][mpq_rng_below(3, MPQ_STREAM_TEST, (uint32_t)i, k, 2)];
+        if (i == 2)
+            value[N - 1] = 3.0f;
+        at = net_node(net, "Add", sum[i], NET_NO_ATTRS, NET_IN(at, mask[i]));
+    }
+    net_output(net, at);
+    case_init(&c, net);
+    code_layer(&c, 0, 4);
+    struct mpq_graph *graph = round_trip(&c);
+    for (int i = 0; i < 3; i++) {
+        const struct mpq_tensor *back = constant_input(&c, graph, sum[i], 1);
+        assert_memory_equal(back->data, c.graph->value[mask[i]].constant->data, N * sizeof(float));
+        mpq_value_id v = mpq_graph_find(graph, name[i]);
+        assert_true((graph->value[v].constant != NULL) == (i == 2));
+    }
+    aim(&c, "int8");
+    code_layer(&c, 0, 8);
+    graph = round_trip(&c); /* who does not fold gets them as they are */
+    assert_non_null(graph->value[mpq_graph_find(graph, name[0])].constant);
+}
+
 /* A channel with next to no weights and an ordinary bias: in its own scale the bias would be 1e13
  * steps. It comes back, and the weights with the error of the larger scale. */
 static void test_dead_channel(void **state)
@@ -664,6 +704,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_quantized_values, net_setup, net_teardown),
         cmocka_unit_test_setup_teardown(test_narrow_activations, net_setup, net_teardown),
         cmocka_unit_test_setup_teardown(test_shared_weight, net_setup, net_teardown),
+        cmocka_unit_test_setup_teardown(test_constants_of_two_values, net_setup, net_teardown),
         cmocka_unit_test_setup_teardown(test_dead_channel, net_setup, net_teardown),
         cmocka_unit_test_setup_teardown(test_large_bias, net_setup, net_teardown),
         cmocka_unit_test_setup_teardown(test_no_memory, net_setup, net_teardown),
