@@ -291,7 +291,7 @@ static const struct option_row table[] = {
      "Write the quantized model here."},
     {"output", 'o', SEARCH, "FILE", A_FILE, FIELD(output), NULL, "MODEL.mpq.onnx",
      "Name of the files written, each with its budget before .onnx: MODEL.mpq.15pct.onnx."},
-    {"report", 0, SEARCH, "FILE", A_FILE, FIELD(report), NULL, "MODEL.mpq.csv",
+    {"report", 0, SEARCH, "FILE", A_FILE, FIELD(report), NULL, "MODEL.mpq.budgets.csv",
      "Write one CSV row a budget here."},
     {"model", 0, FROM, "FILE", A_FILE, FIELD(model), NULL, "the one that was tuned",
      "The float model, where it has moved."},
@@ -820,7 +820,11 @@ enum mpq_status mpq_options_restore(struct mpq_ctx *ctx, struct mpq_arena *arena
     if (!options->model)
         return mpq_fail(ctx, MPQ_E_FORMAT, "%s: does not name its model", options->checkpoint);
     MPQ_TRY(make_preprocess(ctx, options));
-    return name_outputs(ctx, arena, options);
+    bool has_list = options->sizes.n || options->pareto, is_named = options->report != NULL;
+    MPQ_TRY(name_outputs(ctx, arena, options));
+    if (has_list && !is_named) /* the name with .csv is that of a layer report */
+        options->report = replace_suffix(ctx, arena, options->output, ".onnx", ".budgets.csv");
+    return options->report ? MPQ_OK : MPQ_E_NOMEM;
 }
 
 char *mpq_path_labelled(struct mpq_ctx *ctx, struct mpq_arena *arena, const char *path,

@@ -251,10 +251,10 @@ expect 0 '' convert good.onnx -o a.onnx --data good.npz --effort none --size 90%
     --bits 2,4,8 --act-bits 4,8 -q --overwrite
 [ -s t.npz ] || complain "saved no checkpoint"
 expect 0 'top1' search t.npz --size 60%,90% -o out/n.onnx
-for file in out/n.60pct.onnx out/n.60pct.csv out/n.90pct.onnx out/n.csv; do
+for file in out/n.60pct.onnx out/n.60pct.csv out/n.90pct.onnx out/n.budgets.csv; do
     [ -s "$file" ] || complain "did not write $file"
 done
-[ "$(wc -l <out/n.csv)" -eq 3 ] || complain "has not one row a budget"
+[ "$(wc -l <out/n.budgets.csv)" -eq 3 ] || complain "has not one row a budget"
 cmp -s a.onnx out/n.90pct.onnx || complain "is not what convert wrote"
 expect 1 'exists already' search t.npz --size 60% -o out/n.onnx
 rm -f out/*

@@ -51,7 +51,7 @@ class Budgets(unittest.TestCase):
 
     def test_a_file_and_a_row_for_each_size(self):
         run("search", CHECKPOINT, "--size", "11%,14%,40kB", "-o", SCRATCH / "n.onnx", "--threads", 1)
-        table = rows(SCRATCH / "n.csv")
+        table = rows(SCRATCH / "n.budgets.csv")
         budgets = [0.11 * FLOAT_BYTES, 0.14 * FLOAT_BYTES, 40000]
         self.assertEqual(len(table), 3)
         for row, budget, label in zip(table, budgets, ("11pct", "14pct", "40kB"), strict=True):
@@ -68,7 +68,7 @@ class Budgets(unittest.TestCase):
 
     def test_the_curve_goes_from_the_smallest_to_the_largest(self):
         run("search", CHECKPOINT, "--pareto", 4, "-o", SCRATCH / "c.onnx", "--threads", 1)
-        table = rows(SCRATCH / "c.csv")
+        table = rows(SCRATCH / "c.budgets.csv")
         sizes = [int(row["quantized_bytes"]) for row in table]
         loss = [float(row["decide_loss"]) for row in table]
         self.assertEqual(sizes, sorted(sizes))
