@@ -115,7 +115,7 @@ def feed(session, samples, i):
     """Sample i: a row of each array, which is what the input holds or one row of it."""
     inputs = {}
     for value in session.get_inputs():
-        x = samples[value.name][i]
+        x = np.asarray(samples[value.name][i])
         inputs[value.name] = x if x.ndim == len(value.shape) else x[None]
     return inputs
 
