@@ -45,10 +45,11 @@ enum mpq_status mpq_rewrite_begin(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                 .arena = arena,
                                 .graph = graph,
                                 .taken = mpq_arena_alloc(ctx, arena, 1, sizeof *out->taken),
+                                .number = mpq_arena_alloc(ctx, arena, 1, sizeof *out->number),
                                 .initializer = graph->initializer,
                                 .n_initializer = graph->n_initializer,
                                 .initializer_capacity = graph->n_initializer};
-    return out->taken ? take_graph(out, graph, IN_GRAPH) : MPQ_E_NOMEM;
+    return out->taken && out->number ? take_graph(out, graph, IN_GRAPH) : MPQ_E_NOMEM;
 }
 
 void mpq_rewrite_begin_body(const struct mpq_rewrite *outer, Onnx__GraphProto *body,
@@ -58,6 +59,7 @@ void mpq_rewrite_begin_body(const struct mpq_rewrite *outer, Onnx__GraphProto *b
                                 .arena = outer->arena,
                                 .graph = body,
                                 .taken = outer->taken,
+                                .number = outer->number,
                                 .initializer = body->initializer,
                                 .n_initializer = body->n_initializer,
                                 .initializer_capacity = body->n_initializer};
@@ -73,11 +75,17 @@ void mpq_rewrite_end(struct mpq_rewrite *rewrite)
 
 enum mpq_status mpq_rewrite_name(struct mpq_rewrite *rewrite, const char *stem, char **out)
 {
+    uint32_t number;
     char *name = mpq_arena_strdup(rewrite->ctx, rewrite->arena, stem);
-    for (unsigned i = 1; name && mpq_strmap_get(rewrite->taken, name) != MPQ_STRMAP_NONE; i++)
-        name = mpq_arena_printf(rewrite->ctx, rewrite->arena, "%s_%u", stem, i);
     if (!name)
         return MPQ_E_NOMEM;
+    MPQ_TRY(mpq_strmap_add(rewrite->ctx, rewrite->arena, rewrite->number, name, 1, &number));
+    while (mpq_strmap_get(rewrite->taken, name) != MPQ_STRMAP_NONE) {
+        name = mpq_arena_printf(rewrite->ctx, rewrite->arena, "%s_%u", stem, number++);
+        if (!name)
+            return MPQ_E_NOMEM;
+    }
+    mpq_strmap_set(rewrite->number, stem, number);
     *out = name;
     return take(rewrite, name, IN_GRAPH);
 }

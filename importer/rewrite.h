@@ -13,8 +13,9 @@ struct mpq_rewrite {
     struct mpq_ctx *ctx;
     struct mpq_arena *arena;
     Onnx__GraphProto *graph;
-    struct mpq_strmap *taken; /* names of the graph and of its bodies */
-    Onnx__NodeProto **node;   /* the new list */
+    struct mpq_strmap *taken;  /* names of the graph and of its bodies */
+    struct mpq_strmap *number; /* stem -> the number to try next, lest all be tried each time */
+    Onnx__NodeProto **node;    /* the new list */
     Onnx__TensorProto **initializer;
     size_t n_node, node_capacity, n_initializer, initializer_capacity;
 };
