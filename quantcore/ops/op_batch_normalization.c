@@ -1,17 +1,29 @@
-/* BatchNormalization as it is at inference: y = (x - mean) / sqrt(var + epsilon) * scale + bias, a
- * straight line for each channel of x [N, C, ...]. Inputs: x, scale, bias, mean, var [C]. */
+/* BatchNormalization: y = (x - mean) / sqrt(var + epsilon) * scale + bias, a straight line for each
+ * channel of x [N, C, ...]. Inputs: x, scale, bias, mean, var [C].
+ *
+ * At inference mean and var are the inputs. With training_mode they are those of the batch (var of
+ * the population), and outputs 1 and 2 are input * momentum + batch * (1 - momentum). Gradients go
+ * through the statistics of the batch (Ioffe and Szegedy, "Batch Normalization", ICML 2015), not
+ * through outputs 1 and 2. */
 #include <math.h>
 
 #include "quantcore/base/thread.h"
 #include "quantcore/ops/op_util.h"
 
+struct attrs {
+    double epsilon, momentum;
+    bool is_training;
+};
+
 static enum mpq_status batch_normalization_parse(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                                  struct mpq_node *node)
 {
-    float epsilon = mpq_attr_float(&node->attr_set, "epsilon", 1e-5f);
-    if (mpq_attr_int(&node->attr_set, "training_mode", 0))
-        return mpq_fail_node(ctx, node, MPQ_E_UNSUPPORTED, "training mode is not supported");
-    node->attrs = mpq_arena_copy(ctx, arena, &epsilon, sizeof epsilon);
+    struct attrs attrs = {
+        .epsilon = (double)mpq_attr_float(&node->attr_set, "epsilon", 1e-5f),
+        .momentum = (double)mpq_attr_float(&node->attr_set, "momentum", 0.9f),
+        .is_training = mpq_attr_int(&node->attr_set, "training_mode", 0) != 0,
+    };
+    node->attrs = mpq_arena_copy(ctx, arena, &attrs, sizeof attrs);
     return node->attrs ? MPQ_OK : MPQ_E_NOMEM;
 }
 
@@ -19,9 +31,7 @@ static enum mpq_status batch_normalization_infer(struct mpq_ctx *ctx, const stru
                                                  const struct mpq_tensor *const *x,
                                                  struct mpq_tensor *const *y)
 {
-    for (uint32_t i = 1; i < node->n_out; i++)
-        if (y[i])
-            return mpq_fail_node(ctx, node, MPQ_E_UNSUPPORTED, "only training has an output %u", i);
+    const struct attrs *attrs = node->attrs;
     if (x[0]->shape.rank < 2)
         return mpq_fail_node(ctx, node, MPQ_E_SHAPE, "input %s has no channels",
                              MPQ_SHAPE_TEXT(&x[0]->shape));
@@ -31,22 +41,34 @@ static enum mpq_status batch_normalization_infer(struct mpq_ctx *ctx, const stru
             return mpq_fail_node(ctx, node, MPQ_E_SHAPE, "input %d is %s for an input of %s", i,
                                  MPQ_SHAPE_TEXT(&x[i]->shape), MPQ_SHAPE_TEXT(&x[0]->shape));
     }
+    for (uint32_t i = 1; i < node->n_out; i++) {
+        if (!y[i])
+            continue;
+        if (!attrs->is_training || i > 2)
+            return mpq_fail_node(ctx, node, MPQ_E_UNSUPPORTED, "only training has an output %u", i);
+        MPQ_TRY(mpq_infer_set(ctx, node, y[i], MPQ_FLOAT, &x[2 + i]->shape));
+    }
     return mpq_infer_same(ctx, node, x, y);
 }
 
 struct job {
-    int64_t n_channel, inner;
-    double epsilon;
+    int64_t n_sample, n_channel, inner;
+    double epsilon, momentum;
+    bool is_training;
     const mpq_real *x, *scale, *bias, *mean, *var, *dy;
-    mpq_real *out;
+    mpq_real *out, *out_mean, *out_var;
 };
 
-static void make_job(const struct mpq_kernel_args *args, struct job *job)
+static struct job make_job(const struct mpq_kernel_args *args)
 {
     const struct mpq_shape *shape = &args->x[0]->shape;
-    *job = (struct job){.n_channel = shape->dim[1],
+    const struct attrs *attrs = args->node->attrs;
+    return (struct job){.n_sample = shape->dim[0],
+                        .n_channel = shape->dim[1],
                         .inner = mpq_shape_count_range(shape, 2, shape->rank),
-                        .epsilon = (double)*(const float *)args->node->attrs,
+                        .epsilon = attrs->epsilon,
+                        .momentum = attrs->momentum,
+                        .is_training = attrs->is_training,
                         .x = args->x[0]->data,
                         .scale = args->x[1]->data,
                         .bias = args->x[2]->data,
@@ -54,86 +76,178 @@ static void make_job(const struct mpq_kernel_args *args, struct job *job)
                         .var = args->x[4]->data};
 }
 
-static double inverse_deviation(const struct job *job, int64_t channel)
-{
-    return 1 / sqrt((double)job->var[channel] + job->epsilon);
-}
+/* ---- one channel ---- */
 
-static void forward_planes(void *arg, int64_t begin, int64_t end, int thread)
-{
-    const struct job *job = arg;
-    (void)thread;
-    for (int64_t p = begin; p < end; p++) {
-        int64_t c = p % job->n_channel;
-        double slope = (double)job->scale[c] * inverse_deviation(job, c);
-        mpq_real a = (mpq_real)slope;
-        mpq_real b = (mpq_real)((double)job->bias[c] - (double)job->mean[c] * slope);
-        const mpq_real *restrict x = job->x + p * job->inner;
-        mpq_real *restrict y = job->out + p * job->inner;
-        for (int64_t i = 0; i < job->inner; i++)
-            y[i] = a * x[i] + b;
-    }
-}
+struct channel {
+    double mean, var, inverse_deviation; /* what x is normalized with                     */
+    double sum_dy, sum_dy_x;             /* backward                                       */
+};
 
-static void backward_planes(void *arg, int64_t begin, int64_t end, int thread)
-{
-    const struct job *job = arg;
-    (void)thread;
-    for (int64_t p = begin; p < end; p++) {
-        int64_t c = p % job->n_channel;
-        mpq_real slope = (mpq_real)((double)job->scale[c] * inverse_deviation(job, c));
-        const mpq_real *restrict dy = job->dy + p * job->inner;
-        mpq_real *restrict dx = job->out + p * job->inner;
-        for (int64_t i = 0; i < job->inner; i++)
-            dx[i] += slope * dy[i];
-    }
-}
+/* Sums over a row, in double and in four interleaved parts so that they vectorise. */
+struct sums {
+    double x[4], x_x[4], dy[4], dy_x[4];
+};
 
-/* Gradients of scale, bias, mean and var of one channel, from sum dy and sum dy (x - mean). */
-static void add_channel_gradients(const struct mpq_kernel_args *args, const struct job *job,
-                                  int64_t n_sample, int64_t c)
+static void add_row(struct sums *sum, const mpq_real *restrict x, int64_t n)
 {
-    double sum = 0, product = 0, inverse = inverse_deviation(job, c);
-    for (int64_t n = 0; n < n_sample; n++) {
-        const mpq_real *x = job->x + (n * job->n_channel + c) * job->inner;
-        const mpq_real *dy = job->dy + (n * job->n_channel + c) * job->inner;
-        for (int64_t i = 0; i < job->inner; i++) {
-            sum += (double)dy[i];
-            product += (double)dy[i] * ((double)x[i] - (double)job->mean[c]);
+    int64_t i = 0;
+    for (; i + 4 <= n; i += 4)
+        for (int k = 0; k < 4; k++) {
+            double value = (double)x[i + k];
+            sum->x[k] += value;
+            sum->x_x[k] += value * value;
         }
+    for (; i < n; i++) {
+        sum->x[0] += (double)x[i];
+        sum->x_x[0] += (double)x[i] * (double)x[i];
     }
-    double slope = (double)job->scale[c] * inverse;
-    double gradient[5] = {0, product * inverse, sum, -slope * sum,
-                          -0.5 * slope * inverse * inverse * product};
-    for (int k = 1; k < 5; k++)
-        if (args->dx[k])
-            args->dx[k][c] += (mpq_real)gradient[k];
+}
+
+static void add_row_gradient(struct sums *sum, const mpq_real *restrict x,
+                             const mpq_real *restrict dy, int64_t n)
+{
+    int64_t i = 0;
+    for (; i + 4 <= n; i += 4)
+        for (int k = 0; k < 4; k++) {
+            sum->dy[k] += (double)dy[i + k];
+            sum->dy_x[k] += (double)dy[i + k] * (double)x[i + k];
+        }
+    for (; i < n; i++) {
+        sum->dy[0] += (double)dy[i];
+        sum->dy_x[0] += (double)dy[i] * (double)x[i];
+    }
+}
+
+static double total(const double part[4])
+{
+    return (part[0] + part[1]) + (part[2] + part[3]);
+}
+
+static struct channel measure(const struct job *job, int64_t c)
+{
+    struct sums sum = {{0}, {0}, {0}, {0}};
+    for (int64_t n = 0; n < job->n_sample; n++) {
+        int64_t at = (n * job->n_channel + c) * job->inner;
+        if (job->is_training)
+            add_row(&sum, job->x + at, job->inner);
+        if (job->dy)
+            add_row_gradient(&sum, job->x + at, job->dy + at, job->inner);
+    }
+    struct channel channel = {.sum_dy = total(sum.dy), .sum_dy_x = total(sum.dy_x)};
+    if (job->is_training) {
+        double count = (double)(job->n_sample * job->inner);
+        channel.mean = count > 0 ? total(sum.x) / count : 0;
+        channel.var = count > 0 ? fmax(0, total(sum.x_x) / count - channel.mean * channel.mean) : 0;
+    } else {
+        channel.mean = (double)job->mean[c];
+        channel.var = (double)job->var[c];
+    }
+    channel.inverse_deviation = 1 / sqrt(channel.var + job->epsilon);
+    return channel;
+}
+
+/* ---- forward ---- */
+
+static void forward_channels(void *arg, int64_t begin, int64_t end, int thread)
+{
+    const struct job *job = arg;
+    (void)thread;
+    for (int64_t c = begin; c < end; c++) {
+        struct channel channel = measure(job, c);
+        double slope = (double)job->scale[c] * channel.inverse_deviation, keep = job->momentum;
+        mpq_real a = (mpq_real)slope;
+        mpq_real b = (mpq_real)((double)job->bias[c] - channel.mean * slope);
+        for (int64_t n = 0; n < job->n_sample; n++) {
+            const mpq_real *restrict x = job->x + (n * job->n_channel + c) * job->inner;
+            mpq_real *restrict y = job->out + (n * job->n_channel + c) * job->inner;
+            for (int64_t i = 0; i < job->inner; i++)
+                y[i] = a * x[i] + b;
+        }
+        if (job->out_mean)
+            job->out_mean[c] = (mpq_real)((double)job->mean[c] * keep + channel.mean * (1 - keep));
+        if (job->out_var)
+            job->out_var[c] = (mpq_real)((double)job->var[c] * keep + channel.var * (1 - keep));
+    }
+}
+
+static mpq_real *output(const struct mpq_kernel_args *args, uint32_t i)
+{
+    return i < args->node->n_out && args->y[i] ? args->y[i]->data : NULL;
+}
+
+static int64_t grain(const struct job *job)
+{
+    return 1 + MPQ_GRAIN / (job->n_sample * job->inner + 1);
 }
 
 static void batch_normalization_forward(const struct mpq_kernel_args *args)
 {
-    struct job job;
-    make_job(args, &job);
+    struct job job = make_job(args);
     job.out = args->y[0]->data;
-    mpq_parallel_for(args->x[0]->shape.dim[0] * job.n_channel, 1 + MPQ_GRAIN / (job.inner + 1),
-                     forward_planes, &job);
+    job.out_mean = output(args, 1);
+    job.out_var = output(args, 2);
+    mpq_parallel_for(job.n_channel, grain(&job), forward_channels, &job);
+}
+
+/* ---- backward ---- */
+
+struct backward_job {
+    struct job job;
+    mpq_real *dx, *dscale, *dbias, *dmean, *dvar; /* NULL: not wanted */
+};
+
+/* dx += dy * slope, at inference; less what moving the batch's mean and deviation takes back in
+ * training. Either way a straight line in dy and x. */
+static void add_input_gradient(const struct backward_job *b, const struct channel *channel,
+                               int64_t c)
+{
+    const struct job *job = &b->job;
+    double slope = (double)job->scale[c] * channel->inverse_deviation, by_x = 0, constant = 0;
+    if (job->is_training) {
+        double count = (double)(job->n_sample * job->inner), inverse = channel->inverse_deviation;
+        double product = channel->sum_dy_x - channel->mean * channel->sum_dy;
+        by_x = -slope * inverse * inverse * product / count;
+        constant = -slope * channel->sum_dy / count - by_x * channel->mean;
+    }
+    mpq_real p = (mpq_real)slope, q = (mpq_real)by_x, r = (mpq_real)constant;
+    for (int64_t n = 0; n < job->n_sample; n++) {
+        int64_t at = (n * job->n_channel + c) * job->inner;
+        const mpq_real *restrict x = job->x + at, *restrict dy = job->dy + at;
+        mpq_real *restrict dx = b->dx + at;
+        for (int64_t i = 0; i < job->inner; i++)
+            dx[i] += p * dy[i] + (q * x[i] + r);
+    }
+}
+
+static void backward_channels(void *arg, int64_t begin, int64_t end, int thread)
+{
+    const struct backward_job *b = arg;
+    (void)thread;
+    for (int64_t c = begin; c < end; c++) {
+        struct channel channel = measure(&b->job, c);
+        double inverse = channel.inverse_deviation, slope = (double)b->job.scale[c] * inverse;
+        double product = channel.sum_dy_x - channel.mean * channel.sum_dy; /* dy (x - mean) */
+        if (b->dx)
+            add_input_gradient(b, &channel, c);
+        if (b->dscale)
+            b->dscale[c] += (mpq_real)(product * inverse);
+        if (b->dbias)
+            b->dbias[c] += (mpq_real)channel.sum_dy;
+        if (b->dmean && !b->job.is_training)
+            b->dmean[c] -= (mpq_real)(slope * channel.sum_dy);
+        if (b->dvar && !b->job.is_training)
+            b->dvar[c] -= (mpq_real)(0.5 * slope * inverse * inverse * product);
+    }
 }
 
 static void batch_normalization_backward(const struct mpq_kernel_args *args)
 {
-    struct job job;
-    int64_t n_sample = args->x[0]->shape.dim[0];
     if (!args->dy[0])
         return;
-    make_job(args, &job);
-    job.dy = args->dy[0];
-    job.out = args->dx[0];
-    if (job.out)
-        mpq_parallel_for(n_sample * job.n_channel, 1 + MPQ_GRAIN / (job.inner + 1), backward_planes,
-                         &job);
-    if (args->dx[1] || args->dx[2] || args->dx[3] || args->dx[4])
-        for (int64_t c = 0; c < job.n_channel; c++)
-            add_channel_gradients(args, &job, n_sample, c);
+    struct backward_job b = {make_job(args), args->dx[0], args->dx[1],
+                             args->dx[2],    args->dx[3], args->dx[4]};
+    b.job.dy = args->dy[0];
+    mpq_parallel_for(b.job.n_channel, grain(&b.job), backward_channels, &b);
 }
 
 const struct mpq_op mpq_op_batch_normalization = {.name = "BatchNormalization",

@@ -33,6 +33,12 @@ static const struct grad_case cases[] = {
     {"BatchNormalization", .attr = {FLOAT("epsilon", 1e-3f)},
      .in = {REALS(-2, 2, 2, 3, 4), REALS(0.5, 2, 3), REALS(-1, 1, 3), REALS(-1, 1, 3),
             REALS(0.5, 2, 3)}},
+    {"BatchNormalization", .attr = {FLOAT("epsilon", 1e-3f), INT("training_mode", 1)},
+     .in = {REALS(-2, 2, 5, 3, 7), REALS(0.5, 2, 3), REALS(-1, 1, 3), FIXED(-1, 1, 3),
+            FIXED(0.5, 2, 3)}},
+    {"BatchNormalization", .attr = {INT("training_mode", 1)},
+     .in = {REALS(1, 3, 4, 2), REALS(-2, -0.5, 2), REALS(-1, 1, 2), REALS(-1, 1, 2),
+            REALS(0.5, 2, 2)}},
 };
 
 const struct grad_table grad_cases_reduce = GRAD_TABLE(cases);

@@ -11,7 +11,7 @@ static const struct grad_table *const tables[] = {
 };
 
 /* Their backward is not the derivative of their forward; they have tests of their own. */
-static const char *const surrogate[] = {"FakeQuant"};
+static const char *const surrogate[] = {"FakeQuant", "LearnedFakeQuant"};
 
 static void test_every_case(void **state)
 {
