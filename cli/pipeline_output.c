@@ -15,7 +15,9 @@
 /* NO_GROUP: the layer's input stays float. */
 static uint32_t input_group(const struct mpq_pipeline *p, const struct mpq_layer *layer)
 {
-    return layer->is_weight_only || !p->act.group ? MPQ_NO_GROUP : p->act.group[layer->x];
+    return layer->is_weight_only || !p->act.group
+               ? MPQ_NO_GROUP
+               : mpq_act_plan_input(&p->act, layer->node, layer->x);
 }
 
 /* Whether a kernel that adds pairs of products in 16 bits may run layer l: it multiplies 8-bit
@@ -58,11 +60,13 @@ static enum mpq_status check_saturation(struct mpq_ctx *ctx, struct mpq_pipeline
 
 enum mpq_status mpq_pipeline_export(struct mpq_ctx *ctx, struct mpq_pipeline *p)
 {
-    p->code = mpq_arena_alloc(ctx, p->arena, p->layers.n_layer, sizeof *p->code);
-    if (!p->code)
-        return MPQ_E_NOMEM;
-    MPQ_TRY(mpq_supernet_codes(ctx, p->arena, &p->net, p->bits, p->code));
-    MPQ_TRY(check_saturation(ctx, p));
+    if (!p->code) { /* else the recipe made them */
+        p->code = mpq_arena_alloc(ctx, p->arena, p->layers.n_layer, sizeof *p->code);
+        if (!p->code)
+            return MPQ_E_NOMEM;
+        MPQ_TRY(mpq_supernet_codes(ctx, p->arena, &p->net, p->bits, p->code));
+        MPQ_TRY(check_saturation(ctx, p));
+    }
     p->external_name = mpq_output_external_name(ctx, p->arena, p->options->output);
     if (!p->external_name)
         return MPQ_E_NOMEM;

@@ -31,7 +31,9 @@ static bool biases_are_short(const struct mpq_export_plan *plan)
 static float input_scale(const struct mpq_qdq *qdq, uint32_t l)
 {
     const struct mpq_layer *layer = &qdq->plan->layers->layer[l];
-    uint32_t group = layer->is_weight_only ? MPQ_NO_GROUP : group_of(qdq, layer->x);
+    const struct mpq_act_plan *act = qdq->plan->act;
+    uint32_t group = layer->is_weight_only || !act ? MPQ_NO_GROUP
+                                                   : mpq_act_plan_input(act, layer->node, layer->x);
     return group == MPQ_NO_GROUP ? 0.0f : qdq->plan->act_quant[group].scale;
 }
 
@@ -243,33 +245,35 @@ static const char *activation_integer(struct mpq_qdq *qdq, int value, int bits)
     return mpq_build_shared(&qdq->build, &tensor);
 }
 
-/* value -> QuantizeLinear -> DequantizeLinear, which all its readers read. Between the two a Clip
- * of the integers holds back what a narrower activation cannot express: put there, and not on the
- * float, it leaves the layer's output next to QuantizeLinear, as integer kernels want it. The zero
- * point is written even if it is 0: older runtimes absorb a Relu only into one they can see. */
-static enum mpq_status quantize_value(struct mpq_qdq *qdq, mpq_value_id v,
-                                      const struct mpq_act_quant *quant)
+/* x -> QuantizeLinear -> DequantizeLinear -> out (NULL: a new name). Between the two a Clip of the
+ * integers holds back what a narrower activation cannot express: put there, and not on the float,
+ * it leaves the layer's output next to QuantizeLinear, as integer kernels want it. The zero point
+ * is written even if it is 0: older runtimes absorb a Relu only into one they can see. */
+static const char *write_quantized(struct mpq_qdq *qdq, const char *x,
+                                   const struct mpq_act_quant *quant, const char *out)
 {
     struct mpq_build *build = &qdq->build;
     const char *scale = mpq_build_shared_float(build, quant->scale);
     const char *zero = activation_integer(qdq, quant->zero_point, quant->bits);
-    const char *q = MPQ_BUILD_OP(build, "QuantizeLinear", {qdq->made_as[v], scale, zero});
+    const char *q = MPQ_BUILD_OP(build, "QuantizeLinear", {x, scale, zero});
     if (quant->bits < 8) {
         bool is_signed = qdq->plan->target->act.is_symmetric;
         const char *lowest = is_signed ? activation_integer(qdq, 0, quant->bits) : "";
         const char *highest = activation_integer(qdq, (1 << quant->bits) - 1, quant->bits);
         q = MPQ_BUILD_OP(build, "Clip", {q, lowest, highest});
     }
-    return MPQ_BUILD_OP(build, "DequantizeLinear", {q, scale, zero}, .out = qdq->read_as[v])
-               ? MPQ_OK
-               : build->ctx->status;
+    return MPQ_BUILD_OP(build, "DequantizeLinear", {q, scale, zero}, .out = out);
 }
 
 enum mpq_status mpq_qdq_after_value(struct mpq_qdq *qdq, mpq_value_id value)
 {
     uint32_t group = group_of(qdq, value);
-    return group == MPQ_NO_GROUP ? MPQ_OK
-                                 : quantize_value(qdq, value, &qdq->plan->act_quant[group]);
+    if (group == MPQ_NO_GROUP)
+        return MPQ_OK;
+    const struct mpq_act_quant *quant = &qdq->plan->act_quant[group];
+    return write_quantized(qdq, qdq->made_as[value], quant, qdq->read_as[value])
+               ? MPQ_OK
+               : qdq->build.ctx->status;
 }
 
 /* A graph output keeps its name for the quantized form, and its producer writes another. A graph
@@ -475,10 +479,21 @@ static const char *write_bias(struct mpq_qdq *qdq, uint32_t l)
                         .out = name_of(qdq, param->layer->bias), .attr = "axis");
 }
 
+/* The quantization that input 0 of the node has for itself. */
+static void write_own_input(struct mpq_qdq *qdq, mpq_node_id node)
+{
+    const struct mpq_act_plan *act = qdq->plan->act;
+    qdq->own_input = NULL;
+    if (act && act->own_group && act->own_group[node] != MPQ_NO_GROUP)
+        qdq->own_input = write_quantized(qdq, qdq->read_as[qdq->plan->graph->node[node].in[0]],
+                                         &qdq->plan->act_quant[act->own_group[node]], NULL);
+}
+
 /* Layers come in the order of their nodes. */
 enum mpq_status mpq_qdq_before_node(struct mpq_qdq *qdq, mpq_node_id node)
 {
     const struct mpq_layer_table *layers = qdq->plan->layers;
+    write_own_input(qdq, node);
     for (; qdq->n_done < layers->n_layer && layers->layer[qdq->n_done].node == node;
          qdq->n_done++) {
         uint32_t l = qdq->n_done;
@@ -494,6 +509,8 @@ const char *mpq_qdq_input(const struct mpq_qdq *qdq, mpq_node_id node, uint32_t 
     mpq_value_id value = qdq->plan->graph->node[node].in[i];
     if (value == MPQ_NO_VALUE)
         return "";
+    if (i == 0 && qdq->own_input)
+        return qdq->own_input;
     if (!is_replaced(qdq, node, i))
         return qdq->read_as[value];
     uint32_t l = qdq->layer_of[value];

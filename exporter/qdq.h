@@ -19,6 +19,7 @@ struct mpq_qdq {
     uint32_t n_done;             /* layers written so far                                 */
     const char **made_as;        /* [n_value] name under which its producer writes it     */
     const char **read_as;        /* [n_value] name under which nodes read it              */
+    const char *own_input;       /* what the node written next reads as input 0; NULL: the value */
     bool *is_float;              /* [n_value] constants that are written as they are      */
     const char **weight, **bias; /* [n_layer] what nodes read instead; NULL: unchanged */
 };

@@ -9,30 +9,37 @@ struct inserter {
     mpq_value_id *quantized; /* [n_value of from]: what readers of a value read now */
 };
 
-static enum mpq_status add_fake_quant(struct inserter *s, mpq_value_id v)
+/* *out = FakeQuant(x) of a group; `of` is the value in the old graph that it is a form of. */
+static enum mpq_status add_fake_quant(struct inserter *s, mpq_value_id of, mpq_value_id x,
+                                      uint32_t group, mpq_value_id *out)
 {
-    if (v == MPQ_NO_VALUE || s->plan->group[v] == MPQ_NO_GROUP || s->plan->lossless[v])
-        return MPQ_OK;
-    char *stem = mpq_arena_printf(s->ctx, s->to->arena, "%s_quantized", s->from->value[v].name);
+    char *stem = mpq_arena_printf(s->ctx, s->to->arena, "%s_quantized", s->from->value[of].name);
     if (!stem)
         return MPQ_E_NOMEM;
-    mpq_value_id out;
-    MPQ_TRY(mpq_graph_add_unique(s->ctx, s->to, stem, &out));
-    s->to->value[out].dtype = s->from->value[v].dtype;
-    s->to->value[out].shape = s->from->value[v].shape;
-    s->to->value[out].dim_param = s->from->value[v].dim_param;
-    struct mpq_node node = {.name = stem,
+    mpq_value_id y;
+    MPQ_TRY(mpq_graph_add_unique(s->ctx, s->to, stem, &y));
+    s->to->value[y].dtype = s->from->value[of].dtype;
+    s->to->value[y].shape = s->from->value[of].shape;
+    s->to->value[y].dim_param = s->from->value[of].dim_param;
+    struct mpq_node node = {.name = s->to->value[y].name,
                             .op_type = "FakeQuant",
                             .domain = "onnx_mpq",
                             .op = mpq_op_find("onnx_mpq", "FakeQuant"),
-                            .attrs = &s->quant[s->plan->group[v]],
+                            .attrs = &s->quant[group],
                             .n_in = 1,
                             .n_out = 1,
-                            .in = &v,
-                            .out = &out,
+                            .in = &x,
+                            .out = &y,
                             .source = MPQ_NO_NODE};
-    s->quantized[v] = out;
+    *out = y;
     return mpq_graph_add_node(s->ctx, s->to, &node, NULL);
+}
+
+static enum mpq_status quantize_value(struct inserter *s, mpq_value_id v)
+{
+    if (v == MPQ_NO_VALUE || s->plan->group[v] == MPQ_NO_GROUP || s->plan->lossless[v])
+        return MPQ_OK;
+    return add_fake_quant(s, v, v, s->plan->group[v], &s->quantized[v]);
 }
 
 static enum mpq_status add_node(struct inserter *s, mpq_node_id id, mpq_node_id *out)
@@ -45,9 +52,12 @@ static enum mpq_status add_node(struct inserter *s, mpq_node_id id, mpq_node_id 
         if (in[i] != MPQ_NO_VALUE)
             in[i] = s->quantized[in[i]];
     node.in = in;
+    uint32_t own = s->plan->own_group ? s->plan->own_group[id] : MPQ_NO_GROUP;
+    if (own != MPQ_NO_GROUP)
+        MPQ_TRY(add_fake_quant(s, s->from->node[id].in[0], in[0], own, &in[0]));
     MPQ_TRY(mpq_graph_add_node(s->ctx, s->to, &node, out));
     for (uint32_t i = 0; i < node.n_out; i++)
-        MPQ_TRY(add_fake_quant(s, node.out[i]));
+        MPQ_TRY(quantize_value(s, node.out[i]));
     return MPQ_OK;
 }
 
@@ -65,7 +75,7 @@ enum mpq_status mpq_insert_fake_quant(struct mpq_ctx *ctx, struct mpq_arena *are
     for (mpq_value_id v = 0; v < graph->n_value; v++)
         s.quantized[v] = v;
     for (uint32_t i = 0; i < graph->n_input; i++)
-        MPQ_TRY(add_fake_quant(&s, graph->input[i]));
+        MPQ_TRY(quantize_value(&s, graph->input[i]));
     for (mpq_node_id n = 0; n < graph->n_node; n++)
         MPQ_TRY(add_node(&s, n, &out_node_of[n]));
     for (uint32_t i = 0; i < graph->n_output; i++)

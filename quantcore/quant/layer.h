@@ -87,8 +87,19 @@ struct mpq_act_plan {
     uint32_t *group;  /* [n_value], NO_GROUP: stays float                        */
     bool *lossless;   /* [n_value] its producer only moved elements already quantized in its
                          group, so quantizing it again changes nothing           */
+    /* [n_node] a quantization that input 0 of this node alone goes through on its way from the
+     * value to the node, NO_GROUP: none; NULL: no node has one. */
+    uint32_t *own_group;
     uint32_t n_group;
 };
+
+/* The group of the form in which a node reads v as its input 0. */
+static inline uint32_t mpq_act_plan_input(const struct mpq_act_plan *plan, mpq_node_id node,
+                                          mpq_value_id v)
+{
+    uint32_t own = plan->own_group ? plan->own_group[node] : MPQ_NO_GROUP;
+    return own != MPQ_NO_GROUP ? own : plan->group[v];
+}
 
 /* Affine quantization of an activation: q = saturate(rint(x / scale) + zero_point) in
  * [0, 2^bits - 1], rint to even. As ONNX QuantizeLinear to an unsigned type; a signed type with

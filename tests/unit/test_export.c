@@ -531,6 +531,48 @@ static void test_narrow_activations(void **state)
     assert_int_equal(net_count(graph, "Clip"), net_count(graph, "QuantizeLinear"));
 }
 
+/* Values stay float, and each layer quantizes its input for itself, at a width of its own. */
+static void test_own_inputs(void **state)
+{
+    struct case_ c;
+    struct mpq_act_quant quant[8];
+    uint32_t own_group[8];
+    build_small(*state);
+    case_init(&c, *state);
+    stay_float(&c);
+    assert_true(c.graph->n_node <= MPQ_COUNT(own_group) && c.layers.n_layer <= MPQ_COUNT(quant));
+    for (uint32_t n = 0; n < c.graph->n_node; n++)
+        own_group[n] = MPQ_NO_GROUP;
+    for (uint32_t l = 0; l < c.layers.n_layer; l++) {
+        code_layer(&c, l, 4);
+        if (l > 0)
+            own_group[c.layers.layer[l].node] = l;
+        quant[l] = (struct mpq_act_quant){0.125f * (float)(l + 1), 2, 5 + (int)l};
+    }
+    c.act.own_group = own_group;
+    c.act.n_group = c.layers.n_layer;
+    c.plan.act_quant = quant;
+    struct mpq_graph *graph = round_trip(&c);
+    assert_int_equal(net_count(graph, "QuantizeLinear"), c.layers.n_layer - 1);
+    assert_int_equal(net_count(graph, "Clip"), 2); /* layers 1 and 2: 6 and 7 bits */
+    for (uint32_t n = 0; n < graph->n_node; n++) {
+        const struct mpq_node *node = &graph->node[n];
+        if (strcmp(node->name, "c2") != 0)
+            continue;
+        const struct mpq_node *dq = &graph->node[graph->value[node->in[0]].producer];
+        const struct mpq_node *clip = &graph->node[graph->value[dq->in[0]].producer];
+        const struct mpq_node *q = &graph->node[graph->value[clip->in[0]].producer];
+        assert_string_equal(dq->op_type, "DequantizeLinear");
+        assert_string_equal(clip->op_type, "Clip");
+        assert_string_equal(graph->value[q->in[0]].name, "r1");
+        assert_true(*(const float *)graph->value[q->in[1]].constant->data == quant[1].scale);
+        assert_int_equal(*(const uint8_t *)graph->value[clip->in[2]].constant->data, 63);
+    }
+    const struct mpq_tensor *w = constant_input(&c, graph, "c1", 1); /* its input is float */
+    assert_non_null(w->data);
+    assert_string_equal(graph->value[graph->output[0]].name, "y");
+}
+
 /* A weight that something else reads too: the layer gets its own, the other keeps the float. */
 static void test_shared_weight(void **state)
 {
@@ -703,6 +745,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_mixed_widths_and_determinism, net_setup, net_teardown),
         cmocka_unit_test_setup_teardown(test_quantized_values, net_setup, net_teardown),
         cmocka_unit_test_setup_teardown(test_narrow_activations, net_setup, net_teardown),
+        cmocka_unit_test_setup_teardown(test_own_inputs, net_setup, net_teardown),
         cmocka_unit_test_setup_teardown(test_shared_weight, net_setup, net_teardown),
         cmocka_unit_test_setup_teardown(test_constants_of_two_values, net_setup, net_teardown),
         cmocka_unit_test_setup_teardown(test_dead_channel, net_setup, net_teardown),

@@ -410,6 +410,37 @@ static void fake_quant_is_read_by_everyone(void **state)
     assert_int_equal(graph->output[1], e);
 }
 
+static void a_quantization_of_its_own_is_read_by_one_node(void **state)
+{
+    struct net *net = *state;
+    mpq_value_id x = net_input(net, "x", MPQ_SHAPE(-1, 8));
+    mpq_value_id a = gemm(net, x, "a", 8, 8), b = gemm(net, x, "b", 8, 8);
+    mpq_value_id y = net_node(net, "Add", "y", NET_NO_ATTRS, NET_IN(a, b));
+    net_output(net, y);
+    struct plan plan = build(net);
+    struct mpq_act_quant quant[2] = {{.scale = 1}, {.scale = 2}};
+    uint32_t own[3] = {MPQ_NO_GROUP, 1, MPQ_NO_GROUP};
+    struct mpq_graph *graph;
+    mpq_node_id node_of[3];
+    for (mpq_value_id v = 0; v < net->graph->n_value; v++)
+        plan.act.group[v] = v == x ? 0 : MPQ_NO_GROUP;
+    plan.act.own_group = own;
+    CHECK_OK(&net->ctx, mpq_insert_fake_quant(&net->ctx, net->arena, net->graph, &plan.act, quant,
+                                              &graph, node_of));
+    CHECK_OK(&net->ctx, mpq_graph_check(&net->ctx, graph));
+    assert_int_equal(net_count(graph, "FakeQuant"), 2);
+    mpq_value_id a_reads = graph->node[graph->value[a].producer].in[0];
+    mpq_value_id b_reads = graph->node[graph->value[b].producer].in[0];
+    const struct mpq_node *first = &graph->node[graph->value[a_reads].producer];
+    const struct mpq_node *second = &graph->node[graph->value[b_reads].producer];
+    assert_ptr_equal(first->attrs, &quant[0]);
+    assert_int_equal(first->in[0], x);
+    assert_ptr_equal(second->attrs, &quant[1]);
+    assert_int_equal(second->in[0], a_reads); /* what others read, quantized once more */
+    assert_int_equal(mpq_act_plan_input(&plan.act, 0, x), 0);
+    assert_int_equal(mpq_act_plan_input(&plan.act, 1, x), 1);
+}
+
 static void rebatch_frees_the_first_dimension(void **state)
 {
     struct net *net = *state;
@@ -486,6 +517,7 @@ int main(void)
         TEST(float_arithmetic_stays),
         TEST(movers_share_a_group),
         TEST(fake_quant_is_read_by_everyone),
+        TEST(a_quantization_of_its_own_is_read_by_one_node),
         TEST(rebatch_frees_the_first_dimension),
         TEST(rebatch_leaves_weights_alone),
         TEST(open_sizes_are_assumed),
