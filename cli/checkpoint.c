@@ -18,8 +18,7 @@ static uint64_t mix(uint64_t hash, const void *data, size_t bytes)
 
 #define HASH_START 0xcbf29ce484222325u
 
-/* A node may have several layers of different weights. */
-static uint64_t layer_id(const struct mpq_graph *graph, const struct mpq_layer *layer)
+uint64_t mpq_checkpoint_layer_id(const struct mpq_graph *graph, const struct mpq_layer *layer)
 {
     const struct mpq_tensor *weight = graph->value[layer->weight].constant;
     uint64_t hash = mix(HASH_START, layer->name, strlen(layer->name) + 1);
@@ -99,7 +98,7 @@ static enum mpq_status add_layers(struct list *list, const struct mpq_checkpoint
     add(list, MPQ_UINT16, n_layer, candidates, "candidates");
     add(list, MPQ_UINT16, n_layer, active, "active");
     for (uint32_t l = 0; l < n_layer; l++) {
-        id[l] = layer_id(c->graph, &c->layers->layer[l]);
+        id[l] = mpq_checkpoint_layer_id(c->graph, &c->layers->layer[l]);
         candidates[l] = net->layer[l].candidates;
         active[l] = net->layer[l].active;
         add_layer(list, net, l);
@@ -276,7 +275,7 @@ static enum mpq_status find_layers(const struct reader *r, const struct mpq_chec
     MPQ_TRY(read_array(r, "layer_id", MPQ_UINT64, -MANY, &id));
     uint32_t n = (uint32_t)mpq_shape_count(&id.shape);
     for (uint32_t l = 0; l < c->layers->n_layer; l++) {
-        uint64_t want = layer_id(c->graph, &c->layers->layer[l]);
+        uint64_t want = mpq_checkpoint_layer_id(c->graph, &c->layers->layer[l]);
         out_at[l] = 0;
         while (out_at[l] < n && ((uint64_t *)id.data)[out_at[l]] != want)
             out_at[l]++;

@@ -60,4 +60,7 @@ enum mpq_status mpq_checkpoint_options(struct mpq_ctx *ctx, struct mpq_arena *ar
 /* For sensitivity_id. */
 uint64_t mpq_checkpoint_targets_id(const struct mpq_targets *targets, const struct mpq_loss *loss);
 
+/* Of name and float weight: a node may have several layers. */
+uint64_t mpq_checkpoint_layer_id(const struct mpq_graph *graph, const struct mpq_layer *layer);
+
 #endif

@@ -4,6 +4,7 @@
 #include "cli/command.h"
 #include "cli/deliver.h"
 #include "cli/progress.h"
+#include "cli/recipe.h"
 #include "cli/summary.h"
 
 static enum mpq_status convert_by_running(struct mpq_ctx *ctx, struct mpq_arena *arena,
@@ -12,8 +13,8 @@ static enum mpq_status convert_by_running(struct mpq_ctx *ctx, struct mpq_arena 
 {
     MPQ_TRY(mpq_pipeline_open(ctx, arena, options, p));
     MPQ_TRY(mpq_deliver_check(ctx, arena, options));
-    MPQ_TRY(mpq_deliver_tuned(ctx, p));
-    MPQ_TRY(mpq_deliver_stage(ctx, p, "search", mpq_pipeline_search));
+    for (const struct mpq_recipe_stage *s = mpq_recipe_at(options->recipe)->stage; s->name; s++)
+        MPQ_TRY(mpq_deliver_stage(ctx, p, s->name, s->run));
     return mpq_deliver(ctx, arena, p, report);
 }
 
@@ -38,7 +39,7 @@ enum mpq_status mpq_cmd_convert(struct mpq_ctx *ctx, struct mpq_arena *arena,
     if (options->weights_only)
         MPQ_TRY(convert_weights(ctx, arena, options, p, &report));
     else if (convert_by_running(ctx, arena, options, p, &report) != MPQ_OK) {
-        if (ctx->status == MPQ_E_UNSUPPORTED)
+        if (ctx->status == MPQ_E_UNSUPPORTED && !options->recipe)
             mpq_fail_append(ctx, "; convert --weights-only needs not run the model");
         return ctx->status;
     }

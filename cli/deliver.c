@@ -80,7 +80,7 @@ enum mpq_status mpq_deliver(struct mpq_ctx *ctx, struct mpq_arena *arena, struct
                                   .agreement = none,
                                   .kl = none,
                                   .sqnr_db = none};
-    if (!only)
+    if (!only && !p->paper) /* its widths are as they were trained */
         MPQ_TRY(mpq_deliver_stage(ctx, p, "refine", mpq_pipeline_refine));
     MPQ_TRY(mpq_deliver_stage(ctx, p, "export",
                               only ? mpq_pipeline_export_weights : mpq_pipeline_export));

@@ -385,6 +385,10 @@ static const struct option_row table[] = {
     {"saturation-safe", 0, MADE | KEPT, NULL, A_SWITCH, FIELD(saturation_safe), "no", NULL,
      "Change the channels whose weights could make 8-bit kernels saturate on x86 processors "
      "without VNNI; the report counts them in any case."},
+    {"recipe", 0, CONVERT, "default|paper", A_CHOICE, FIELD(recipe), "default", NULL,
+     "paper: the supernet as published (arXiv 2401.01543), for models with BatchNormalization and "
+     "labelled data: learned steps, weights and inputs of convolutions in 2 to 6 bits each, "
+     "within --bitops alone (default W4A4, counted as published)."},
     {"effort", 0, CONVERT, "none|quick|default|thorough", A_CHOICE, FIELD(effort), "default", NULL,
      "How long to tune the weights before the search; none: not at all."},
     {"steps", 0, CONVERT, "N", parse_count, "a number of steps", FIELD(steps), NULL,
@@ -663,6 +667,32 @@ static bool has_limit(const struct mpq_options *options)
            options->max_drop > 0;
 }
 
+/* USAGE where an option of these names was given. */
+static enum mpq_status forbid(struct mpq_ctx *ctx, const struct mpq_options *options,
+                              const char *const *names, size_t n, const char *why)
+{
+    for (size_t i = 0; i < MPQ_COUNT(table); i++)
+        for (size_t k = 0; k < n; k++)
+            if (options->is_given[i] && strcmp(table[i].name, names[k]) == 0)
+                return mpq_fail(ctx, MPQ_E_USAGE, "--%s does not go with %s", names[k], why);
+    return MPQ_OK;
+}
+
+/* The published method has one kind of budget. */
+static enum mpq_status check_paper(struct mpq_ctx *ctx, struct mpq_options *options)
+{
+    static const char *const names[] = {"size",     "avg-bits",     "max-latency",     "max-drop",
+                                        "lock",     "weights-only", "saturation-safe", "baseline",
+                                        "no-round", "no-codebook"};
+    MPQ_TRY(forbid(ctx, options, names, MPQ_COUNT(names), "--recipe paper"));
+    if (strcmp(options->target->name, "ort") != 0 && strcmp(options->target->name, "int8") != 0)
+        return mpq_fail(ctx, MPQ_E_USAGE, "--recipe paper writes for --target ort or int8");
+    for (size_t i = 0; i < MPQ_COUNT(table) && !has_limit(options); i++)
+        if (table[i].offset == FIELD(bitops))
+            return set_option(ctx, i, "W4A4", options);
+    return MPQ_OK;
+}
+
 static enum mpq_status check_limits(struct mpq_ctx *ctx, enum mpq_command_bit command,
                                     struct mpq_options *options)
 {
@@ -678,15 +708,11 @@ static enum mpq_status check_limits(struct mpq_ctx *ctx, enum mpq_command_bit co
 
 static enum mpq_status check_weights_only(struct mpq_ctx *ctx, const struct mpq_options *options)
 {
-    const char *const names[] = {"data",   "eval",     "labels",     "checkpoint",
-                                 "bitops", "act-bits", "max-latency"};
-    for (size_t i = 0; i < MPQ_COUNT(table) && options->weights_only; i++)
-        for (size_t n = 0; n < MPQ_COUNT(names); n++)
-            if (options->text[i] && strcmp(table[i].name, names[n]) == 0)
-                return mpq_fail(ctx, MPQ_E_USAGE,
-                                "--%s does not go with --weights-only, which runs nothing",
-                                names[n]);
-    return MPQ_OK;
+    static const char *const names[] = {"data",   "eval",     "labels",     "checkpoint",
+                                        "bitops", "act-bits", "max-latency"};
+    return options->weights_only
+               ? forbid(ctx, options, names, MPQ_COUNT(names), "--weights-only, which runs nothing")
+               : MPQ_OK;
 }
 
 /* `path` without its suffix, if it has that one, and with `replacement` after it. */
@@ -772,7 +798,7 @@ enum mpq_status mpq_options_parse(struct mpq_ctx *ctx, struct mpq_arena *arena,
                         "--baseline excludes --checkpoint, --max-drop and --weights-only");
     MPQ_TRY(check_weights_only(ctx, out));
     MPQ_TRY(make_preprocess(ctx, out));
-    MPQ_TRY(check_limits(ctx, command, out));
+    MPQ_TRY(out->recipe ? check_paper(ctx, out) : check_limits(ctx, command, out));
     return command == MPQ_COMMAND_CONVERT ? name_outputs(ctx, arena, out) : MPQ_OK;
 }
 

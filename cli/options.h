@@ -82,6 +82,7 @@ struct mpq_options {
     bool bits[MPQ_N_BITS], act_bits[MPQ_N_BITS]; /* candidate widths of weights and of activations,
                                                     at least one each within 2..8              */
     int baseline;                                /* enum mpq_baseline                          */
+    int recipe;                                  /* see recipe.h                               */
     int effort;                                  /* enum mpq_effort                            */
     int64_t steps;                               /* -1: as the effort says                     */
     uint64_t seed;

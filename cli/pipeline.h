@@ -70,6 +70,8 @@ struct mpq_pipeline {
     struct mpq_evaluator evaluator;
     struct mpq_answers *answers; /* NULL: are not kept */
 
+    struct mpq_paper_run *paper; /* of --recipe paper, private to recipe_paper.c */
+
     /* tune */
     struct mpq_tune_result tuned;
     uint32_t n_step;

@@ -60,7 +60,7 @@ static enum mpq_status check_saturation(struct mpq_ctx *ctx, struct mpq_pipeline
 
 enum mpq_status mpq_pipeline_export(struct mpq_ctx *ctx, struct mpq_pipeline *p)
 {
-    if (!p->code) { /* else the recipe made them */
+    if (!p->paper) { /* which has made its own */
         p->code = mpq_arena_alloc(ctx, p->arena, p->layers.n_layer, sizeof *p->code);
         if (!p->code)
             return MPQ_E_NOMEM;

@@ -14,7 +14,8 @@ enum mpq_rng_stream {
     MPQ_STREAM_SPLIT,     /* tuning part, search part of the data   */
     MPQ_STREAM_SYNTHETIC, /* inputs made up where the user has none */
     MPQ_STREAM_AUGMENT,
-    MPQ_STREAM_TEST
+    MPQ_STREAM_TEST,
+    MPQ_STREAM_SEARCH /* which samples candidates are compared on */
 };
 
 uint64_t mpq_rng_u64(uint64_t key, enum mpq_rng_stream stream, uint64_t step, uint32_t index);

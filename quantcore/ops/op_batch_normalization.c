@@ -258,5 +258,6 @@ const struct mpq_op mpq_op_batch_normalization = {.name = "BatchNormalization",
                                                   .n_out_max = 5,
                                                   .parse = batch_normalization_parse,
                                                   .infer = batch_normalization_infer,
+                                                  .backward_ignores = MPQ_IGNORES_Y,
                                                   .forward = batch_normalization_forward,
                                                   .backward = batch_normalization_backward};

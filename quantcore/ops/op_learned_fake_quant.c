@@ -98,6 +98,7 @@ const struct mpq_op mpq_op_learned_fake_quant = {.name = "LearnedFakeQuant",
                                                  .n_out_min = 1,
                                                  .n_out_max = 1,
                                                  .infer = learned_fake_quant_infer,
+                                                 .backward_ignores = MPQ_IGNORES_Y,
                                                  .workspace = learned_fake_quant_workspace,
                                                  .forward = learned_fake_quant_forward,
                                                  .backward = learned_fake_quant_backward};

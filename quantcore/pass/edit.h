@@ -26,6 +26,7 @@ struct mpq_edit {
     struct mpq_edit_value *value; /* [capacity], n_value of them in use               */
     uint32_t capacity;
     bool *is_removed; /* [n_node] */
+    bool keep_norms;  /* BatchNormalization is not folded into the layer before it */
     /* Values that no input can change: those the binding found constant, where every dimension of
      * every graph input is fixed; else NULL. [n_static] */
     const struct mpq_tensor *static_value;

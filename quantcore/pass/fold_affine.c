@@ -265,7 +265,7 @@ static enum mpq_status apply(struct mpq_edit *edit, const struct layer *layer,
 static enum mpq_status fold_affine(struct mpq_edit *edit, mpq_node_id n)
 {
     struct mpq_node *node = &edit->graph->node[n];
-    bool is_batchnorm = mpq_node_is(node, "BatchNormalization");
+    bool is_batchnorm = mpq_node_is(node, "BatchNormalization") && !edit->keep_norms;
     bool is_arithmetic = mpq_node_is(node, "Add") || mpq_node_is(node, "Sub") ||
                          mpq_node_is(node, "Mul") || mpq_node_is(node, "Div");
     if (!(is_batchnorm && node->n_out > 0) &&

@@ -5,6 +5,7 @@
 
 #include "quantcore/pass/bind.h"
 #include "quantcore/quant/layer.h"
+#include "quantcore/quant/lsq.h"
 
 /* Everything exact that makes the graph smaller and its layers plain, in a fixed order until
  * nothing changes: Identity and inference Dropout dropped; nodes whose inputs are all constant
@@ -17,6 +18,12 @@
  * takes the output name of what was folded into it. Works on graphs that cannot be bound, too. */
 enum mpq_status mpq_simplify(struct mpq_ctx *ctx, struct mpq_arena *arena,
                              const struct mpq_graph *graph, struct mpq_graph **out) MPQ_CHECKED;
+
+/* The same, except that BatchNormalization stays behind the layers: what such a net is trained on.
+ * Simplifying the result once more folds them. */
+enum mpq_status mpq_simplify_keep_norms(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                        const struct mpq_graph *graph,
+                                        struct mpq_graph **out) MPQ_CHECKED;
 
 /* Whether the node is QuantizeLinear (DequantizeLinear), of ai.onnx or com.microsoft. */
 bool mpq_node_quantizes(const struct mpq_node *node);
@@ -73,12 +80,39 @@ enum mpq_status mpq_act_plan_build(struct mpq_ctx *ctx, struct mpq_arena *arena,
 
 /* A copy of the graph in which every reader of a quantized value (and the graph output list) reads
  * FakeQuant(value) instead, an operator of domain "onnx_mpq" whose attrs point at quant[group];
- * where plan->lossless says so no node is put. `quant` [n_group] is read at every forward, so later
+ * where plan->lossless says so no node is put. A node with a quantization of its own (own_group)
+ * reads its input 0 through one more. `quant` [n_group] is read at every forward, so later
  * changes take effect. node_of [n_node of graph] gives each old node's new id. */
 enum mpq_status mpq_insert_fake_quant(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                       const struct mpq_graph *graph,
                                       const struct mpq_act_plan *plan,
                                       const struct mpq_act_quant *quant, struct mpq_graph **out,
                                       mpq_node_id *out_node_of) MPQ_CHECKED;
+
+/* A layer in a graph with learned steps. Values and nodes are those of that graph; what is constant
+ * there is meant to be fed. */
+struct mpq_learned_layer {
+    bool has_input_step; /* given by the caller: the input is quantized                          */
+    struct mpq_lsq_range input_range; /* read at every forward; while zero, the input is float    */
+    mpq_value_id input_step;          /* [1]; NO_VALUE where has_input_step is false              */
+    mpq_node_id first; /* the first node whose result depends on the layer's widths */
+    mpq_value_id y;    /* the output, after the batch norm where one follows       */
+    /* The batch norm behind the layer, which normalizes by the batch: fed gamma and beta, computed
+     * mean and variance [n_channel], and what the file holds: gamma, beta, mean, variance. NO_VALUE
+     * and NULL where none follows. */
+    mpq_value_id gamma, beta, batch_mean, batch_var;
+    const struct mpq_tensor *norm[4];
+    double epsilon;
+};
+
+/* A copy of the graph (mpq_simplify_keep_norms) in which the inputs of layers go through
+ * LearnedFakeQuant with a step of each layer's own, and batch norms behind layers use the
+ * statistics of the batch. Weights are left to be fed quantized. `layer` [n_layer] must stay where
+ * it is: the graph reads the ranges in it. */
+enum mpq_status mpq_insert_learned(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                   const struct mpq_graph *graph,
+                                   const struct mpq_layer_table *layers,
+                                   struct mpq_learned_layer *layer,
+                                   struct mpq_graph **out) MPQ_CHECKED;
 
 #endif

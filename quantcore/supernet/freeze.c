@@ -58,6 +58,18 @@ bool mpq_freeze_is_due(uint32_t epoch)
     return epoch > 5 && (epoch + 1) % period == 0;
 }
 
+bool mpq_freeze_at_step(uint32_t step, uint32_t n_step, double *out_ratio)
+{
+    uint32_t epoch = (uint32_t)((uint64_t)step * EPOCHS / n_step);
+    uint32_t before = step ? (uint32_t)((uint64_t)(step - 1) * EPOCHS / n_step) : 0;
+    for (uint32_t e = epoch; e > before; e--)
+        if (mpq_freeze_is_due(e)) {
+            *out_ratio = mpq_freeze_ratio(e);
+            return true;
+        }
+    return false;
+}
+
 struct ranked {
     double turbulence;
     uint32_t layer;
@@ -71,27 +83,53 @@ static int by_turbulence(const void *a, const void *b)
     return x->layer < y->layer ? -1 : 1;
 }
 
-enum mpq_status mpq_freeze_update(struct mpq_ctx *ctx, struct mpq_supernet *net, double ratio)
+enum mpq_status mpq_freeze_select(struct mpq_ctx *ctx, uint32_t n_layer, const double *turbulence,
+                                  double ratio, bool *out_selected)
 {
-    uint32_t n_layer = net->layers->n_layer, n_frozen = (uint32_t)(ratio * n_layer);
+    uint32_t n_selected = (uint32_t)(ratio * n_layer);
     struct mpq_arena *scratch = mpq_arena_create(ctx);
     if (!scratch)
         return MPQ_E_NOMEM;
     struct ranked *rank = mpq_arena_alloc(ctx, scratch, n_layer, sizeof *rank);
-    if (!rank) {
-        mpq_arena_free(scratch);
-        return MPQ_E_NOMEM;
-    }
-    for (uint32_t l = 0; l < n_layer; l++)
-        rank[l] = (struct ranked){mpq_freeze_turbulence(net, l), l};
-    qsort(rank, n_layer, sizeof *rank, by_turbulence);
-    for (uint32_t i = 0; i < n_layer; i++) {
-        struct mpq_supernet_layer *layer = &net->layer[rank[i].layer];
-        layer->active = layer->candidates;
-        mpq_bits_mask rest = layer->candidates & (mpq_bits_mask)(layer->candidates - 1);
-        if (i < n_frozen && rest)
-            layer->active = rest;
-    }
+    for (uint32_t l = 0; rank && l < n_layer; l++)
+        rank[l] = (struct ranked){turbulence[l], l};
+    if (rank)
+        qsort(rank, n_layer, sizeof *rank, by_turbulence);
+    for (uint32_t i = 0; rank && i < n_layer; i++)
+        out_selected[rank[i].layer] = i < n_selected;
     mpq_arena_free(scratch);
+    return rank ? MPQ_OK : MPQ_E_NOMEM;
+}
+
+mpq_bits_mask mpq_freeze_active(mpq_bits_mask candidates, bool is_selected)
+{
+    mpq_bits_mask rest = candidates & (mpq_bits_mask)(candidates - 1);
+    return is_selected && rest ? rest : candidates;
+}
+
+static enum mpq_status update(struct mpq_ctx *ctx, struct mpq_supernet *net, double ratio,
+                              double *turbulence, bool *is_selected)
+{
+    uint32_t n_layer = net->layers->n_layer;
+    if (!turbulence || !is_selected)
+        return MPQ_E_NOMEM;
+    for (uint32_t l = 0; l < n_layer; l++)
+        turbulence[l] = mpq_freeze_turbulence(net, l);
+    MPQ_TRY(mpq_freeze_select(ctx, n_layer, turbulence, ratio, is_selected));
+    for (uint32_t l = 0; l < n_layer; l++)
+        net->layer[l].active = mpq_freeze_active(net->layer[l].candidates, is_selected[l]);
     return MPQ_OK;
+}
+
+enum mpq_status mpq_freeze_update(struct mpq_ctx *ctx, struct mpq_supernet *net, double ratio)
+{
+    uint32_t n_layer = net->layers->n_layer;
+    struct mpq_arena *scratch = mpq_arena_create(ctx);
+    if (!scratch)
+        return MPQ_E_NOMEM;
+    enum mpq_status status =
+        update(ctx, net, ratio, mpq_arena_alloc(ctx, scratch, n_layer, sizeof(double)),
+               mpq_arena_alloc(ctx, scratch, n_layer, sizeof(bool)));
+    mpq_arena_free(scratch);
+    return status;
 }

@@ -19,6 +19,18 @@ double mpq_freeze_turbulence(const struct mpq_supernet *net, uint32_t layer);
 double mpq_freeze_ratio(uint32_t epoch);
 bool mpq_freeze_is_due(uint32_t epoch); /* 7, 9, ... 107, then 119, 134, 149 */
 
+/* Whether a run of n_step steps, which stands for the 150 epochs, has an update before `step`, and
+ * with which ratio. A short run jumps over epochs; of those due in between the last one counts. */
+bool mpq_freeze_at_step(uint32_t step, uint32_t n_step, double *out_ratio);
+
+/* Mark the floor(ratio * n_layer) largest turbulences; of equal ones the first layers.
+ * out_selected [n_layer]. */
+enum mpq_status mpq_freeze_select(struct mpq_ctx *ctx, uint32_t n_layer, const double *turbulence,
+                                  double ratio, bool *out_selected) MPQ_CHECKED;
+
+/* The candidates, without the lowest where the layer is selected and has another. */
+mpq_bits_mask mpq_freeze_active(mpq_bits_mask candidates, bool is_selected);
+
 /* Remove the lowest width from the active set of the floor(ratio * n_layer) most turbulent layers,
  * give all others their full set back. A layer with one candidate keeps it. */
 enum mpq_status mpq_freeze_update(struct mpq_ctx *ctx, struct mpq_supernet *net,

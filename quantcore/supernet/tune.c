@@ -267,19 +267,6 @@ static void update_layer(struct tuner *t, uint32_t l, double share)
     }
 }
 
-static enum mpq_status schedule(struct mpq_ctx *ctx, struct tuner *t, uint32_t step)
-{
-    enum { EPOCHS = 150 };
-    uint32_t n = t->options->n_step;
-    uint32_t epoch = (uint32_t)((uint64_t)step * EPOCHS / n);
-    uint32_t before = step ? (uint32_t)((uint64_t)(step - 1) * EPOCHS / n) : 0;
-    /* A short run jumps over epochs; the last one due in between counts. */
-    for (uint32_t e = epoch; e > before; e--)
-        if (mpq_freeze_is_due(e))
-            return mpq_freeze_update(ctx, t->net, mpq_freeze_ratio(e));
-    return MPQ_OK;
-}
-
 static enum mpq_status tune(struct mpq_ctx *ctx, struct tuner *t, struct mpq_tune_result *out)
 {
     const struct mpq_tune_options *options = t->options;
@@ -288,8 +275,9 @@ static enum mpq_status tune(struct mpq_ctx *ctx, struct tuner *t, struct mpq_tun
     double smooth = NAN;
     for (uint32_t step = 0; step < options->n_step; step++) {
         MPQ_TRY(mpq_step(ctx, "tune", step, options->n_step, smooth));
-        if (options->freeze)
-            MPQ_TRY(schedule(ctx, t, step));
+        double ratio;
+        if (options->freeze && mpq_freeze_at_step(step, options->n_step, &ratio))
+            MPQ_TRY(mpq_freeze_update(ctx, t->net, ratio));
         MPQ_TRY(read_batch(ctx, t, step));
         draw_widest(t->net, t->bits);
         run_path(t, 0);

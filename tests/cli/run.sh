@@ -87,6 +87,9 @@ refuse 2 '--size is not an option of lint' lint good.onnx --size 15%
 refuse 2 'eval needs samples' eval good.onnx
 refuse 2 'the model itself' convert good.onnx -o good.onnx
 refuse 2 'none|quick|default|thorough' convert good.onnx --effort some
+refuse 2 'default|paper' convert good.onnx --recipe own
+refuse 2 '--size does not go with --recipe paper' convert good.onnx --recipe paper --size 15%
+refuse 2 'writes for --target ort' convert good.onnx --recipe paper --target qnn
 refuse 2 'ort|int8|onnx|openvino|tensorrt|qnn|qnn16' convert good.onnx --target gpu
 
 # ---- models ----
@@ -129,6 +132,7 @@ refuse 1 'exists already' eval good.onnx --data good.npz --outputs y.npz
 expect 0 'top-1' eval good.onnx --data good.npz --outputs y.npz --overwrite
 
 # ---- budgets and outputs ----
+refuse 3 'nothing to search' convert good.onnx -o out/a.onnx --recipe paper --data good.npz
 refuse_convert 4 'smallest' good.onnx --data good.npz --size 1%
 refuse 1 'cannot be written' convert good.onnx -o none/a.onnx --data good.npz --effort none \
     --size 90%

@@ -183,6 +183,52 @@ class Mlp30(Conversion, unittest.TestCase):
     integer_ops = {"QGemm": 3}
 
 
+class Paper(unittest.TestCase):
+    """The published supernet: inputs of layers at widths of their own, between float values."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.folder = SCRATCH / cls.__name__
+        cls.folder.mkdir()
+        cls.path = cls.folder / "q.onnx"
+        cls.convert(cls.path, "W3A3")
+
+    @classmethod
+    def convert(cls, output, bitops):
+        convert("digits_cnn.onnx", output, "--recipe", "paper", "--bitops", bitops, "--steps", 20,
+                "--checkpoint", cls.folder / "net.npz")
+
+    def layers(self):
+        with open(self.folder / "q.csv", newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+
+    def test_widths_are_the_published_ones_and_within_the_budget(self):
+        layers = self.layers()
+        bits = [(int(row["weight_bits"]), int(row["activation_bits"])) for row in layers]
+        self.assertEqual((bits[0], bits[-1]), ((8, 32), (8, 8)))
+        for (weight_bits, input_bits), row in zip(bits[1:-1], layers[1:-1], strict=True):
+            self.assertTrue(2 <= weight_bits <= 6 and 2 <= input_bits <= 6, row)
+        macs = [int(row["macs"]) for row in layers]
+        used = sum(w * a * m for (w, a), m in zip(bits[1:-1], macs[1:-1], strict=True))
+        self.assertLessEqual(used, 9 * sum(macs[1:-1]))
+
+    def test_onnxruntime_computes_the_same(self):
+        onnx.checker.check_model(onnx.load(self.path), full_check=True)
+        theirs, ours = onnxruntime_outputs(self.path), our_outputs(self.path)
+        np.testing.assert_allclose(ours, theirs, atol=1e-4 * np.abs(theirs).max())
+        before = n_correct(onnxruntime_outputs(MODELS / "digits_cnn.onnx"))
+        self.assertGreaterEqual(n_correct(theirs), before - 6)
+
+    def test_the_checkpoint_gives_the_same_file_and_other_budgets(self):
+        again, wider = self.folder / "again.onnx", self.folder / "wider.onnx"
+        self.convert(again, "W3A3")
+        self.assertEqual(again.read_bytes(), self.path.read_bytes())
+        self.convert(wider, "W5A5")
+        self.assertGreater(wider.stat().st_size, self.path.stat().st_size)
+        self.assertGreaterEqual(n_correct(onnxruntime_outputs(wider)),
+                                n_correct(onnxruntime_outputs(self.path)) - 3)
+
+
 class Storage(unittest.TestCase):
     def test_packed_and_int8_files_are_the_same_network(self):
         folder = SCRATCH / "Storage"
