@@ -1,5 +1,5 @@
 /* The command line: one table of options, from which parsing, defaults, --help and the report's
- * echo are made. To add an option, add a row to the table in options.c and a field here. */
+ * echo are made. To add an option, add a row to option_table.c and a field here. */
 #ifndef MPQ_CLI_OPTIONS_H
 #define MPQ_CLI_OPTIONS_H
 

@@ -1,6 +1,7 @@
 /* Recipes: ways from a model and its data to codes. What a recipe does is its list of stages, which
  * cmd_convert.c runs in order between opening the model and exporting it. To add one, write
- * recipe_<name>.c, a row in recipe.c and a word of --recipe in options.c, in the same order. */
+ * recipe_<name>.c, a row in recipe.c and a word of --recipe in option_table.c, in the same order.
+ */
 #ifndef MPQ_CLI_RECIPE_H
 #define MPQ_CLI_RECIPE_H
 
