@@ -21,6 +21,11 @@ struct step {
     bool hooks_alone; /* nothing but the hook touches the gradient of output 0 */
 };
 
+/* A value with memory of the exec's is alive before node n for n in [first, end). */
+struct life {
+    mpq_node_id first, end;
+};
+
 struct mpq_exec {
     const struct mpq_graph *graph;
     struct mpq_binding binding; /* its arrays stay the caller's */
@@ -32,6 +37,7 @@ struct mpq_exec {
     void *hook_arg;
     struct step *step;   /* [n_node]  */
     mpq_node_id *resume; /* [n_node] see mpq_exec_resume() */
+    struct life *life;   /* [n_value] */
     void *workspace;
     size_t bytes;
 };
@@ -211,6 +217,30 @@ static enum mpq_status find_resumes(struct mpq_ctx *ctx, struct mpq_arena *arena
     return MPQ_OK;
 }
 
+static enum mpq_status find_lives(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                  struct mpq_exec *exec)
+{
+    const struct mpq_graph *graph = exec->graph;
+    struct life *life = mpq_arena_alloc(ctx, arena, graph->n_value, sizeof *life);
+    if (!life)
+        return MPQ_E_NOMEM;
+    for (uint32_t v = 0; v < graph->n_value; v++)
+        life[v].first = graph->n_node + 1;
+    for (uint32_t i = 0; i < graph->n_input; i++)
+        life[graph->input[i]].first = 0;
+    for (mpq_node_id n = 0; n < graph->n_node; n++) {
+        const struct mpq_node *node = &graph->node[n];
+        for (uint32_t i = 0; runs(exec, n) && i < node->n_in; i++)
+            if (node->in[i] != MPQ_NO_VALUE)
+                life[home_of(exec, node->in[i])].end = n + 1;
+        for (uint32_t i = 0; runs(exec, n) && !exec->step[n].is_fused && i < node->n_out; i++)
+            if (node->out[i] != MPQ_NO_VALUE)
+                life[home_of(exec, node->out[i])].first = n + 1;
+    }
+    exec->life = life;
+    return MPQ_OK;
+}
+
 static enum mpq_status place_values(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                     struct mpq_arena *scratch, struct mpq_exec *exec,
                                     const struct mpq_exec_options *options)
@@ -219,6 +249,7 @@ static enum mpq_status place_values(struct mpq_ctx *ctx, struct mpq_arena *arena
     uint32_t *last, n_buffer = 0;
     MPQ_TRY(last_uses(ctx, scratch, exec, options, &last));
     MPQ_TRY(find_resumes(ctx, arena, scratch, exec, last));
+    MPQ_TRY(find_lives(ctx, arena, exec));
     struct mpq_plan_buffer *buffer = mpq_arena_alloc(ctx, scratch, graph->n_value, sizeof *buffer);
     mpq_value_id *owner = mpq_arena_alloc(ctx, scratch, graph->n_value, sizeof *owner);
     if (!buffer || !owner)
@@ -487,6 +518,41 @@ void mpq_exec_forward(struct mpq_exec *exec, mpq_node_id first, mpq_node_id last
 mpq_node_id mpq_exec_resume(const struct mpq_exec *exec, mpq_node_id n)
 {
     return exec->resume[n];
+}
+
+static bool is_alive(const struct mpq_exec *exec, mpq_value_id v, mpq_node_id n)
+{
+    return exec->life[v].first <= n && n < exec->life[v].end;
+}
+
+size_t mpq_exec_live_bytes(const struct mpq_exec *exec, mpq_node_id n)
+{
+    size_t bytes = 0;
+    for (uint32_t v = 0; v < exec->graph->n_value; v++)
+        bytes += is_alive(exec, v, n) ? mpq_tensor_bytes(&exec->tensor[v]) : 0;
+    return bytes;
+}
+
+void mpq_exec_save(const struct mpq_exec *exec, mpq_node_id n, void *out)
+{
+    char *to = out;
+    for (uint32_t v = 0; v < exec->graph->n_value; v++)
+        if (is_alive(exec, v, n)) {
+            size_t bytes = mpq_tensor_bytes(&exec->tensor[v]);
+            memcpy(to, exec->own[v], bytes);
+            to += bytes;
+        }
+}
+
+void mpq_exec_restore(struct mpq_exec *exec, mpq_node_id n, const void *saved)
+{
+    const char *from = saved;
+    for (uint32_t v = 0; v < exec->graph->n_value; v++)
+        if (is_alive(exec, v, n)) {
+            size_t bytes = mpq_tensor_bytes(&exec->tensor[v]);
+            memcpy(exec->own[v], from, bytes);
+            from += bytes;
+        }
 }
 
 static void clear_grad(struct mpq_exec *exec, mpq_value_id v)

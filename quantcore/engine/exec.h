@@ -53,6 +53,13 @@ void mpq_exec_forward(struct mpq_exec *exec, mpq_node_id first, mpq_node_id last
  * read have changed, 0 is right. */
 mpq_node_id mpq_exec_resume(const struct mpq_exec *exec, mpq_node_id n);
 
+/* The inputs and computed values that nodes from n on read and that are there before node n runs,
+ * copied to and from memory of the caller's of mpq_exec_live_bytes(exec, n): once nodes [0, n) have
+ * run, save, run other samples, restore, and go on with forward from n. keep_all is not needed. */
+size_t mpq_exec_live_bytes(const struct mpq_exec *exec, mpq_node_id n);
+void mpq_exec_save(const struct mpq_exec *exec, mpq_node_id n, void *out);
+void mpq_exec_restore(struct mpq_exec *exec, mpq_node_id n, const void *saved);
+
 /* Gradients. zero_grad clears those of seeded values (the outputs among them) and of wanted ones;
  * then the caller adds dL/dvalue to the seeded; backward adds into the wanted. mpq_exec_grad is
  * NULL for a value that is neither, or whose gradient reaches nothing wanted. backward uses up the

@@ -198,10 +198,68 @@ static void gather_layer(const struct mpq_moment_source *source, const struct mp
     }
 }
 
+enum mpq_status mpq_moment_walk_create(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                       const struct mpq_layer_table *layers,
+                                       const struct mpq_moment_source *source,
+                                       struct mpq_moment_walk *out)
+{
+    const size_t most = (size_t)1 << 30;
+    struct mpq_moment_walk walk = {0};
+    size_t float_bytes = 0;
+    for (uint32_t l = 0; l < layers->n_layer; l++) {
+        size_t bytes = mpq_exec_live_bytes(source->network->exec, source->layer_node[l]);
+        walk.float_offset = bytes > walk.float_offset ? bytes : walk.float_offset;
+        if (!source->float_network)
+            continue;
+        bytes = mpq_exec_live_bytes(source->float_network->exec, layers->layer[l].node);
+        float_bytes = bytes > float_bytes ? bytes : float_bytes;
+    }
+    walk.n_byte = walk.float_offset + float_bytes + 1;
+    uint32_t n_batch = (source->n_sample + source->network->batch - 1) / source->network->batch;
+    walk.n_kept = most / walk.n_byte < n_batch ? (uint32_t)(most / walk.n_byte) : n_batch;
+    walk.state = mpq_arena_alloc(ctx, arena, walk.n_kept, walk.n_byte);
+    *out = walk;
+    return walk.state ? MPQ_OK : MPQ_E_NOMEM;
+}
+
+/* One network's way through a batch. */
+struct leg {
+    struct mpq_network *network;
+    mpq_node_id from, to,
+        last;    /* goes on at `from`, keeps its state before `to`, stops at `last` */
+    char *state; /* NULL: none is kept */
+};
+
+static enum mpq_status run_leg(struct mpq_ctx *ctx, const struct mpq_moment_source *source,
+                               const struct leg *leg, const uint32_t *sample, uint32_t n)
+{
+    struct mpq_exec *exec = leg->network->exec;
+    mpq_node_id from = leg->state ? leg->from : 0;
+    if (from)
+        mpq_exec_restore(exec, from, leg->state);
+    else
+        MPQ_TRY(mpq_network_read(ctx, leg->network, source->samples, sample, n));
+    mpq_exec_forward(exec, from, leg->to);
+    if (leg->state)
+        mpq_exec_save(exec, leg->to, leg->state);
+    mpq_exec_forward(exec, leg->to, leg->last);
+    return MPQ_OK;
+}
+
+/* Whether a layer of [begin, end) multiplies its weights with what its own node makes. */
+static bool reads_itself(const struct mpq_layer_table *layers, uint32_t begin, uint32_t end)
+{
+    for (uint32_t l = begin; l < end; l++)
+        if (layers->layer[l].x_input < 0)
+            return true;
+    return false;
+}
+
 enum mpq_status mpq_moments_gather(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                    const struct mpq_layer_table *layers,
                                    const struct mpq_moment_source *source, uint32_t begin,
-                                   uint32_t end, struct mpq_moments *out)
+                                   uint32_t end, struct mpq_moment_walk *walk,
+                                   struct mpq_moments *out)
 {
     struct mpq_network *network = source->network, *reference = source->float_network;
     int64_t most = 0;
@@ -219,21 +277,36 @@ enum mpq_status mpq_moments_gather(struct mpq_ctx *ctx, struct mpq_arena *arena,
         .f_row = mpq_arena_alloc(ctx, arena, (size_t)(ROWS * most), sizeof *in.f_row)};
     if (!in.x_row || !in.f_row)
         return MPQ_E_NOMEM;
+    const struct mpq_layer *layer = layers->layer;
+    mpq_node_id beyond = reads_itself(layers, begin, end) ? 1 : 0;
+    struct leg leg = {.network = network,
+                      .from = walk ? walk->node : 0,
+                      .to = source->layer_node[begin],
+                      .last = source->layer_node[end - 1] + beyond};
+    struct leg float_leg = {.network = reference,
+                            .from = walk ? walk->float_node : 0,
+                            .to = layer[begin].node,
+                            .last = layer[end - 1].node + beyond};
     for (uint32_t first = 0; first < source->n_sample; first += network->batch) {
         const uint32_t *sample = source->sample + first;
         uint32_t left = source->n_sample - first;
         uint32_t n = left < network->batch ? left : network->batch;
-        MPQ_TRY(mpq_network_read(ctx, network, source->samples, sample, n));
-        mpq_exec_forward(network->exec, 0, source->layer_node[end - 1] + 1);
+        uint32_t batch = first / network->batch;
+        bool is_kept = walk && batch < walk->n_kept;
+        leg.state = is_kept ? walk->state + batch * walk->n_byte : NULL;
+        MPQ_TRY(run_leg(ctx, source, &leg, sample, n));
         if (reference) {
-            MPQ_TRY(mpq_network_read(ctx, reference, source->samples, sample, n));
-            mpq_exec_forward(reference->exec, 0, layers->layer[end - 1].node + 1);
+            float_leg.state = is_kept ? leg.state + walk->float_offset : NULL;
+            MPQ_TRY(run_leg(ctx, source, &float_leg, sample, n));
         }
         for (uint32_t l = begin; l < end; l++)
             if (out[l].gram)
-                gather_layer(source, &layers->layer[l],
-                             &network->graph->node[source->layer_node[l]],
+                gather_layer(source, &layer[l], &network->graph->node[source->layer_node[l]],
                              (double)n / network->batch, &in, &out[l]);
+    }
+    if (walk) {
+        walk->node = leg.to;
+        walk->float_node = float_leg.to;
     }
     return MPQ_OK;
 }

@@ -26,13 +26,31 @@ struct mpq_moment_source {
     uint32_t n_sample;
 };
 
+/* How far a source's samples have run, for layers that are gathered one after the other: what each
+ * batch still needs is kept, so that every node runs about once for all layers instead of once for
+ * each. Takes up to 1 GiB; batches that would exceed it run from the first node each time. */
+struct mpq_moment_walk {
+    char *state;                  /* [n_kept, n_byte] of the network, then of the float network */
+    size_t n_byte, float_offset;  /* of a batch                                                 */
+    uint32_t n_kept;              /* batches                                                    */
+    mpq_node_id node, float_node; /* before which the states are; 0: none yet                   */
+};
+
+enum mpq_status mpq_moment_walk_create(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                       const struct mpq_layer_table *layers,
+                                       const struct mpq_moment_source *source,
+                                       struct mpq_moment_walk *out) MPQ_CHECKED;
+
 /* Moments of layers [begin, end), out[begin..end), under whatever weights the network computes with
- * now; the rest of `out` is left alone. Of a convolution about 32768 positions over all samples
- * count, 128 to 4096 of each. Convolutions and products whose every input meets one weight of a channel have moments,
+ * now; the rest of `out` is left alone. walk: of this source, whose earlier gathers began no later
+ * than now; weights changed since are of layers from the last one's begin on. NULL: all nodes up to
+ * the last layer run. Of a convolution about 32768 positions over all samples count, 128 to 4096
+ * of each. Convolutions and products whose every input meets one weight of a channel have moments,
  * unless a channel has more than 4608 weights. */
 enum mpq_status mpq_moments_gather(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                    const struct mpq_layer_table *layers,
                                    const struct mpq_moment_source *source, uint32_t begin,
-                                   uint32_t end, struct mpq_moments *out) MPQ_CHECKED;
+                                   uint32_t end, struct mpq_moment_walk *walk,
+                                   struct mpq_moments *out) MPQ_CHECKED;
 
 #endif

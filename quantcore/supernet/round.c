@@ -241,13 +241,14 @@ static enum mpq_status round_widths(struct mpq_ctx *ctx, struct mpq_arena *arena
 static enum mpq_status round_range(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                    struct mpq_arena *scratch, struct mpq_supernet *net,
                                    const struct mpq_moment_source *source, const uint8_t *bits,
-                                   uint32_t begin, uint32_t end, struct mpq_moments *moments)
+                                   uint32_t begin, uint32_t end, struct mpq_moment_walk *walk,
+                                   struct mpq_moments *moments)
 {
     struct mpq_arena *work = mpq_arena_create(ctx);
     if (!work)
         return MPQ_E_NOMEM;
     enum mpq_status status =
-        mpq_moments_gather(ctx, scratch, net->layers, source, begin, end, moments);
+        mpq_moments_gather(ctx, scratch, net->layers, source, begin, end, walk, moments);
     for (uint32_t l = begin; l < end && status == MPQ_OK; l++) {
         struct mpq_supernet_layer *layer = &net->layer[l];
         mpq_bits_mask mask = (mpq_bits_mask)(bits ? 1u << bits[l] : layer->candidates);
@@ -282,7 +283,7 @@ enum mpq_status mpq_round_supernet(struct mpq_ctx *ctx, struct mpq_arena *arena,
     struct mpq_moments *moments = mpq_arena_alloc(ctx, scratch, n_layer, sizeof *moments);
     enum mpq_status status =
         !moments ? MPQ_E_NOMEM
-                 : round_range(ctx, arena, scratch, net, &source, NULL, 0, n_layer, moments);
+                 : round_range(ctx, arena, scratch, net, &source, NULL, 0, n_layer, NULL, moments);
     mpq_arena_free(scratch);
     return status;
 }
@@ -304,24 +305,27 @@ enum mpq_status mpq_round_allocation(struct mpq_ctx *ctx, struct mpq_arena *aren
                                      struct mpq_supernet *net,
                                      const struct mpq_moment_source *source, const uint8_t *bits)
 {
-    struct mpq_arena *scratch = mpq_arena_create(ctx);
-    if (!scratch)
-        return MPQ_E_NOMEM;
-    enum mpq_status status = MPQ_OK;
+    struct mpq_arena *whole = mpq_arena_create(ctx), *scratch = mpq_arena_create(ctx);
+    struct mpq_moment_walk walk;
     uint32_t n_layer = net->layers->n_layer;
-    mpq_supernet_apply(net, source->network->exec, bits);
+    enum mpq_status status = !whole || !scratch
+                                 ? MPQ_E_NOMEM
+                                 : mpq_moment_walk_create(ctx, whole, net->layers, source, &walk);
+    if (status == MPQ_OK)
+        mpq_supernet_apply(net, source->network->exec, bits);
     for (uint32_t begin = 0, end; begin < n_layer && status == MPQ_OK; begin = end) {
         end = end_of_run(net->layers, begin);
         status = mpq_step(ctx, "round", begin, n_layer, (double)NAN);
         struct mpq_moments *moments = mpq_arena_alloc(ctx, scratch, n_layer, sizeof *moments);
         if (status == MPQ_OK)
-            status = !moments
-                         ? MPQ_E_NOMEM
-                         : round_range(ctx, arena, scratch, net, source, bits, begin, end, moments);
+            status = !moments ? MPQ_E_NOMEM
+                              : round_range(ctx, arena, scratch, net, source, bits, begin, end,
+                                            &walk, moments);
         for (uint32_t l = begin; l < end && status == MPQ_OK; l++)
             mpq_supernet_apply_layer(net, source->network->exec, l, bits[l]);
         mpq_arena_reset(scratch);
     }
     mpq_arena_free(scratch);
+    mpq_arena_free(whole);
     return status;
 }

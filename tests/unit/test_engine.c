@@ -187,6 +187,32 @@ static void shared_memory_changes_nothing(void **state)
     CHECK_NEAR(half_square(generous, d.y), whole, 0, 0);
 }
 
+/* Other samples in between, from every node on, where values share memory. */
+static void a_saved_run_goes_on(void **state)
+{
+    struct net *net = *state;
+    struct diamond d = make_diamond(net);
+    struct mpq_exec *exec;
+    CHECK_OK(&net->ctx, mpq_exec_create(&net->ctx, net->arena, net->graph, &d.binding,
+                                        &(struct mpq_exec_options){0}, &exec));
+    struct mpq_tensor *x = mpq_exec_tensor(exec, d.x), *y = mpq_exec_tensor(exec, d.y);
+    fill_input(exec, d.x);
+    mpq_exec_forward(exec, 0, net->graph->n_node);
+    void *want = mpq_arena_copy(&net->ctx, net->arena, y->data, mpq_tensor_bytes(y));
+    for (mpq_node_id n = 0; n < net->graph->n_node; n++) {
+        fill_input(exec, d.x);
+        mpq_exec_forward(exec, 0, n);
+        void *saved = mpq_arena_alloc(&net->ctx, net->arena, mpq_exec_live_bytes(exec, n), 1);
+        mpq_exec_save(exec, n, saved);
+        memset(x->data, 0, mpq_tensor_bytes(x));
+        mpq_exec_forward(exec, 0, net->graph->n_node);
+        assert_memory_not_equal(y->data, want, mpq_tensor_bytes(y));
+        mpq_exec_restore(exec, n, saved);
+        mpq_exec_forward(exec, n, net->graph->n_node);
+        assert_memory_equal(y->data, want, mpq_tensor_bytes(y));
+    }
+}
+
 static void feeding_replaces_a_weight(void **state)
 {
     struct net *net = *state;
@@ -309,6 +335,7 @@ int main(void)
         cmocka_unit_test(rate_falls_along_half_a_cosine),
         cmocka_unit_test(loss_is_kl_plus_scaled_error),
         cmocka_unit_test_setup_teardown(shared_memory_changes_nothing, net_setup, net_teardown),
+        cmocka_unit_test_setup_teardown(a_saved_run_goes_on, net_setup, net_teardown),
         cmocka_unit_test_setup_teardown(feeding_replaces_a_weight, net_setup, net_teardown),
         cmocka_unit_test_setup_teardown(backward_matches_differences, net_setup, net_teardown),
         cmocka_unit_test_setup_teardown(a_hook_is_a_seed, net_setup, net_teardown),

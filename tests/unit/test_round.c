@@ -4,6 +4,7 @@
 
 #include "quantcore/base/rng.h"
 #include "quantcore/ops/kernel/linear_algebra.h"
+#include "quantcore/supernet/moments.h"
 #include "quantcore/supernet/round.h"
 #include "tests/check.h"
 #include "tests/unit/net.h"
@@ -279,6 +280,25 @@ static void an_allocation_makes_good_what_layers_before_got_wrong(void **state)
         fail_msg("error %g, %g with layers rounded apart", together, apart);
     assert_ptr_equal(supernet.layer[0].width[8].offset, other);
     assert_true(supernet.layer[1].w[5] == latent);
+
+    /* Batches that go on from where they were, the first 11, show what those from the start do. */
+    struct mpq_moments walked[2], run[2];
+    struct mpq_moment_walk walk;
+    CHECK_OK(&net->ctx, mpq_moment_walk_create(&net->ctx, net->arena, &table, &source, &walk));
+    assert_int_equal(walk.n_kept, 16);
+    walk.n_kept = 11;
+    const uint32_t begin[] = {0, 1, 1};
+    for (int i = 0; i < 3; i++) {
+        CHECK_OK(&net->ctx, mpq_moments_gather(&net->ctx, net->arena, &table, &source, begin[i],
+                                               begin[i] + 1, &walk, walked));
+        mpq_supernet_apply_layer(&supernet, network.exec, begin[i], 8);
+    }
+    assert_int_equal(walk.node, 2);
+    CHECK_OK(&net->ctx,
+             mpq_moments_gather(&net->ctx, net->arena, &table, &source, 1, 2, NULL, run));
+    assert_int_equal(walked[1].n_row, run[1].n_row);
+    assert_memory_equal(walked[1].gram, run[1].gram, 32 * 32 * sizeof(mpq_real));
+    assert_memory_equal(walked[1].cross, run[1].cross, 32 * 32 * sizeof(mpq_real));
 }
 
 int main(void)
