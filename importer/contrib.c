@@ -47,7 +47,8 @@ static bool attr_is(const struct job *job, const char *name, const char *value)
 static const Onnx__TensorProto *constant(const struct job *job, const char *name)
 {
     for (size_t i = 0; name && i < job->rewrite->n_initializer; i++)
-        if (strcmp(job->rewrite->initializer[i]->name, name) == 0)
+        if (job->rewrite->initializer[i]->name &&
+            strcmp(job->rewrite->initializer[i]->name, name) == 0)
             return job->rewrite->initializer[i];
     return NULL;
 }
@@ -462,16 +463,23 @@ static bool read_constant(struct job *job, size_t i, struct mpq_tensor *out)
     return proto && status == MPQ_OK;
 }
 
+/* k, n or a block of so many that n rows of k rounded up to blocks can be counted. */
+static bool is_size(int64_t size)
+{
+    return size > 0 && size <= (int64_t)1 << 28;
+}
+
 /* MatMulNBits: x by a matrix stored in blocks along k. The codes become the floats they stand for.
  */
 static bool matmul_nbits(struct job *job)
 {
+    int64_t bits = attr_int(job, "bits", 4);
     struct nbits b = {.k = attr_int(job, "K", 0),
                       .n = attr_int(job, "N", 0),
                       .block = attr_int(job, "block_size", 0),
-                      .bits = (int)attr_int(job, "bits", 4)};
+                      .bits = bits == 2 || bits == 4 || bits == 8 ? (int)bits : 0};
     struct mpq_tensor weight;
-    bool fits = b.k > 0 && b.n > 0 && b.block >= 16 && (b.bits == 2 || b.bits == 4 || b.bits == 8);
+    bool fits = b.bits && is_size(b.k) && is_size(b.n) && is_size(b.block) && b.block % 16 == 0;
     if (!fits || input(job, 4) || !read_constant(job, 1, &b.code) ||
         !read_constant(job, 2, &b.scale))
         return job->failed;

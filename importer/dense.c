@@ -3,17 +3,29 @@
 #include <string.h>
 
 #include "importer/import_tensor.h"
+#include "quantcore/base/limits.h"
 
 static char value_name[] = "value";
 
-static enum mpq_status make_tensor(struct mpq_ctx *ctx, struct mpq_arena *arena,
-                                   const Onnx__SparseTensorProto *sparse, Onnx__TensorProto **out)
+struct densifying {
+    struct mpq_ctx *ctx;
+    struct mpq_arena *arena;
+    size_t bytes; /* of all that was made: a few bytes of a file can claim any number */
+};
+
+static enum mpq_status make_tensor(struct densifying *d, const Onnx__SparseTensorProto *sparse,
+                                   Onnx__TensorProto **out)
 {
-    Onnx__TensorProto *made = mpq_arena_alloc(ctx, arena, 1, sizeof *made);
+    struct mpq_ctx *ctx = d->ctx;
+    Onnx__TensorProto *made = mpq_arena_alloc(ctx, d->arena, 1, sizeof *made);
     struct mpq_tensor tensor;
     if (!made)
         return MPQ_E_NOMEM;
-    MPQ_TRY(mpq_import_sparse(ctx, arena, "a sparse tensor", sparse, &tensor));
+    MPQ_TRY(mpq_import_sparse(ctx, d->arena, "a sparse tensor", sparse, &tensor));
+    d->bytes += mpq_tensor_bytes(&tensor);
+    if (d->bytes > MPQ_LIMIT_TENSOR_BYTES)
+        return mpq_fail(ctx, MPQ_E_LIMIT,
+                        "has sparse tensors of more than 2 GiB once zeros are written out");
     if (mpq_dtype_bits(tensor.dtype) < 8)
         return mpq_fail(ctx, MPQ_E_UNSUPPORTED, "a sparse tensor of type %s",
                         mpq_dtype_name(tensor.dtype));
@@ -28,19 +40,18 @@ static enum mpq_status make_tensor(struct mpq_ctx *ctx, struct mpq_arena *arena,
     return MPQ_OK;
 }
 
-static enum mpq_status densify(struct mpq_ctx *ctx, struct mpq_arena *arena,
-                               Onnx__GraphProto *graph);
+static enum mpq_status densify(struct densifying *d, Onnx__GraphProto *graph);
 
-static enum mpq_status densify_attr(struct mpq_ctx *ctx, struct mpq_arena *arena,
-                                    const Onnx__NodeProto *node, Onnx__AttributeProto *attr)
+static enum mpq_status densify_attr(struct densifying *d, const Onnx__NodeProto *node,
+                                    Onnx__AttributeProto *attr)
 {
     if (attr->g)
-        MPQ_TRY(densify(ctx, arena, attr->g));
+        MPQ_TRY(densify(d, attr->g));
     for (size_t i = 0; i < attr->n_graphs; i++)
-        MPQ_TRY(densify(ctx, arena, attr->graphs[i]));
+        MPQ_TRY(densify(d, attr->graphs[i]));
     if (!attr->sparse_tensor || !node->op_type || strcmp(node->op_type, "Constant") != 0)
         return MPQ_OK;
-    MPQ_TRY(make_tensor(ctx, arena, attr->sparse_tensor, &attr->t));
+    MPQ_TRY(make_tensor(d, attr->sparse_tensor, &attr->t));
     attr->sparse_tensor = NULL;
     attr->name = value_name;
     attr->has_type = 1;
@@ -48,28 +59,28 @@ static enum mpq_status densify_attr(struct mpq_ctx *ctx, struct mpq_arena *arena
     return MPQ_OK;
 }
 
-static enum mpq_status densify(struct mpq_ctx *ctx, struct mpq_arena *arena,
-                               Onnx__GraphProto *graph)
+static enum mpq_status densify(struct densifying *d, Onnx__GraphProto *graph)
 {
     if (graph->n_sparse_initializer) {
         size_t n = graph->n_initializer + graph->n_sparse_initializer;
-        graph->initializer = mpq_arena_grow(ctx, arena, graph->initializer, graph->n_initializer, n,
-                                            sizeof(Onnx__TensorProto *));
+        graph->initializer = mpq_arena_grow(d->ctx, d->arena, graph->initializer,
+                                            graph->n_initializer, n, sizeof(Onnx__TensorProto *));
         if (!graph->initializer)
             return MPQ_E_NOMEM;
         for (size_t i = 0; i < graph->n_sparse_initializer; i++)
-            MPQ_TRY(make_tensor(ctx, arena, graph->sparse_initializer[i],
+            MPQ_TRY(make_tensor(d, graph->sparse_initializer[i],
                                 &graph->initializer[graph->n_initializer++]));
         graph->n_sparse_initializer = 0;
     }
     for (size_t n = 0; n < graph->n_node; n++)
         for (size_t i = 0; i < graph->node[n]->n_attribute; i++)
-            MPQ_TRY(densify_attr(ctx, arena, graph->node[n], graph->node[n]->attribute[i]));
+            MPQ_TRY(densify_attr(d, graph->node[n], graph->node[n]->attribute[i]));
     return MPQ_OK;
 }
 
 enum mpq_status mpq_make_dense(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                Onnx__ModelProto *model)
 {
-    return densify(ctx, arena, model->graph);
+    struct densifying d = {ctx, arena, 0};
+    return densify(&d, model->graph);
 }

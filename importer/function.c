@@ -10,7 +10,7 @@ struct inlining {
     struct mpq_ctx *ctx;
     struct mpq_arena *arena;
     const Onnx__ModelProto *model;
-    uint32_t n_node; /* made so far, in all scopes */
+    uint32_t n_node; /* made so far, in all scopes, and calls written out */
 };
 
 static bool same_text(const char *a, const char *b)
@@ -210,10 +210,14 @@ static enum mpq_status put_body(struct inlining *in, const struct mpq_rewrite *o
     return put_nodes(in, &rewrite, depth);
 }
 
+/* Calls count as the nodes they become: functions of nothing but calls can double at each level. */
 static enum mpq_status put_node(struct inlining *in, struct mpq_rewrite *rewrite,
                                 Onnx__NodeProto *node, int depth)
 {
     const Onnx__FunctionProto *function = find_function(in, node);
+    if (++in->n_node > MPQ_LIMIT_NODES)
+        return mpq_fail(in->ctx, MPQ_E_LIMIT,
+                        "has more than %u nodes once functions are written out", MPQ_LIMIT_NODES);
     if (function)
         return put_call(in, rewrite, node, function, depth);
     for (size_t i = 0; i < node->n_attribute; i++) {
@@ -222,9 +226,6 @@ static enum mpq_status put_node(struct inlining *in, struct mpq_rewrite *rewrite
         for (size_t j = 0; j < node->attribute[i]->n_graphs; j++)
             MPQ_TRY(put_body(in, rewrite, node->attribute[i]->graphs[j], depth + 1));
     }
-    if (++in->n_node > MPQ_LIMIT_NODES)
-        return mpq_fail(in->ctx, MPQ_E_LIMIT,
-                        "has more than %u nodes once functions are written out", MPQ_LIMIT_NODES);
     return mpq_rewrite_append(rewrite, node);
 }
 

@@ -116,6 +116,10 @@ enum mpq_status mpq_rewrite_append(struct mpq_rewrite *rewrite, Onnx__NodeProto 
 enum mpq_status mpq_rewrite_append_initializer(struct mpq_rewrite *rewrite,
                                                Onnx__TensorProto *tensor)
 {
+    if (rewrite->n_initializer >= MPQ_LIMIT_NODES)
+        return mpq_fail(rewrite->ctx, MPQ_E_LIMIT,
+                        "has more than %u constants once functions and loops are written out",
+                        MPQ_LIMIT_NODES);
     rewrite->initializer =
         room(rewrite, rewrite->initializer, rewrite->n_initializer, &rewrite->initializer_capacity);
     if (!rewrite->initializer)
