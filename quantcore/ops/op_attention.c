@@ -46,6 +46,8 @@ static struct view view_of(const struct mpq_shape *shape, int64_t heads)
                              shape->dim[1] * shape->dim[2] * shape->dim[3],
                              shape->dim[2] * shape->dim[3],
                              shape->dim[3]};
+    if (heads < 0 || heads > shape->dim[2]) /* more than there is to share: does not fit */
+        heads = 0;
     int64_t size = heads > 0 ? shape->dim[2] / heads : 0;
     return (struct view){heads, shape->dim[1], size, shape->dim[1] * shape->dim[2],
                          size,  shape->dim[2]};

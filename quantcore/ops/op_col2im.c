@@ -14,17 +14,29 @@ struct geometry {
     int64_t n_image, n_tap, n_block;            /* elements of an image, of a block; blocks */
 };
 
+/* n entries of at least `least`, or `absent` where there is no such attribute. */
 static enum mpq_status read_list(struct mpq_ctx *ctx, const struct mpq_node *node, const char *name,
-                                 int n, int64_t absent, int64_t *out)
+                                 int n, int64_t absent, int64_t least, int64_t *out)
 {
     size_t n_list;
     const int64_t *list = mpq_attr_ints(&node->attr_set, name, &n_list);
     if (list && n_list != (size_t)n)
         return mpq_fail_node(ctx, node, MPQ_E_FORMAT, "%s has %zu entries, not %d", name, n_list,
                              n);
-    for (int i = 0; i < n; i++)
+    for (int i = 0; i < n; i++) {
         out[i] = list ? list[i] : absent;
+        if (out[i] < least || out[i] > INT32_MAX)
+            return mpq_fail_node(ctx, node, MPQ_E_FORMAT, "%s has the entry %lld", name,
+                                 (long long)out[i]);
+    }
     return MPQ_OK;
+}
+
+/* As large as can be where the product is larger: no tensor has so many elements. */
+static int64_t times(int64_t a, int64_t b)
+{
+    int64_t product;
+    return __builtin_mul_overflow(a, b, &product) ? INT64_MAX : product;
 }
 
 /* The values of inputs that infer has checked. */
@@ -33,9 +45,9 @@ static struct geometry geometry_of(const struct mpq_node *node, const struct mpq
     struct mpq_ctx quiet;
     mpq_ctx_init(&quiet);
     struct geometry g = {.n = (int)x[1]->shape.dim[0], .n_image = 1, .n_tap = 1, .n_block = 1};
-    bool good = read_list(&quiet, node, "strides", g.n, 1, g.stride) == MPQ_OK &&
-                read_list(&quiet, node, "dilations", g.n, 1, g.dilation) == MPQ_OK &&
-                read_list(&quiet, node, "pads", 2 * g.n, 0, g.pad) == MPQ_OK;
+    bool good = read_list(&quiet, node, "strides", g.n, 1, 1, g.stride) == MPQ_OK &&
+                read_list(&quiet, node, "dilations", g.n, 1, 1, g.dilation) == MPQ_OK &&
+                read_list(&quiet, node, "pads", 2 * g.n, 0, 0, g.pad) == MPQ_OK;
     MPQ_ASSERT(good);
     for (int d = 0; d < g.n; d++) {
         g.image[d] = mpq_tensor_int(x[1], d);
@@ -43,9 +55,9 @@ static struct geometry geometry_of(const struct mpq_node *node, const struct mpq
         int64_t room =
             g.image[d] + g.pad[d] + g.pad[g.n + d] - g.dilation[d] * (g.block[d] - 1) - 1;
         g.count[d] = room < 0 ? 0 : room / g.stride[d] + 1;
-        g.n_image *= g.image[d];
-        g.n_tap *= g.block[d];
-        g.n_block *= g.count[d];
+        g.n_image = times(g.n_image, g.image[d]);
+        g.n_tap = times(g.n_tap, g.block[d]);
+        g.n_block = times(g.n_block, g.count[d]);
     }
     return g;
 }
@@ -58,13 +70,13 @@ static enum mpq_status col2im_infer(struct mpq_ctx *ctx, const struct mpq_node *
     MPQ_TRY(mpq_check_float(ctx, node, x, 0));
     MPQ_TRY(mpq_const_ints(ctx, node, x, 1, "image_shape", MAX_DIMS, image, &n));
     MPQ_TRY(mpq_const_ints(ctx, node, x, 2, "block_shape", MAX_DIMS, block, &n_block));
-    MPQ_TRY(read_list(ctx, node, "pads", 2 * n, 0, list));
-    MPQ_TRY(read_list(ctx, node, "dilations", n, 1, list));
-    MPQ_TRY(read_list(ctx, node, "strides", n, 1, list));
+    MPQ_TRY(read_list(ctx, node, "pads", 2 * n, 0, 0, list));
+    MPQ_TRY(read_list(ctx, node, "dilations", n, 1, 1, list));
+    MPQ_TRY(read_list(ctx, node, "strides", n, 1, 1, list));
     struct mpq_shape shape = {.rank = n + 2};
     bool good = n > 0 && n == n_block && x[0]->shape.rank == 3;
     for (int d = 0; d < n && good; d++) {
-        good = image[d] > 0 && block[d] > 0 && list[d] > 0;
+        good = image[d] > 0 && image[d] <= INT32_MAX && block[d] > 0 && block[d] <= INT32_MAX;
         shape.dim[2 + d] = image[d];
     }
     if (good) {

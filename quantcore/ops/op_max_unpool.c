@@ -23,12 +23,20 @@ static enum mpq_status unpool_parse(struct mpq_ctx *ctx, struct mpq_arena *arena
         return mpq_fail_node(ctx, node, MPQ_E_FORMAT,
                              "kernel_shape, strides and pads have %zu, %zu, %zu entries", attrs.n,
                              attrs.n_stride, attrs.n_pad);
+    bool good = true;
     for (size_t i = 0; i < attrs.n; i++) {
         attrs.kernel[i] = kernel[i];
         attrs.stride[i] = stride ? stride[i] : 1;
-        for (size_t k = i; pad && k < 2 * attrs.n; k += attrs.n)
+        good &= attrs.kernel[i] > 0 && attrs.kernel[i] <= INT32_MAX;
+        good &= attrs.stride[i] > 0 && attrs.stride[i] <= INT32_MAX;
+        for (size_t k = i; pad && k < 2 * attrs.n; k += attrs.n) {
             attrs.pad[k] = pad[k];
+            good &= pad[k] >= 0 && pad[k] <= INT32_MAX;
+        }
     }
+    if (!good)
+        return mpq_fail_node(ctx, node, MPQ_E_FORMAT,
+                             "an entry of kernel_shape, strides or pads is out of range");
     node->attrs = mpq_arena_copy(ctx, arena, &attrs, sizeof attrs);
     return node->attrs ? MPQ_OK : MPQ_E_NOMEM;
 }

@@ -13,7 +13,9 @@ static enum mpq_status reverse_parse(struct mpq_ctx *ctx, struct mpq_arena *aren
 {
     struct attrs attrs = {mpq_attr_int(&node->attr_set, "batch_axis", 1),
                           mpq_attr_int(&node->attr_set, "time_axis", 0)};
-    if (attrs.batch_axis + attrs.time_axis != 1 || attrs.batch_axis * attrs.time_axis != 0)
+    bool good = (attrs.batch_axis == 0 && attrs.time_axis == 1) ||
+                (attrs.batch_axis == 1 && attrs.time_axis == 0);
+    if (!good)
         return mpq_fail_node(ctx, node, MPQ_E_FORMAT, "batch_axis and time_axis must be 0 and 1");
     node->attrs = mpq_arena_copy(ctx, arena, &attrs, sizeof attrs);
     return node->attrs ? MPQ_OK : MPQ_E_NOMEM;

@@ -5,6 +5,8 @@
 
 #include "quantcore/ops/op_util.h"
 
+#define MAX_SAMPLES 4096 /* along one side of a bin */
+
 struct attrs {
     bool is_max, half_pixel;
     int64_t height, width, sampling_ratio;
@@ -23,6 +25,9 @@ static enum mpq_status roi_align_parse(struct mpq_ctx *ctx, struct mpq_arena *ar
         .width = mpq_attr_int(set, "output_width", 1),
         .sampling_ratio = mpq_attr_int(set, "sampling_ratio", 0),
         .scale = (double)mpq_attr_float(set, "spatial_scale", 1.0f)};
+    if (attrs.sampling_ratio < 0 || attrs.sampling_ratio > MAX_SAMPLES)
+        return mpq_fail_node(ctx, node, MPQ_E_FORMAT, "sampling_ratio is %lld",
+                             (long long)attrs.sampling_ratio);
     node->attrs = mpq_arena_copy(ctx, arena, &attrs, sizeof attrs);
     return node->attrs ? MPQ_OK : MPQ_E_NOMEM;
 }
@@ -76,6 +81,13 @@ struct bin {
     int64_t n_row, n_column;
 };
 
+/* Samples along one side of a bin; a region that ends before it begins has none. */
+static int64_t n_sample(const struct attrs *attrs, double size)
+{
+    return attrs->sampling_ratio > 0 ? attrs->sampling_ratio
+                                     : (int64_t)fmax(fmin(ceil(size), MAX_SAMPLES), 0);
+}
+
 static struct bin bin_of(const struct mpq_kernel_args *args, int64_t region, int64_t h, int64_t w)
 {
     const struct attrs *attrs = args->node->attrs;
@@ -88,10 +100,7 @@ static struct bin bin_of(const struct mpq_kernel_args *args, int64_t region, int
     if (!attrs->half_pixel)
         width = fmax(width, 1), height = fmax(height, 1);
     double bin_h = height / (double)attrs->height, bin_w = width / (double)attrs->width;
-    struct bin bin = {.n_row = attrs->sampling_ratio > 0 ? attrs->sampling_ratio
-                                                         : (int64_t)fmin(ceil(bin_h), 4096),
-                      .n_column = attrs->sampling_ratio > 0 ? attrs->sampling_ratio
-                                                            : (int64_t)fmin(ceil(bin_w), 4096)};
+    struct bin bin = {.n_row = n_sample(attrs, bin_h), .n_column = n_sample(attrs, bin_w)};
     bin.row_step = bin_h / (double)bin.n_row;
     bin.column_step = bin_w / (double)bin.n_column;
     bin.row = top + (double)h * bin_h + bin.row_step / 2;

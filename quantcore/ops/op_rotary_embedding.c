@@ -31,7 +31,8 @@ static struct layout layout_of(const struct attrs *attrs, const struct mpq_shape
         l.heads = x->dim[1], l.sequence = x->dim[2], l.size = x->dim[3];
         l.place_step = l.size, l.head_step = l.sequence * l.size;
     } else {
-        l.heads = attrs->num_heads, l.sequence = x->dim[1];
+        l.heads = attrs->num_heads > 0 && attrs->num_heads <= x->dim[2] ? attrs->num_heads : 0;
+        l.sequence = x->dim[1];
         l.size = l.heads > 0 ? x->dim[2] / l.heads : 0;
         l.place_step = x->dim[2], l.head_step = l.size;
     }
