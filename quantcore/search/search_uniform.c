@@ -14,14 +14,16 @@ static void fill_units(const struct mpq_searcher *s, uint32_t first, uint32_t en
     }
 }
 
+/* *out_is_worse: it fits and loses more than one offered before. */
 static enum mpq_status offer(struct mpq_searcher *s, uint32_t width, uint32_t act_width,
-                             uint8_t *bits)
+                             uint8_t *bits, bool *out_is_worse)
 {
     double loss;
     bool is_accepted;
     fill_units(s, 0, s->problem->n_layer, width, bits);
     fill_units(s, s->problem->n_layer, s->n_unit, act_width, bits);
     MPQ_TRY(mpq_searcher_offer(s, bits, false, &loss, &is_accepted));
+    *out_is_worse = loss > s->best.uniform_loss;
     if (!isnan(loss) && !(loss >= s->best.uniform_loss)) {
         s->best.uniform_loss = loss;
         s->best.uniform_bits = (int)width;
@@ -35,9 +37,12 @@ enum mpq_status mpq_search_uniform(struct mpq_searcher *s)
     if (!bits)
         return MPQ_E_NOMEM;
     for (uint32_t width = MPQ_MAX_BITS; width >= MPQ_MIN_BITS; width--) {
-        MPQ_TRY(offer(s, width, MPQ_MAX_BITS, bits));
+        bool is_worse, narrow_is_worse = true;
+        MPQ_TRY(offer(s, width, MPQ_MAX_BITS, bits, &is_worse));
         if (s->problem->n_group)
-            MPQ_TRY(offer(s, width, width, bits));
+            MPQ_TRY(offer(s, width, width, bits, &narrow_is_worse));
+        if (is_worse && narrow_is_worse) /* then still narrower ones are, too */
+            break;
     }
     return MPQ_OK;
 }

@@ -334,6 +334,34 @@ static void evaluations_are_capped(void **state)
     }
 }
 
+static enum mpq_status score_but_narrow(struct mpq_ctx *ctx, void *arg, const uint8_t *bits,
+                                        double *out_sample_loss)
+{
+    const struct instance *in = arg;
+    bool is_narrow = true;
+    for (uint32_t l = 0; l < in->problem.n_layer; l++)
+        is_narrow = is_narrow && bits[l] < 7;
+    assert_false(is_narrow);
+    return score(ctx, arg, bits, out_sample_loss);
+}
+
+/* With room for all 8 bits, which are best, 7 bits are the last single width to be evaluated. */
+static void uniform_widths_end_at_the_first_that_is_worse(void **state)
+{
+    (void)state;
+    struct instance in;
+    struct mpq_search_result result;
+    make(&in, 3, 6);
+    for (uint32_t i = 0; i < 6 * MPQ_N_BITS; i++)
+        in.sensitivity[i] = in.truth[i] =
+            i % MPQ_N_BITS < MPQ_MIN_BITS ? (double)NAN : pow(4, -(double)(i % MPQ_N_BITS));
+    in.problem.score = score_but_narrow;
+    in.problem.cost[0].budget = 1000000;
+    search(&in, &result);
+    assert_int_equal(result.uniform_bits, 8);
+    mpq_arena_free(in.arena);
+}
+
 /* All widths cost and lose the same: the fewest bytes, found the same way each time. */
 static void ties_go_to_fewer_bytes(void **state)
 {
@@ -534,6 +562,7 @@ int main(void)
         cmocka_unit_test(search_reaches_the_optimum_of_an_additive_truth),
         cmocka_unit_test(search_is_never_worse_than_uniform),
         cmocka_unit_test(evaluations_are_capped),
+        cmocka_unit_test(uniform_widths_end_at_the_first_that_is_worse),
         cmocka_unit_test(ties_go_to_fewer_bytes),
         cmocka_unit_test(results_repeat),
         cmocka_unit_test(exact_size_decides),
