@@ -6,6 +6,7 @@
 #include "cli/input_shape.h"
 #include "cli/unfold.h"
 #include "importer/import.h"
+#include "quantcore/pass/cut.h"
 #include "quantcore/pass/pass.h"
 
 /* What could be found out; the tables are empty where the graph cannot be bound. */
@@ -15,7 +16,8 @@ struct model_facts {
     const struct mpq_graph *read, *graph; /* as imported, and simplified                   */
     bool is_bound;
     const char *why_not; /* the sentence, where not bound                                  */
-    struct mpq_binding binding;
+    struct mpq_cut cut;  /* of the simplified graph; `graph` is its whole                   */
+    struct mpq_binding binding; /* of cut.run                                              */
     struct mpq_layer_table layers;
 };
 
@@ -28,10 +30,14 @@ static enum mpq_status bind_or_explain(struct mpq_ctx *ctx, struct mpq_arena *ar
     enum mpq_status status = mpq_simplify(ctx, arena, facts->read, &simple);
     if (status == MPQ_OK) {
         facts->graph = simple;
-        status = mpq_bind_batch(ctx, arena, simple, 1, &facts->binding);
+        status = mpq_cut_bind(ctx, arena, simple, &facts->cut, &facts->binding);
     }
-    if (status == MPQ_OK)
-        status = mpq_layer_table_build(ctx, arena, simple, &facts->binding, &facts->layers);
+    if (status == MPQ_OK) {
+        facts->graph = facts->cut.whole;
+        status = mpq_layer_table_build(ctx, arena, facts->cut.run, &facts->binding, &facts->layers);
+    }
+    if (status == MPQ_OK && facts->cut.why && !facts->layers.n_layer)
+        status = mpq_fail(ctx, MPQ_E_UNSUPPORTED, "%s", facts->cut.why);
     facts->is_bound = status == MPQ_OK;
     if (facts->is_bound || status == MPQ_E_NOMEM || status == MPQ_E_CANCELLED)
         return status;
@@ -155,8 +161,8 @@ static enum mpq_status print_facts(struct mpq_ctx *ctx, struct mpq_arena *arena,
     print_count("parameters", n_param,
                 has_subgraphs(facts->read) ? ", without those of subgraphs" : "");
     if (facts->is_bound) {
-        for (mpq_node_id i = 0; i < facts->graph->n_node; i++)
-            macs += mpq_bind_macs(facts->graph, &facts->binding, i);
+        for (mpq_node_id i = 0; i < facts->cut.run->n_node; i++)
+            macs += mpq_bind_macs(facts->cut.run, &facts->binding, i);
         print_count("MACs", macs, " a sample");
     }
     return MPQ_OK;
@@ -214,6 +220,18 @@ static void print_rejected(const struct model_facts *facts)
     }
 }
 
+static enum mpq_status print_carried(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                     const struct mpq_cut *cut)
+{
+    const char *list = mpq_cut_list(ctx, arena, cut);
+    if (!list)
+        return MPQ_E_NOMEM;
+    if (cut->why)
+        printf("\n%" PRIu32 " node%s not run but carried as they are: %s\n  %s\n", cut->n_carried,
+               cut->n_carried == 1 ? "" : "s", list, cut->why);
+    return MPQ_OK;
+}
+
 /* Where nothing can be bound: the weights there are, quantizable or not. */
 static void print_weights(const struct mpq_graph *graph)
 {
@@ -259,6 +277,7 @@ enum mpq_status mpq_cmd_inspect(struct mpq_ctx *ctx, struct mpq_arena *arena,
     if (facts.is_bound) {
         print_layers(&facts);
         print_rejected(&facts);
+        MPQ_TRY(print_carried(ctx, arena, &facts.cut));
     } else {
         print_weights(facts.graph);
         printf("\nWhat can be quantized is not known: %s.\n", facts.why_not);

@@ -43,8 +43,16 @@ enum mpq_status mpq_pipeline_open(struct mpq_ctx *ctx, struct mpq_arena *arena,
     MPQ_TRY(mpq_input_shape_assume(ctx, arena, options, options->data, p->imported));
     MPQ_TRY(mpq_unfold(ctx, arena, options, &p->imported));
     MPQ_TRY(mpq_simplify(ctx, arena, p->imported, &p->graph));
-    MPQ_TRY(mpq_bind_batch(ctx, arena, p->graph, 1, &p->binding));
+    MPQ_TRY(mpq_cut_bind(ctx, arena, p->graph, &p->cut, &p->binding));
+    p->graph = p->cut.run;
     MPQ_TRY(mpq_layer_table_build(ctx, arena, p->graph, &p->binding, &p->layers));
+    if (!p->layers.n_layer && p->cut.why)
+        return mpq_fail(ctx, MPQ_E_UNSUPPORTED, "%s", p->cut.why);
+    if (p->cut.why)
+        mpq_log(ctx, MPQ_LOG_WARNING,
+                "%s; these and what depends on them, %u of %u nodes, stay float and are not run: "
+                "losses are measured where they read (--weights-only reaches weights in them)",
+                p->cut.why, p->cut.n_carried, p->cut.whole->n_node);
     if (!p->layers.n_layer)
         return mpq_fail(ctx, MPQ_E_UNSUPPORTED,
                         "%s: no layer can be quantized (see onnx-mpq inspect)", options->model);
@@ -74,8 +82,13 @@ static enum mpq_status open_dataset(struct mpq_ctx *ctx, struct mpq_pipeline *p,
     if (!shape)
         return MPQ_E_NOMEM;
     MPQ_TRY(mpq_bind_shapes(ctx, p->graph, 1, shape));
-    if (!path)
-        return mpq_dataset_synthesize(ctx, p->arena, p->imported, shape, 256, out);
+    if (!path) {
+        struct mpq_cut cut = {.run = p->imported};
+        struct mpq_binding binding;
+        if (p->cut.why)
+            MPQ_TRY(mpq_cut_bind(ctx, p->arena, p->imported, &cut, &binding));
+        return mpq_dataset_synthesize(ctx, p->arena, cut.run, shape, 256, out);
+    }
     return mpq_dataset_open(ctx, p->arena, path, labels, p->graph, shape, p->n_class,
                             &options->preprocess, out);
 }

@@ -9,6 +9,7 @@
 #include "cli/options.h"
 #include "cli/plan.h"
 #include "exporter/export.h"
+#include "quantcore/pass/cut.h"
 #include "quantcore/quant/report.h"
 #include "quantcore/quant/weight_fit.h"
 #include "quantcore/search/search.h"
@@ -35,7 +36,8 @@ struct mpq_pipeline {
 
     /* open */
     struct mpq_graph *imported; /* as the file has it                               */
-    struct mpq_graph *graph;    /* simplified; what is exported                     */
+    struct mpq_cut cut;         /* of the simplified graph; `whole` is what is exported */
+    struct mpq_graph *graph;    /* cut.run: all that stages look at                 */
     size_t float_bytes;         /* of the file and of external data                 */
     const char *external_name;  /* of the second output file, should there be one   */
     struct mpq_binding binding; /* of `graph` at batch 1                         */

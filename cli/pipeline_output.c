@@ -206,6 +206,8 @@ static enum mpq_status read_written(struct mpq_ctx *ctx, struct mpq_pipeline *p,
         MPQ_TRY(mpq_fuse_integer(ctx, p->arena, graph, &graph));
         MPQ_TRY(mpq_simplify(ctx, p->arena, graph, &graph));
     }
+    if (p->cut.n_carried)
+        MPQ_TRY(mpq_cut_like(ctx, p->arena, graph, &p->cut, &graph));
     if (p->run_graph != p->graph) {
         bool changed;
         MPQ_TRY(mpq_rebatch(ctx, p->arena, graph, &graph, &changed));
@@ -369,7 +371,7 @@ static enum mpq_status echo_options(struct mpq_ctx *ctx, struct mpq_pipeline *p,
                                     struct mpq_report *report)
 {
     size_t n = mpq_option_count(), n_version = mpq_version_count();
-    struct mpq_report_fact *fact = mpq_arena_alloc(ctx, p->arena, n + n_version + 8, sizeof *fact);
+    struct mpq_report_fact *fact = mpq_arena_alloc(ctx, p->arena, n + n_version + 9, sizeof *fact);
     if (!fact)
         return MPQ_E_NOMEM;
     uint32_t n_fact = 0;
@@ -399,6 +401,11 @@ static enum mpq_status echo_options(struct mpq_ctx *ctx, struct mpq_pipeline *p,
     };
     memcpy(fact + n_fact, counts, sizeof counts);
     n_fact += (uint32_t)MPQ_COUNT(counts);
+    if (p->cut.n_carried) {
+        report->n_carried = p->cut.n_carried;
+        report->carried = mpq_cut_list(ctx, p->arena, &p->cut);
+        fact[n_fact++] = (struct mpq_report_fact){"carried_nodes", report->carried};
+    }
     for (uint32_t i = 0; i < n_fact; i++)
         if (!fact[i].key || !fact[i].value)
             return MPQ_E_NOMEM;

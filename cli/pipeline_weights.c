@@ -27,6 +27,7 @@ enum mpq_status mpq_pipeline_open_weights(struct mpq_ctx *ctx, struct mpq_arena 
     MPQ_TRY(mpq_input_shape_assume(ctx, arena, options, NULL, p->imported));
     MPQ_TRY(mpq_unfold(ctx, arena, options, &p->imported));
     MPQ_TRY(mpq_simplify(ctx, arena, p->imported, &p->graph));
+    p->cut.whole = p->cut.run = p->graph;
     MPQ_TRY(mpq_layer_table_build(ctx, arena, p->graph, NULL, &p->layers));
     MPQ_TRY(mpq_pick_exclude(ctx, arena, options->exclude, p->graph, &p->layers));
     if (!p->layers.n_layer)

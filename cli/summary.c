@@ -95,6 +95,9 @@ void mpq_summary_print(FILE *file, const struct mpq_report *report)
         print_limit(file, report, i);
     print_saturation(file, report);
     print_verified(file, report);
+    if (report->carried)
+        fprintf(file, "%-12s  %" PRIu32 " node%s not run, as before: %s\n", "carried",
+                report->n_carried, report->n_carried == 1 ? "" : "s", report->carried);
     fprintf(file, "%-12s", "seconds");
     for (uint32_t i = 0; i < report->n_stage; i++) {
         fprintf(file, "  %s %.1f", report->stage[i].name, report->stage[i].seconds);

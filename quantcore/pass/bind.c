@@ -137,6 +137,29 @@ static bool has_known_inputs(const struct mpq_node *node, const struct mpq_bindi
     return node->op != NULL;
 }
 
+/* Bind the node, or leave its outputs unknown where that fails. With `is_strict` only what is
+ * UNSUPPORTED may fail. */
+static enum mpq_status try_node(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                const struct mpq_graph *graph, mpq_node_id id,
+                                struct mpq_binding *binding, bool is_strict, bool *out_runs)
+{
+    const struct mpq_node *node = &graph->node[id];
+    struct mpq_ctx quiet = *ctx;
+    enum mpq_status status = MPQ_E_UNSUPPORTED;
+    if (has_known_inputs(node, binding))
+        status = bind_node(&quiet, arena, graph, id, binding, &binding->is_folded[id]);
+    ctx->allocations_left = quiet.allocations_left;
+    *out_runs = status == MPQ_OK;
+    if (status == MPQ_OK)
+        return MPQ_OK;
+    if (status == MPQ_E_NOMEM || (is_strict && status != MPQ_E_UNSUPPORTED))
+        return mpq_fail(ctx, status, "%s", quiet.message);
+    for (uint32_t i = 0; i < node->n_out; i++)
+        if (node->out[i] != MPQ_NO_VALUE)
+            binding->tensor[node->out[i]] = (struct mpq_tensor){.shape.rank = MPQ_RANK_UNKNOWN};
+    return MPQ_OK;
+}
+
 enum mpq_status mpq_bind_partly(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                 const struct mpq_graph *graph, const struct mpq_shape *input,
                                 void *const *value, struct mpq_binding *out)
@@ -146,19 +169,8 @@ enum mpq_status mpq_bind_partly(struct mpq_ctx *ctx, struct mpq_arena *arena,
     for (uint32_t i = 0; i < graph->n_input; i++)
         binding.tensor[graph->input[i]].data = value[i];
     for (uint32_t n = 0; n < graph->n_node; n++) {
-        const struct mpq_node *node = &graph->node[n];
-        struct mpq_ctx quiet = *ctx;
-        enum mpq_status status = MPQ_E_UNSUPPORTED;
-        if (has_known_inputs(node, &binding))
-            status = bind_node(&quiet, arena, graph, n, &binding, &binding.is_folded[n]);
-        ctx->allocations_left = quiet.allocations_left;
-        if (status == MPQ_E_NOMEM)
-            return mpq_fail(ctx, status, "%s", quiet.message);
-        if (status == MPQ_OK)
-            continue;
-        for (uint32_t i = 0; i < node->n_out; i++)
-            if (node->out[i] != MPQ_NO_VALUE)
-                binding.tensor[node->out[i]] = (struct mpq_tensor){.shape.rank = MPQ_RANK_UNKNOWN};
+        bool runs;
+        MPQ_TRY(try_node(ctx, arena, graph, n, &binding, false, &runs));
     }
     *out = binding;
     return MPQ_OK;
@@ -214,6 +226,22 @@ enum mpq_status mpq_bind_batch(struct mpq_ctx *ctx, struct mpq_arena *arena,
     MPQ_TRY(check_known(ctx, graph)); /* before the user is asked for shapes in vain */
     MPQ_TRY(mpq_bind_shapes(ctx, graph, batch, shape));
     return mpq_bind(ctx, arena, graph, shape, out);
+}
+
+enum mpq_status mpq_bind_runnable(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                  const struct mpq_graph *graph, bool *out_runs,
+                                  struct mpq_binding *out)
+{
+    struct mpq_binding binding;
+    struct mpq_shape *shape = mpq_arena_alloc(ctx, arena, graph->n_input, sizeof *shape);
+    if (!shape)
+        return MPQ_E_NOMEM;
+    MPQ_TRY(mpq_bind_shapes(ctx, graph, 1, shape));
+    MPQ_TRY(bind_values(ctx, arena, graph, shape, &binding));
+    for (uint32_t n = 0; n < graph->n_node; n++)
+        MPQ_TRY(try_node(ctx, arena, graph, n, &binding, true, &out_runs[n]));
+    *out = binding;
+    return MPQ_OK;
 }
 
 uint64_t mpq_bind_macs(const struct mpq_graph *graph, const struct mpq_binding *binding,

@@ -39,6 +39,13 @@ enum mpq_status mpq_bind_batch(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                const struct mpq_graph *graph, int64_t batch,
                                struct mpq_binding *out) MPQ_CHECKED;
 
+/* At batch 1, all but the nodes that cannot be run (no row, or UNSUPPORTED at these shapes) and
+ * what depends on them: their outputs stay unknown (rank -1), out_runs [n_node] is false. Shapes
+ * that do not fit are an error as ever. */
+enum mpq_status mpq_bind_runnable(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                  const struct mpq_graph *graph, bool *out_runs,
+                                  struct mpq_binding *out) MPQ_CHECKED;
+
 /* Multiply-accumulates of a node at these shapes; 0 where folded or not counted. */
 uint64_t mpq_bind_macs(const struct mpq_graph *graph, const struct mpq_binding *binding,
                        mpq_node_id node);

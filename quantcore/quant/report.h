@@ -42,6 +42,8 @@ struct mpq_report {
     const struct mpq_report_layer *layer;
     const struct mpq_report_stage *stage;
     const struct mpq_report_fact *fact;
+    uint32_t n_carried;  /* nodes behind what can be run, in the file as they were */
+    const char *carried; /* which, as one text; NULL: none                         */
 
     /* The search, in its measure of loss. The estimate adds up what each layer's width adds to the
      * loss by itself; no allocation within the limits has one below `bound`. */

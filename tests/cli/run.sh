@@ -105,15 +105,15 @@ for command in 'inspect' 'lint' 'eval --data good.npz' 'convert -o out/a.onnx --
     }
 done
 refuse 3 'Blur' eval unknown.onnx --data good.npz
-refuse_convert 3 "(Blur of ai.onnx, opset 13); convert --weights-only needs not run the model" \
-    unknown.onnx --data good.npz
+refuse_convert 3 '(Blur of ai.onnx, opset 13)' unknown.onnx --data good.npz --recipe paper \
+    --bitops W4A4
 refuse 2 "the model has no input 'q'" inspect good.onnx --input-shape q=1x3
 refuse 2 'is no shape of one sample' inspect good.onnx --input-shape x=1x3
 refuse 2 'is not NAME=SIZExSIZE' inspect good.onnx --input-shape x=3x
 refuse 2 'is no input of one integer or bool' inspect good.onnx --input-value x=1
 refuse 2 'is not NAME=INTEGER' inspect good.onnx --input-value x
 expect 0 'Blur' inspect unknown.onnx
-expect 0 'conv (Conv): float [64,1,3,3]' inspect unknown.onnx
+expect 0 "carried as they are: 'pool' (Blur), 'flat' (Flatten), 'y' (Gemm)" inspect unknown.onnx
 expect 0 '2 layers can be quantized' inspect good.onnx
 expect 0 '[64,1,3,3]' inspect good.onnx
 
@@ -149,6 +149,14 @@ expect 0 '' convert good.onnx -o out/a.onnx --data good.npz --effort none --size
 cmp -s out/a.onnx first.onnx || complain "is not the same file twice"
 [ -s stdout ] || [ -s stderr ] && complain "is not quiet"
 expect 0 'top-1' eval out/a.onnx --data good.npz --reference good.onnx
+
+# ---- a model that ends in nodes that cannot be run ----
+rm -f out/*
+expect 0 'carried       3 nodes not run, as before' convert unknown.onnx --data good.npz --effort none \
+    --size 100% -o out/a.onnx
+expect 3 'cannot be run' eval out/a.onnx --data good.npz
+expect 0 'carried       3 nodes not run, as before' convert unknown.onnx --effort none --size 100% \
+    -o out/a.onnx --overwrite
 
 # ---- weights only: a model that cannot be run, and without data ----
 rm -f out/*
