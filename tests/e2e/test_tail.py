@@ -69,6 +69,25 @@ def custom():
     return made
 
 
+def loop():
+    """A Loop that runs as often as the data say; its body reads a value and a weight of the graph by name."""
+    made = model("""<ir_version: 8, opset_import: ["" : 13]>
+        g (float[1, 3, 16, 16] x) => (float[1, 6, 8, 8] e) {""" + BODY + """
+            hot = NonZero (e)
+            shape = Shape (hot)
+            count = Gather (shape, one)
+            trips = Min (count, three)
+        }""", one=np.array(1), three=np.array(3))
+    inside = parser.parse_graph("""b (int64 i, bool c, float[1, 6, 8, 8] s) => (bool more, float[1, 6, 8, 8] sum) {
+            more = Identity (c)
+            again = Conv (d, w2, b2)
+            sum = Add (s, again)
+        }""")
+    made.graph.node.append(helper.make_node("Loop", ["trips", "", "e"], ["y"], "loop", body=inside))
+    made.graph.output.append(helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1, 6, 8, 8]))
+    return made
+
+
 def run(*arguments):
     return subprocess.run([str(a) for a in arguments], capture_output=True, text=True, check=False)
 
@@ -160,6 +179,16 @@ def check_custom(tool, folder):
     assert done.returncode == 3 and "'warp' (Warp of TRT" in done.stderr and "--weights-only" in done.stderr, done.stderr
 
 
+def check_loop(tool, folder):
+    for more in (), ("--short-names",):
+        path, data, small, done = convert(tool, loop(), folder, "loop", "--effort", "none", *more)
+        assert "'loop' (Loop)" in done.stdout, done.stdout
+        before, after = (ort.InferenceSession(str(p)) for p in (path, small))
+        for x in np.load(data)["x"][:8]:
+            for want, got in zip(before.run(None, {"x": x[None]}), after.run(None, {"x": x[None]})):
+                assert np.abs(want - got).max() < 0.05 * np.ptp(want)
+
+
 def main():
     arguments = argparse.ArgumentParser()
     arguments.add_argument("tool")
@@ -167,6 +196,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         check_detector(tool, pathlib.Path(folder))
         check_custom(tool, pathlib.Path(folder))
+        check_loop(tool, pathlib.Path(folder))
     return 0
 
 
