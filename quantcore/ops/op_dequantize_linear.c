@@ -1,5 +1,4 @@
 /* DequantizeLinear: y = (x - zero_point) * scale, FLOAT; scale by tensor, axis or block. */
-#include "quantcore/base/thread.h"
 #include "quantcore/ir/small_float.h"
 #include "quantcore/ops/kernel/granularity.h"
 #include "quantcore/ops/op_util.h"
@@ -25,7 +24,6 @@ static enum mpq_status dequantize_linear_infer(struct mpq_ctx *ctx, const struct
 }
 
 struct job {
-    struct mpq_granularity g;
     const struct mpq_tensor *x, *zero_point;
     const mpq_real *scale;
     mpq_real *y;
@@ -47,8 +45,9 @@ static void dequantize_small_floats(const struct job *job, int64_t begin, int64_
         job->y[i] = (mpq_real)(mpq_tensor_double(job->x, i) - zero_point) * job->scale[at];
 }
 
-static void dequantize(const struct job *job, int64_t begin, int64_t n, int64_t at)
+static void dequantize(const void *arg, int64_t begin, int64_t n, int64_t at)
 {
+    const struct job *job = arg;
     if (mpq_is_small_float(job->x->dtype)) {
         dequantize_small_floats(job, begin, n, at);
         return;
@@ -82,41 +81,15 @@ static void dequantize(const struct job *job, int64_t begin, int64_t n, int64_t 
     }
 }
 
-/* Rows [begin, end) of outer * n. */
-static void dequantize_rows(void *arg, int64_t begin, int64_t end, int thread)
-{
-    const struct job *job = arg;
-    const struct mpq_granularity *g = &job->g;
-    (void)thread;
-    for (int64_t row = begin; row < end; row++) {
-        int64_t at = row / g->n * g->outer_step + row % g->n / g->block * g->block_step;
-        if (g->inner_step == 0)
-            dequantize(job, row * g->inner, g->inner, at);
-        else
-            for (int64_t i = 0; i < g->inner; i++)
-                dequantize(job, row * g->inner + i, 1, at + i);
-    }
-}
-
-/* The whole tensor with one scale. */
-static void dequantize_piece(void *arg, int64_t begin, int64_t end, int thread)
-{
-    (void)thread;
-    dequantize(arg, begin, end - begin, 0);
-}
-
 static void dequantize_linear_forward(const struct mpq_kernel_args *args)
 {
     struct job job = {.x = args->x[0],
                       .zero_point = mpq_input(args->node, args->x, 2),
                       .scale = args->x[1]->data,
                       .y = args->y[0]->data};
-    mpq_granularity_make(args->node, args->x, &job.g);
-    if (job.g.block_step == 0)
-        mpq_parallel_for(job.g.inner, MPQ_GRAIN, dequantize_piece, &job);
-    else
-        mpq_parallel_for(job.g.outer * job.g.n, 1 + MPQ_GRAIN / (job.g.inner + 1), dequantize_rows,
-                         &job);
+    struct mpq_granularity g;
+    mpq_granularity_make(args->node, args->x, &g);
+    mpq_granularity_run(&g, dequantize, &job);
 }
 
 const struct mpq_op mpq_op_dequantize_linear = {.name = "DequantizeLinear",

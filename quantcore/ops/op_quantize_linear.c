@@ -1,6 +1,5 @@
 /* QuantizeLinear: y = saturate(rint(x / scale) + zero_point), halves to even. x FLOAT or INT32; y
  * an integer of at most 16 bits; scale by tensor, axis or block. */
-#include "quantcore/base/thread.h"
 #include "quantcore/ir/small_float.h"
 #include "quantcore/ops/kernel/granularity.h"
 #include "quantcore/ops/kernel/real_math.h"
@@ -39,7 +38,6 @@ static void type_range(enum mpq_dtype dtype, int32_t *low, int32_t *high)
 }
 
 struct job {
-    struct mpq_granularity g;
     const struct mpq_tensor *x, *zero_point;
     const mpq_real *scale;
     struct mpq_tensor *y;
@@ -65,8 +63,9 @@ static void quantize_small_floats(const struct job *job, int64_t begin, int64_t 
             job->y->dtype, mpq_tensor_double(job->x, i) / (double)job->scale[at], job->saturates);
 }
 
-static void quantize(const struct job *job, int64_t begin, int64_t n, int64_t at)
+static void quantize(const void *arg, int64_t begin, int64_t n, int64_t at)
 {
+    const struct job *job = arg;
     if (mpq_is_small_float(job->y->dtype)) {
         quantize_small_floats(job, begin, n, at);
         return;
@@ -86,29 +85,6 @@ static void quantize(const struct job *job, int64_t begin, int64_t n, int64_t at
         QUANTIZE_LOOP(uint8_t, mpq_real);
 }
 
-/* Rows [begin, end) of outer * n. */
-static void quantize_rows(void *arg, int64_t begin, int64_t end, int thread)
-{
-    const struct job *job = arg;
-    const struct mpq_granularity *g = &job->g;
-    (void)thread;
-    for (int64_t row = begin; row < end; row++) {
-        int64_t at = row / g->n * g->outer_step + row % g->n / g->block * g->block_step;
-        if (g->inner_step == 0)
-            quantize(job, row * g->inner, g->inner, at);
-        else
-            for (int64_t i = 0; i < g->inner; i++)
-                quantize(job, row * g->inner + i, 1, at + i);
-    }
-}
-
-/* The whole tensor with one scale. */
-static void quantize_piece(void *arg, int64_t begin, int64_t end, int thread)
-{
-    (void)thread;
-    quantize(arg, begin, end - begin, 0);
-}
-
 static void quantize_linear_forward(const struct mpq_kernel_args *args)
 {
     struct job job = {.x = args->x[0],
@@ -117,12 +93,9 @@ static void quantize_linear_forward(const struct mpq_kernel_args *args)
                       .y = args->y[0],
                       .saturates = mpq_attr_int(&args->node->attr_set, "saturate", 1) != 0};
     type_range(job.y->dtype, &job.low, &job.high);
-    mpq_granularity_make(args->node, args->x, &job.g);
-    if (job.g.block_step == 0)
-        mpq_parallel_for(job.g.inner, MPQ_GRAIN, quantize_piece, &job);
-    else
-        mpq_parallel_for(job.g.outer * job.g.n, 1 + MPQ_GRAIN / (job.g.inner + 1), quantize_rows,
-                         &job);
+    struct mpq_granularity g;
+    mpq_granularity_make(args->node, args->x, &g);
+    mpq_granularity_run(&g, quantize, &job);
 }
 
 const struct mpq_op mpq_op_quantize_linear = {.name = "QuantizeLinear",

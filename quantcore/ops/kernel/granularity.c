@@ -1,5 +1,6 @@
 #include "quantcore/ops/kernel/granularity.h"
 
+#include "quantcore/base/thread.h"
 #include "quantcore/ops/op_util.h"
 
 enum mpq_status mpq_granularity_parse(struct mpq_ctx *ctx, struct mpq_arena *arena,
@@ -70,4 +71,43 @@ void mpq_granularity_make(const struct mpq_node *node, const struct mpq_tensor *
         out->block_step = out->inner;
         out->outer_step = out->inner * x[1]->shape.dim[axis];
     }
+}
+
+struct walk {
+    const struct mpq_granularity *g;
+    mpq_granularity_fn fn;
+    const void *job;
+};
+
+/* Rows [begin, end) of outer * n. */
+static void walk_rows(void *arg, int64_t begin, int64_t end, int thread)
+{
+    const struct walk *walk = arg;
+    const struct mpq_granularity *g = walk->g;
+    (void)thread;
+    for (int64_t row = begin; row < end; row++) {
+        int64_t at = row / g->n * g->outer_step + row % g->n / g->block * g->block_step;
+        if (g->inner_step == 0)
+            walk->fn(walk->job, row * g->inner, g->inner, at);
+        else
+            for (int64_t i = 0; i < g->inner; i++)
+                walk->fn(walk->job, row * g->inner + i, 1, at + i);
+    }
+}
+
+/* The whole tensor with one scale. */
+static void walk_piece(void *arg, int64_t begin, int64_t end, int thread)
+{
+    const struct walk *walk = arg;
+    (void)thread;
+    walk->fn(walk->job, begin, end - begin, 0);
+}
+
+void mpq_granularity_run(const struct mpq_granularity *g, mpq_granularity_fn fn, const void *job)
+{
+    struct walk walk = {g, fn, job};
+    if (g->block_step == 0)
+        mpq_parallel_for(g->inner, MPQ_GRAIN, walk_piece, &walk);
+    else
+        mpq_parallel_for(g->outer * g->n, 1 + MPQ_GRAIN / (g->inner + 1), walk_rows, &walk);
 }

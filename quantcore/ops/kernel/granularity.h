@@ -28,4 +28,9 @@ enum mpq_status mpq_granularity_check(struct mpq_ctx *ctx, const struct mpq_node
 void mpq_granularity_make(const struct mpq_node *node, const struct mpq_tensor *const *x,
                           struct mpq_granularity *out);
 
+/* Calls fn(job, begin, n, at) for all elements [begin, begin + n) of x that share scale `at`, in
+ * runs as long as there are, by the worker threads. */
+typedef void (*mpq_granularity_fn)(const void *job, int64_t begin, int64_t n, int64_t at);
+void mpq_granularity_run(const struct mpq_granularity *g, mpq_granularity_fn fn, const void *job);
+
 #endif
