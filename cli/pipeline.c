@@ -29,8 +29,9 @@ mpq_bits_mask mpq_pipeline_candidates(const struct mpq_options *options)
     return mask;
 }
 
-enum mpq_status mpq_pipeline_open(struct mpq_ctx *ctx, struct mpq_arena *arena,
-                                  const struct mpq_options *options, struct mpq_pipeline *p)
+enum mpq_status mpq_pipeline_load(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                  const struct mpq_options *options, const char *data,
+                                  struct mpq_pipeline *p)
 {
     *p = (struct mpq_pipeline){.options = options,
                                .arena = arena,
@@ -40,9 +41,15 @@ enum mpq_status mpq_pipeline_open(struct mpq_ctx *ctx, struct mpq_arena *arena,
     if (!p->external_name)
         return MPQ_E_NOMEM;
     MPQ_TRY(mpq_import_file(ctx, arena, options->model, &p->imported, &p->float_bytes));
-    MPQ_TRY(mpq_input_shape_assume(ctx, arena, options, options->data, p->imported));
+    MPQ_TRY(mpq_input_shape_assume(ctx, arena, options, data, p->imported));
     MPQ_TRY(mpq_unfold(ctx, arena, options, &p->imported));
-    MPQ_TRY(mpq_simplify(ctx, arena, p->imported, &p->graph));
+    return mpq_simplify(ctx, arena, p->imported, &p->graph);
+}
+
+enum mpq_status mpq_pipeline_open(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                  const struct mpq_options *options, struct mpq_pipeline *p)
+{
+    MPQ_TRY(mpq_pipeline_load(ctx, arena, options, options->data, p));
     MPQ_TRY(mpq_cut_bind(ctx, arena, p->graph, &p->cut, &p->binding));
     p->graph = p->cut.run;
     MPQ_TRY(mpq_layer_table_build(ctx, arena, p->graph, &p->binding, &p->layers));

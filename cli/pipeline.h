@@ -160,6 +160,15 @@ enum mpq_status mpq_pipeline_verify_weights(struct mpq_ctx *ctx, struct mpq_pipe
                                             const char *path,
                                             struct mpq_report *report) MPQ_CHECKED;
 
+/* What both ways of opening begin with: the model as a graph, with the sizes that the options and
+ * the samples at `data` (NULL: none) say. */
+enum mpq_status mpq_pipeline_load(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                  const struct mpq_options *options, const char *data,
+                                  struct mpq_pipeline *p) MPQ_CHECKED;
+
+/* What both ways of exporting end with: p->code to the bytes of p->file. */
+enum mpq_status mpq_pipeline_write(struct mpq_ctx *ctx, struct mpq_pipeline *p) MPQ_CHECKED;
+
 /* The widths that --bits allows. */
 mpq_bits_mask mpq_pipeline_candidates(const struct mpq_options *options);
 

@@ -58,6 +58,16 @@ static enum mpq_status check_saturation(struct mpq_ctx *ctx, struct mpq_pipeline
     return MPQ_OK;
 }
 
+enum mpq_status mpq_pipeline_write(struct mpq_ctx *ctx, struct mpq_pipeline *p)
+{
+    p->external_name = mpq_output_external_name(ctx, p->arena, p->options->output);
+    if (!p->external_name)
+        return MPQ_E_NOMEM;
+    struct mpq_export_plan plan = mpq_pipeline_export_plan(p);
+    plan.code = p->code;
+    return mpq_export(ctx, p->arena, &plan, &p->file);
+}
+
 enum mpq_status mpq_pipeline_export(struct mpq_ctx *ctx, struct mpq_pipeline *p)
 {
     if (!p->paper) { /* which has made its own */
@@ -67,12 +77,7 @@ enum mpq_status mpq_pipeline_export(struct mpq_ctx *ctx, struct mpq_pipeline *p)
         MPQ_TRY(mpq_supernet_codes(ctx, p->arena, &p->net, p->bits, p->code));
         MPQ_TRY(check_saturation(ctx, p));
     }
-    p->external_name = mpq_output_external_name(ctx, p->arena, p->options->output);
-    if (!p->external_name)
-        return MPQ_E_NOMEM;
-    struct mpq_export_plan plan = mpq_pipeline_export_plan(p);
-    plan.code = p->code;
-    return mpq_export(ctx, p->arena, &plan, &p->file);
+    return mpq_pipeline_write(ctx, p);
 }
 
 /* ---- verify ---- */

@@ -16,17 +16,7 @@
 enum mpq_status mpq_pipeline_open_weights(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                           const struct mpq_options *options, struct mpq_pipeline *p)
 {
-    *p = (struct mpq_pipeline){.options = options,
-                               .arena = arena,
-                               .scored = UINT32_MAX,
-                               .candidates = mpq_pipeline_candidates(options)};
-    p->external_name = mpq_output_external_name(ctx, arena, options->output);
-    if (!p->external_name)
-        return MPQ_E_NOMEM;
-    MPQ_TRY(mpq_import_file(ctx, arena, options->model, &p->imported, &p->float_bytes));
-    MPQ_TRY(mpq_input_shape_assume(ctx, arena, options, NULL, p->imported));
-    MPQ_TRY(mpq_unfold(ctx, arena, options, &p->imported));
-    MPQ_TRY(mpq_simplify(ctx, arena, p->imported, &p->graph));
+    MPQ_TRY(mpq_pipeline_load(ctx, arena, options, NULL, p));
     p->cut.whole = p->cut.run = p->graph;
     MPQ_TRY(mpq_layer_table_build(ctx, arena, p->graph, NULL, &p->layers));
     MPQ_TRY(mpq_pick_exclude(ctx, arena, options->exclude, p->graph, &p->layers));
@@ -90,12 +80,7 @@ enum mpq_status mpq_pipeline_export_weights(struct mpq_ctx *ctx, struct mpq_pipe
     for (uint32_t l = 0; l < p->layers.n_layer; l++)
         MPQ_TRY(mpq_weight_fit_code(ctx, p->arena, &p->layers.layer[l], weights_of(p, l),
                                     &p->fit[l * MPQ_N_BITS + p->bits[l]], &p->code[l]));
-    p->external_name = mpq_output_external_name(ctx, p->arena, p->options->output);
-    if (!p->external_name)
-        return MPQ_E_NOMEM;
-    struct mpq_export_plan plan = mpq_pipeline_export_plan(p);
-    plan.code = p->code;
-    return mpq_export(ctx, p->arena, &plan, &p->file);
+    return mpq_pipeline_write(ctx, p);
 }
 
 /* ---- verify ---- */
