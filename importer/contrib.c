@@ -610,7 +610,7 @@ static int64_t default_opset(const Onnx__ModelProto *model)
     return 0;
 }
 
-/* The last node that was made keeps the name of the one it ends. */
+/* The first of the nodes that were made has the name of the one they replace. */
 enum mpq_status mpq_translate_contrib(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                       Onnx__ModelProto *model)
 {
