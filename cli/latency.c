@@ -50,6 +50,16 @@ static enum mpq_status read_number(const struct table *t, uint32_t row, int colu
     return MPQ_OK;
 }
 
+/* A width, which is one of few integers. */
+static enum mpq_status read_bits(const struct table *t, uint32_t row, int column, double *out)
+{
+    MPQ_TRY(read_number(t, row, column, MPQ_MIN_BITS, MPQ_MAX_BITS, out));
+    if (*out != floor(*out))
+        return mpq_fail(t->ctx, MPQ_E_FORMAT, "%s: row %u: %s is %g, not an integer", t->path,
+                        row + 1, column_name[column], *out);
+    return MPQ_OK;
+}
+
 static enum mpq_status read_row(const struct table *t, uint32_t row)
 {
     const char *name = mpq_csv_field(&t->csv, row, t->column[NODE]);
@@ -61,10 +71,10 @@ static enum mpq_status read_row(const struct table *t, uint32_t row)
     if (!name || l == t->layers->n_layer)
         return mpq_fail(t->ctx, MPQ_E_FORMAT, "%s: row %u: no layer is named '%s'", t->path,
                         row + 1, name ? name : "");
-    MPQ_TRY(read_number(t, row, WEIGHT_BITS, MPQ_MIN_BITS, MPQ_MAX_BITS, &bits));
+    MPQ_TRY(read_bits(t, row, WEIGHT_BITS, &bits));
     MPQ_TRY(read_number(t, row, SECONDS, 0, 1e5, &seconds));
     if (has_act)
-        MPQ_TRY(read_number(t, row, ACTIVATION_BITS, MPQ_MIN_BITS, MPQ_MAX_BITS, &act));
+        MPQ_TRY(read_bits(t, row, ACTIVATION_BITS, &act));
     for (uint32_t a = MPQ_MIN_BITS; a <= MPQ_MAX_BITS; a++)
         if (!has_act || a == (uint32_t)act)
             *entry(t, l, (uint32_t)bits, a) = seconds;

@@ -229,6 +229,8 @@ void mpq_options_help(FILE *file, unsigned commands)
         fprintf(file, "\n%*s", HELP_COLUMN, "");
         int column = print_wrapped(file, row->help, HELP_COLUMN);
         const char *value = row->note ? row->note : row->argument ? row->initial : NULL;
+        if (commands & FROM && row->commands & KEPT && value)
+            value = "what the checkpoint has";
         if (value) {
             char text[128];
             snprintf(text, sizeof text, "Default: %s.", value);

@@ -77,6 +77,7 @@ done
 expect 0 'usage: onnx-mpq search CHECKPOINT' search --help
 expect 0 'usage: onnx-mpq apply CHECKPOINT PLAN.csv' apply --help
 expect 0 'Default: 20%.' convert --help
+expect 0 'Default: what the' search --help
 refuse 2 "'transmogrify' is not a command" transmogrify
 refuse 2 'did you mean inspect?' inspct
 refuse 2 'convert needs a model' convert
@@ -212,6 +213,7 @@ convert_again()
 printf 'node,weight_bits,seconds\n"conv",8,0.002\n"conv",4,0.001\n"y",8,0.001\n' >latency.csv
 printf 'node,weight_bits,seconds\n"conv",8,0.002\n' >short.csv
 printf 'node,weight_bits,seconds\n"conv",9,0.002\n' >wide.csv
+printf 'node,weight_bits,seconds\n"conv",3.5,0.002\n' >half.csv
 printf 'node,weight_bits,seconds\n"other",8,0.002\n' >other.csv
 printf 'node,seconds\n"conv",8\n' >column.csv
 convert_again 0 'average width ' --avg-bits 4
@@ -233,6 +235,8 @@ refuse_convert 4 'no allocation fits average width' good.onnx --data good.npz --
 refuse_convert 1 "no row of the layer 'y'" good.onnx --data good.npz --latency short.csv \
     --max-latency 1s
 refuse_convert 1 "row 2: weight_bits is '9'" good.onnx --data good.npz --latency wide.csv \
+    --max-latency 1s
+refuse_convert 1 "row 2: weight_bits is 3.5, not an integer" good.onnx --data good.npz --latency half.csv \
     --max-latency 1s
 refuse_convert 1 "no layer is named 'other'" good.onnx --data good.npz --latency other.csv \
     --max-latency 1s
