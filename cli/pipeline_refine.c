@@ -2,8 +2,8 @@
 #include "cli/pipeline.h"
 #include "quantcore/supernet/round.h"
 
-/* The fewer, the more arithmetic a sample takes and the more layers gather from it; a resumed run is
- * to take seconds. A function of model and data alone, so that a run repeats. */
+/* The fewer, the more arithmetic a sample takes and the more layers gather from it; a resumed run
+ * is to take seconds. A function of model and data alone, so that a run repeats. */
 static uint32_t n_sample(const struct mpq_pipeline *p)
 {
     enum { LEAST = 32, MOST = 512 };

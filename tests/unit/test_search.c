@@ -362,6 +362,24 @@ static void uniform_widths_end_at_the_first_that_is_worse(void **state)
     mpq_arena_free(in.arena);
 }
 
+/* 7 bits that nothing may have are not a single width, though 6 bits would do in their place. */
+static void uniform_widths_are_candidates(void **state)
+{
+    (void)state;
+    struct instance in;
+    struct mpq_search_result result;
+    make(&in, 3, 6);
+    for (uint32_t i = 0; i < 6 * MPQ_N_BITS; i++) {
+        uint32_t b = i % MPQ_N_BITS;
+        in.sensitivity[i] = in.truth[i] =
+            b < MPQ_MIN_BITS || b >= 7 ? (double)NAN : pow(4, -(double)b);
+    }
+    in.problem.cost[0].budget = 1000000;
+    search(&in, &result);
+    assert_int_equal(result.uniform_bits, 6);
+    mpq_arena_free(in.arena);
+}
+
 /* All widths cost and lose the same: the fewest bytes, found the same way each time. */
 static void ties_go_to_fewer_bytes(void **state)
 {
@@ -563,6 +581,7 @@ int main(void)
         cmocka_unit_test(search_is_never_worse_than_uniform),
         cmocka_unit_test(evaluations_are_capped),
         cmocka_unit_test(uniform_widths_end_at_the_first_that_is_worse),
+        cmocka_unit_test(uniform_widths_are_candidates),
         cmocka_unit_test(ties_go_to_fewer_bytes),
         cmocka_unit_test(results_repeat),
         cmocka_unit_test(exact_size_decides),
