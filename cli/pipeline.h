@@ -115,8 +115,8 @@ enum mpq_status mpq_pipeline_tune(struct mpq_ctx *ctx, struct mpq_pipeline *p) M
 enum mpq_status mpq_pipeline_search(struct mpq_ctx *ctx, struct mpq_pipeline *p) MPQ_CHECKED;
 
 /* Round once more for the allocation found, layer after layer, aimed at the float model's answers,
- * and keep it where that helps on the decide part. p->net is then a copy, in p->arena, of the
- * family that it was. */
+ * and keep it where that helps on the decide part, by more than the standard error. p->net is then
+ * a copy, in p->arena, of the family that it was. */
 enum mpq_status mpq_pipeline_refine(struct mpq_ctx *ctx, struct mpq_pipeline *p) MPQ_CHECKED;
 enum mpq_status mpq_pipeline_export(struct mpq_ctx *ctx, struct mpq_pipeline *p) MPQ_CHECKED;
 

@@ -44,7 +44,7 @@ enum mpq_status mpq_pipeline_refine(struct mpq_ctx *ctx, struct mpq_pipeline *p)
     double gain = mpq_search_mean(p->found.sample_loss, loss, p->decide.n, &error);
     mpq_log(ctx, MPQ_LOG_INFO, "rounding for the allocation: loss %.5f to %.5f", p->found.loss,
             p->found.loss - gain);
-    p->refining_helped = gain > 0;
+    p->refining_helped = gain > error;
     if (!p->refining_helped)
         return MPQ_OK;
     p->net = refined;

@@ -131,15 +131,38 @@ static enum mpq_status score(struct mpq_searcher *s, const uint8_t *bits, double
     return add_trial(s, bits, *out_loss);
 }
 
-static bool is_better(const struct mpq_searcher *s, double loss, uint64_t bytes, bool surely)
+/* Whether no unit is narrower in a than in b. */
+static bool is_nowhere_narrower(const uint8_t *a, const uint8_t *b, uint32_t n)
+{
+    for (uint32_t u = 0; u < n; u++)
+        if (a[u] < b[u])
+            return false;
+    return true;
+}
+
+/* Standard errors of the paired difference by which the offered allocation must beat the best. More
+ * bits in one place and fewer in none do not hurt: what speaks against that is taken for noise
+ * until it is two standard errors. */
+static double handicap(const struct mpq_searcher *s, const uint8_t *bits, bool surely)
+{
+    if (is_nowhere_narrower(bits, s->best.bits, s->n_unit))
+        return -2;
+    if (is_nowhere_narrower(s->best.bits, bits, s->n_unit))
+        return 2;
+    return surely ? 1 : 0;
+}
+
+static bool is_better(const struct mpq_searcher *s, const uint8_t *bits, double loss,
+                      uint64_t bytes, bool surely)
 {
     const struct mpq_search_problem *p = s->problem;
     double error = 0;
     if (!s->has_best)
         return true;
-    if (surely && p->score && isfinite(s->best.loss))
+    if (p->score && isfinite(loss) && isfinite(s->best.loss))
         mpq_search_mean(s->sample_loss, s->best.sample_loss, p->n_sample, &error);
-    return loss < s->best.loss - error || (loss == s->best.loss && bytes < s->best.cost[0]);
+    return loss < s->best.loss - handicap(s, bits, surely) * error ||
+           (loss == s->best.loss && bytes < s->best.cost[0]);
 }
 
 enum mpq_status mpq_searcher_offer(struct mpq_searcher *s, const uint8_t *bits, bool surely,
@@ -161,7 +184,7 @@ enum mpq_status mpq_searcher_offer(struct mpq_searcher *s, const uint8_t *bits, 
     if (!fits)
         return MPQ_OK;
     MPQ_TRY(score(s, bits, out_loss));
-    if (is_better(s, *out_loss, cost[0], surely)) {
+    if (is_better(s, bits, *out_loss, cost[0], surely)) {
         memcpy(s->best.bits, bits, s->n_unit);
         memcpy(s->best.cost, cost, sizeof cost);
         memcpy(s->best.sample_loss, s->sample_loss, p->n_sample * sizeof *s->sample_loss);

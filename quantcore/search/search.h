@@ -55,8 +55,10 @@ struct mpq_search_result {
 /* Runs the strategies of search_list.inc in their order, each beginning with the best allocation so
  * far. The result keeps all limits and is, by mean score, not worse than the best by the estimate
  * and every uniform allocation that fits, as far as max_scores allows; a step away from these is
- * taken only where it is better by more than the standard error of the paired difference. Equal
- * losses: fewer bytes wins, then the one found first; strategies look at low indices first.
+ * taken only where it is better by more than the standard error of the paired difference. Of two
+ * allocations of which one is nowhere narrower that one wins, whatever is compared, unless it is
+ * worse by more than two standard errors. Equal losses: fewer bytes wins, then the one found first;
+ * strategies look at low indices first.
  * INFEASIBLE, naming the least there is, where nothing fits; NUMERIC where a layer has no width.
  * Reports its progress as stage "search". */
 enum mpq_status mpq_search(struct mpq_ctx *ctx, struct mpq_arena *arena,

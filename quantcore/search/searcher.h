@@ -35,8 +35,9 @@ enum mpq_status mpq_searcher_measure(struct mpq_searcher *s, const uint8_t *bits
 bool mpq_searcher_is_exhausted(const struct mpq_searcher *s); /* no more evaluations allowed */
 
 /* Score the allocation if it fits, and keep it if it is the best: by its mean, or, `surely`, by
- * more than the standard error of the difference. An allocation that was offered before costs
- * nothing. out_loss: NaN where it does not fit or no evaluation was left. */
+ * more than the standard error of the difference; one that is nowhere narrower than the best, or
+ * nowhere wider, as mpq_search() says. An allocation that was offered before costs nothing.
+ * out_loss: NaN where it does not fit or no evaluation was left. */
 enum mpq_status mpq_searcher_offer(struct mpq_searcher *s, const uint8_t *bits, bool surely,
                                    double *out_loss, bool *out_accepted) MPQ_CHECKED;
 
