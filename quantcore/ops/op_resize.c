@@ -3,6 +3,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "quantcore/base/simd.h"
 #include "quantcore/ops/kernel/move.h"
 #include "quantcore/ops/op_util.h"
 
@@ -239,7 +240,8 @@ static size_t resize_workspace(const struct mpq_node *node, const struct mpq_ten
     (void)node, (void)x, (void)training;
     for (int i = 0; i < y[0]->shape.rank; i++)
         n += (size_t)y[0]->shape.dim[i];
-    return n * MAX_TAP * sizeof(struct tap);
+    size_t row = (size_t)y[0]->shape.dim[y[0]->shape.rank - 1];
+    return MAX_TAP * (n * sizeof(struct tap) + row * sizeof(mpq_real));
 }
 
 /* For axis i, index k of y along it: n_tap[i] taps from tap[i][k * n_tap[i]] on. */
@@ -247,6 +249,8 @@ struct plan {
     int rank;
     int n_tap[MPQ_MAX_RANK];
     struct tap *tap[MPQ_MAX_RANK];
+    int64_t base[MAX_TAP]; /* of the rows of x whose interpolations `row` has; -1: none */
+    mpq_real *row;         /* [MAX_TAP, row of y] */
 };
 
 static void make_plan(const struct mpq_kernel_args *args, struct plan *plan)
@@ -270,12 +274,15 @@ static void make_plan(const struct mpq_kernel_args *args, struct plan *plan)
                 make_taps(a, plan->n_tap[i], source(a, k, scale[i], shape->dim[i], out[i]),
                           shape->dim[i], stride[i], tap);
     }
+    plan->row = (mpq_real *)tap;
+    for (int i = 0; i < MAX_TAP; i++)
+        plan->base[i] = -1;
 }
 
 /* fn(args, plan, y index of the row, x base, weight) for each row of y and each combination of taps
  * of the axes outside of the row; `is_first` for the first combination. */
-typedef void row_fn(const struct mpq_kernel_args *args, const struct plan *plan, int64_t at,
-                    int64_t base, mpq_real weight, bool is_first);
+typedef void row_fn(const struct mpq_kernel_args *args, struct plan *plan, int64_t at, int64_t base,
+                    mpq_real weight, bool is_first);
 
 static void for_each_row(const struct mpq_kernel_args *args, row_fn *fn)
 {
@@ -305,7 +312,7 @@ static void for_each_row(const struct mpq_kernel_args *args, row_fn *fn)
     }
 }
 
-static void move_row(const struct mpq_kernel_args *args, const struct plan *plan, int64_t at,
+static void move_row(const struct mpq_kernel_args *args, struct plan *plan, int64_t at,
                      int64_t base, mpq_real weight, bool is_first)
 {
     size_t bytes = mpq_dtype_bytes(args->y[0]->dtype);
@@ -317,22 +324,48 @@ static void move_row(const struct mpq_kernel_args *args, const struct plan *plan
         memcpy(y + (size_t)i * bytes, x + (size_t)tap[i].offset * bytes, bytes);
 }
 
-static void add_row(const struct mpq_kernel_args *args, const struct plan *plan, int64_t at,
-                    int64_t base, mpq_real weight, bool is_first)
+/* sum[i] = the interpolation along the row of x from `base` on. */
+static void interpolate(const struct tap *tap, int n_tap, const mpq_real *x, int64_t n,
+                        mpq_real *restrict sum)
 {
-    int n_tap = plan->n_tap[plan->rank - 1];
-    const struct tap *tap = plan->tap[plan->rank - 1];
-    const mpq_real *x = (const mpq_real *)args->x[0]->data + base;
-    mpq_real *y = (mpq_real *)args->y[0]->data + at;
-    for (int64_t i = 0; i < args->y[0]->shape.dim[plan->rank - 1]; i++, tap += n_tap) {
-        mpq_real sum = 0;
+    if (n_tap == 2) {
+        for (int64_t i = 0; i < n; i++, tap += 2)
+            sum[i] = 0 + tap[0].weight * x[tap[0].offset] + tap[1].weight * x[tap[1].offset];
+        return;
+    }
+    for (int64_t i = 0; i < n; i++, tap += n_tap) {
+        sum[i] = 0;
         for (int t = 0; t < n_tap; t++)
-            sum += tap[t].weight * x[tap[t].offset];
-        y[i] = (is_first ? 0 : y[i]) + weight * sum;
+            sum[i] += tap[t].weight * x[tap[t].offset];
     }
 }
 
-static void backward_row(const struct mpq_kernel_args *args, const struct plan *plan, int64_t at,
+MPQ_MULTIVERSION
+static void add_weighted(int64_t n, mpq_real weight, const mpq_real *restrict sum,
+                         mpq_real *restrict y)
+{
+    for (int64_t i = 0; i < n; i++)
+        y[i] += weight * sum[i];
+}
+
+/* Neighbouring rows of y come from the same few rows of x: their interpolations are kept. */
+static void add_row(const struct mpq_kernel_args *args, struct plan *plan, int64_t at, int64_t base,
+                    mpq_real weight, bool is_first)
+{
+    int last = plan->rank - 1;
+    int64_t n = args->y[0]->shape.dim[last], n_x = args->x[0]->shape.dim[last];
+    int slot = (int)(base / n_x % MAX_TAP);
+    mpq_real *sum = plan->row + slot * n, *y = (mpq_real *)args->y[0]->data + at;
+    if (plan->base[slot] != base)
+        interpolate(plan->tap[last], plan->n_tap[last], (const mpq_real *)args->x[0]->data + base,
+                    n, sum);
+    plan->base[slot] = base;
+    if (is_first)
+        memset(y, 0, (size_t)n * sizeof *y);
+    add_weighted(n, weight, sum, y);
+}
+
+static void backward_row(const struct mpq_kernel_args *args, struct plan *plan, int64_t at,
                          int64_t base, mpq_real weight, bool is_first)
 {
     int n_tap = plan->n_tap[plan->rank - 1];

@@ -42,30 +42,43 @@ static int64_t line_offset(const struct job *job, int64_t i)
     return i / job->inner * job->n * job->inner + i % job->inner;
 }
 
-static mpq_real line_max(const mpq_real *x, int64_t n, int64_t step)
+/* In eight strands where step is 1, so that it vectorises. */
+MPQ_INLINE mpq_real line_max(const mpq_real *x, int64_t n, int64_t step)
 {
-    mpq_real max = x[0];
-    for (int64_t k = 1; k < n; k++)
+    mpq_real max = x[0], strand[8];
+    int64_t k = 0;
+    if (step == 1 && n >= 8) {
+        for (int j = 0; j < 8; j++)
+            strand[j] = x[j];
+        for (k = 8; k + 8 <= n; k += 8)
+            for (int j = 0; j < 8; j++)
+                strand[j] = x[k + j] > strand[j] ? x[k + j] : strand[j];
+        for (int j = 0; j < 8; j++)
+            max = strand[j] > max ? strand[j] : max;
+    }
+    for (; k < n; k++)
         max = x[k * step] > max ? x[k * step] : max;
     return max;
 }
 
 /* y = e^(x - max); in two loops, so that the first vectorises where step is 1. Returns the sum. */
-static double line_exp(const mpq_real *restrict x, mpq_real *restrict y, int64_t n, int64_t step,
-                       mpq_real max)
+MPQ_INLINE double line_exp(const mpq_real *restrict x, mpq_real *restrict y, int64_t n,
+                           int64_t step, mpq_real max)
 {
     double sum = 0;
-    if (step == 1)
+    if (step == 1) {
         for (int64_t k = 0; k < n; k++)
             y[k] = mpq_exp_saturated(x[k] - max);
-    else
-        for (int64_t k = 0; k < n; k++)
-            y[k * step] = mpq_exp_saturated(x[k * step] - max);
-    for (int64_t k = 0; k < n; k++)
+        return mpq_sum(y, n);
+    }
+    for (int64_t k = 0; k < n; k++) {
+        y[k * step] = mpq_exp_saturated(x[k * step] - max);
         sum += (double)y[k * step];
+    }
     return sum;
 }
 
+MPQ_MULTIVERSION
 static void softmax_lines(void *arg, int64_t begin, int64_t end, int thread)
 {
     const struct job *job = arg;
@@ -75,12 +88,17 @@ static void softmax_lines(void *arg, int64_t begin, int64_t end, int thread)
         const mpq_real *x = job->in + line_offset(job, i);
         mpq_real *y = job->out + line_offset(job, i);
         mpq_real scale = (mpq_real)(1 / line_exp(x, y, n, step, line_max(x, n, step)));
-        for (int64_t k = 0; k < n; k++)
-            y[k * step] *= scale;
+        if (step == 1)
+            for (int64_t k = 0; k < n; k++)
+                y[k] *= scale;
+        else
+            for (int64_t k = 0; k < n; k++)
+                y[k * step] *= scale;
     }
 }
 
 /* dx_k = y_k (dy_k - sum dy y) */
+MPQ_MULTIVERSION
 static void softmax_back_lines(void *arg, int64_t begin, int64_t end, int thread)
 {
     const struct job *job = arg;
@@ -97,6 +115,7 @@ static void softmax_back_lines(void *arg, int64_t begin, int64_t end, int thread
     }
 }
 
+MPQ_MULTIVERSION
 static void log_softmax_lines(void *arg, int64_t begin, int64_t end, int thread)
 {
     const struct job *job = arg;
@@ -113,6 +132,7 @@ static void log_softmax_lines(void *arg, int64_t begin, int64_t end, int thread)
 }
 
 /* dx_k = dy_k - e^y_k sum dy */
+MPQ_MULTIVERSION
 static void log_softmax_back_lines(void *arg, int64_t begin, int64_t end, int thread)
 {
     const struct job *job = arg;

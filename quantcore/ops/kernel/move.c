@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "quantcore/base/thread.h"
+#include "quantcore/ops/kernel/tile.h"
 #include "quantcore/ops/op_util.h"
 
 void mpq_move_init(struct mpq_move *move, const struct mpq_shape *shape)
@@ -68,6 +69,47 @@ static void copy_piece(void *arg, int64_t begin, int64_t end, int thread)
                   copy->x + bytes * span.offset[1], x_step);
 }
 
+/* Matrices [columns, rows] of y that lie transposed in x, in blocks of columns. */
+struct transposition {
+    struct mpq_loop outer; /* over the matrices */
+    int64_t rows, columns, ldx;
+    int64_t n_block; /* of BLOCK_COLUMNS or more, of each matrix */
+    mpq_real *y;
+    const mpq_real *x;
+};
+
+#define BLOCK_COLUMNS 64
+
+static bool find_transposition(const struct mpq_loop *loop, struct transposition *out)
+{
+    int last = loop->rank - 1;
+    if (last < 1 || loop->stride[0][last] != 1 || loop->stride[1][last - 1] != 1 ||
+        loop->dim[last] < mpq_tile_best()->lanes)
+        return false;
+    out->outer = *loop;
+    out->outer.rank = last - 1;
+    mpq_loop_merge(&out->outer);
+    out->rows = loop->dim[last];
+    out->columns = loop->dim[last - 1];
+    out->ldx = loop->stride[1][last];
+    out->n_block = out->columns < BLOCK_COLUMNS ? 1 : out->columns / BLOCK_COLUMNS;
+    return true;
+}
+
+static void transpose_piece(void *arg, int64_t begin, int64_t end, int thread)
+{
+    const struct transposition *t = arg;
+    struct mpq_span matrix;
+    (void)thread;
+    for (int64_t i = begin; i < end; i++) {
+        int64_t block = i % t->n_block, first = block * BLOCK_COLUMNS;
+        int64_t last = block == t->n_block - 1 ? t->columns : first + BLOCK_COLUMNS;
+        mpq_span_first(&matrix, &t->outer, i / t->n_block, i / t->n_block + 1);
+        mpq_tile_best()->transpose(t->rows, last - first, t->x + matrix.offset[1] + first, t->ldx,
+                                   t->y + matrix.offset[0] + first * t->rows, t->rows);
+    }
+}
+
 void mpq_move_forward(struct mpq_move *move, const struct mpq_tensor *x, struct mpq_tensor *y)
 {
     size_t bytes = mpq_dtype_bytes(y->dtype);
@@ -76,6 +118,12 @@ void mpq_move_forward(struct mpq_move *move, const struct mpq_tensor *x, struct 
                         .bytes = bytes,
                         .y = (uint8_t *)y->data + (ptrdiff_t)bytes * move->y_offset,
                         .x = (const uint8_t *)x->data + (ptrdiff_t)bytes * move->x_offset};
+    struct transposition t = {.y = (mpq_real *)(void *)copy.y,
+                              .x = (const mpq_real *)(const void *)copy.x};
+    if (y->dtype == MPQ_FLOAT && find_transposition(&move->loop, &t)) {
+        mpq_parallel_for(mpq_loop_count(&t.outer) * t.n_block, 1, transpose_piece, &t);
+        return;
+    }
     mpq_parallel_for(mpq_loop_count(&move->loop), MPQ_GRAIN, copy_piece, &copy);
 }
 

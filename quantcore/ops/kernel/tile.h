@@ -50,8 +50,8 @@ struct mpq_tile_set {
     void (*correlate)(int64_t n, int64_t n_k, const mpq_real *g, const int64_t *offset,
                       const mpq_real *s, mpq_real *c);
 
-    /* t[j * ldt + i] = a[i * lda + j] for i in 0 .. rows, j in 0 .. columns; of t more may be
-     * written, up to i rounded up to lanes. */
+    /* t[j * ldt + i] = a[i * lda + j] for i in 0 .. rows, j in 0 .. columns. Where rows < lanes, of
+     * t more may be written, up to i = lanes. */
     void (*transpose)(int64_t rows, int64_t columns, const mpq_real *a, int64_t lda, mpq_real *t,
                       int64_t ldt);
 };
