@@ -28,6 +28,9 @@ struct mpq_exec_options {
                               first output of its node); NULL: none. Takes less memory than seeds */
     mpq_exec_hook *hook;
     void *hook_arg;
+    size_t max_bytes; /* as few of values as that takes are computed again by backward instead of
+                         being kept, with results the same bit for bit; if all that can be is not
+                         enough, the exec takes more. 0: no limit                               */
 };
 
 /* graph and the arrays of the binding must outlive the exec, which lives in `arena`. UNSUPPORTED
@@ -36,6 +39,12 @@ enum mpq_status mpq_exec_create(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                 const struct mpq_graph *graph, const struct mpq_binding *binding,
                                 const struct mpq_exec_options *options,
                                 struct mpq_exec **out) MPQ_CHECKED;
+
+/* The mpq_exec_bytes() of such an exec, without creating it. */
+enum mpq_status mpq_exec_measure(struct mpq_ctx *ctx, const struct mpq_graph *graph,
+                                 const struct mpq_binding *binding,
+                                 const struct mpq_exec_options *options,
+                                 size_t *out_bytes) MPQ_CHECKED;
 
 /* A value's tensor: to fill an input before forward, to read an output or kept value after it. */
 struct mpq_tensor *mpq_exec_tensor(struct mpq_exec *exec, mpq_value_id value);
@@ -69,5 +78,8 @@ mpq_real *mpq_exec_grad(struct mpq_exec *exec, mpq_value_id value);
 void mpq_exec_backward(struct mpq_exec *exec);
 
 size_t mpq_exec_bytes(const struct mpq_exec *exec); /* activations, gradients and workspace */
+
+/* The share of a forward pass that backward runs again, by products and elements written. */
+double mpq_exec_again(const struct mpq_exec *exec);
 
 #endif

@@ -100,15 +100,18 @@ static void pull_piece(void *arg, int64_t begin, int64_t end, int thread)
     pull(job->dy + begin, job->y + begin, job->widest + begin, end - begin, job->factor);
 }
 
-/* The mitigation's gradient, when backward comes to a layer's output. */
-static void add_alignment(void *arg, mpq_value_id v)
+/* The mitigation, when backward comes to a layer's output: the widest path's is remembered, and
+ * gives others a gradient. */
+static void align(void *arg, mpq_value_id v)
 {
     enum { GRAIN = 16384 };
     struct tuner *t = arg;
     uint32_t l = t->layer_of[v];
+    const struct mpq_tensor *y = mpq_exec_tensor(t->network.exec, v);
+    if (t->path == 0)
+        memcpy(t->layer[l].widest_y, y->data, mpq_tensor_bytes(y));
     if (t->path == 0 || t->bits[l] != mpq_bits_lowest(t->net->layer[l].active))
         return;
-    const struct mpq_tensor *y = mpq_exec_tensor(t->network.exec, v);
     int64_t n = mpq_shape_count(&y->shape);
     double power = t->options->stats[l].output_power * (double)n;
     struct pull_job job = {.dy = mpq_exec_grad(t->network.exec, v),
@@ -148,11 +151,13 @@ static enum mpq_status create(struct mpq_ctx *ctx, struct mpq_arena *arena, stru
             for (uint32_t i = 0; i < graph->node[n].n_in; i++)
                 if (graph->node[n].in[i] == layers->layer[l].weight)
                     t->node_of[l] = n;
-    MPQ_TRY(mpq_network_create(
-        ctx, arena, graph, batch,
-        &(struct mpq_exec_options){
-            .want_grad = want, .hooked = hooked, .hook = add_alignment, .hook_arg = t},
-        &t->network));
+    MPQ_TRY(mpq_network_create(ctx, arena, graph, batch,
+                               &(struct mpq_exec_options){.want_grad = want,
+                                                          .hooked = hooked,
+                                                          .hook = align,
+                                                          .hook_arg = t,
+                                                          .max_bytes = t->options->max_bytes},
+                               &t->network));
     for (uint32_t l = 0; l < layers->n_layer; l++)
         MPQ_TRY(create_layer_state(ctx, arena, t, l));
     return mpq_sampler_create(ctx, arena, t->net, t->options->sensitivity, &t->sampler);
@@ -177,14 +182,6 @@ static void draw_widest(const struct mpq_supernet *net, uint8_t *bits)
 {
     for (uint32_t l = 0; l < net->layers->n_layer; l++)
         bits[l] = (uint8_t)mpq_bits_highest(net->layer[l].active);
-}
-
-static void remember_widest(struct tuner *t)
-{
-    for (uint32_t l = 0; l < t->net->layers->n_layer; l++) {
-        const struct mpq_tensor *y = mpq_exec_tensor(t->network.exec, t->net->layers->layer[l].y);
-        memcpy(t->layer[l].widest_y, y->data, mpq_tensor_bytes(y));
-    }
 }
 
 /* From gradients of the quantized weights to those of latent weights, scales and biases. */
@@ -229,8 +226,6 @@ static double run_path(struct tuner *t, uint32_t path)
     mpq_exec_zero_grad(network->exec);
     double loss = mpq_network_loss(network, t->targets, t->row, network->batch, 0);
     mpq_network_loss(network, t->targets, t->row, network->batch, 1 / (loss + MPQ_TUNE_LOSS_FLOOR));
-    if (t->options->align && path == 0)
-        remember_widest(t);
     mpq_exec_backward(network->exec);
     collect_gradients(t);
     return loss;

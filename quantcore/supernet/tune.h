@@ -20,6 +20,7 @@ struct mpq_tune_options {
     double scale_rate;         /* of the channel scales, relative                                 */
     double bias_rate;          /* of the biases, over the layer output's root mean square         */
     double align_weight;       /* of the mitigation against the distillation loss                 */
+    size_t max_bytes;          /* of activations and gradients, see engine/exec.h; 0: no limit    */
     const double *sensitivity; /* guides the random paths, see sample.h */
     const struct mpq_layer_stats *stats; /* [n_layer] of the float model          */
 };

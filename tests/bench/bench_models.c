@@ -1,9 +1,10 @@
 /* What running and tuning real models costs, as CSV on stdout:
- *   bench_models [-t threads] [-w work] MODEL.onnx BATCH [MODEL.onnx BATCH ...]
+ *   bench_models [-t threads] [-w work] [-m megabytes] MODEL.onnx BATCH [MODEL.onnx BATCH ...]
  *
  * work is "forward", "train" (a tuning step: the widest path and three random ones, distilled, with
  * the update of all parameters; on noise) or "nodes" (one row an operator: its nodes in one forward
- * pass); without -w the first two. FLOPs are counted once: 2 a multiply-accumulate, and three times
+ * pass); without -w the first two. -m: what activations and gradients of a tuning step may take.
+ * FLOPs are counted once: 2 a multiply-accumulate, and three times
  * that for forward with backward. Bytes are those of a node's inputs and outputs. Rates are also
  * given as shares of a 2048 cube product of BLAS and of a large copy in the same run. Each work is
  * measured in a process of its own, whose peak resident memory its rows give. */
@@ -36,6 +37,7 @@ struct bench {
     struct mpq_arena *arena;
     const char *name;
     uint32_t batch;
+    size_t max_bytes; /* 0: no limit */
     const struct mpq_graph *graph;
     struct mpq_binding binding; /* at the batch */
     struct mpq_layer_table layers;
@@ -314,6 +316,7 @@ static void measure_training(struct bench *b)
                                                  .scale_rate = 2e-4,
                                                  .bias_rate = 1e-4,
                                                  .align_weight = 0.1,
+                                                 .max_bytes = b->max_bytes,
                                                  .sensitivity = sensitivity,
                                                  .stats = t.observer.stats},
                       &result));
@@ -372,12 +375,15 @@ int main(int argc, char **argv)
                 {"train", measure_training, true},
                 {"nodes", measure_nodes, false}};
     int option, threads = 1;
+    size_t max_bytes = 0;
     const char *wanted = NULL;
-    while ((option = getopt(argc, argv, "t:w:")) != -1) {
+    while ((option = getopt(argc, argv, "t:w:m:")) != -1) {
         if (option == 't')
             threads = atoi(optarg);
         else if (option == 'w')
             wanted = optarg;
+        else if (option == 'm')
+            max_bytes = (size_t)atol(optarg) << 20;
         else
             return 2;
     }
@@ -388,7 +394,7 @@ int main(int argc, char **argv)
     printf("model,batch,work,ms,gflops,of_sgemm,gbytes,of_copy,peak_mb\n");
     for (int i = optind; i + 1 < argc; i += 2)
         for (size_t k = 0; k < sizeof work / sizeof *work; k++) {
-            struct bench b = {.peaks = peaks};
+            struct bench b = {.peaks = peaks, .max_bytes = max_bytes};
             if (wanted ? strcmp(wanted, work[k].name) == 0 : work[k].by_default)
                 in_child(&b, argv[i], (uint32_t)atoi(argv[i + 1]), work[k].measure);
         }
