@@ -252,6 +252,73 @@ CONTRIB = {
 }
 
 
+def attention(inputs, nodes, feeds, opset=17, **arrays):
+    """Nodes of com.microsoft on inputs whose first dimension is the samples; the last result is y."""
+    made = model(f"""<ir_version: 8, opset_import: ["" : {opset}, "com.microsoft" : 1]>
+        g ({inputs}) => (float y) {{ {nodes} }}""", **arrays)
+    made.graph.output[0].type.tensor_type.ClearField("shape")
+    return lambda: (made, feeds)
+
+
+def nibbles(name, rows, columns):
+    codes = RANDOM.integers(0, 16, (rows, columns))
+    return helper.make_tensor(name, TensorProto.UINT4, (rows, columns), codes.ravel().tolist())
+
+
+WORDS = {"ids": RANDOM.integers(0, 9, (8, 5)).astype(np.int32), "kinds": RANDOM.integers(0, 2, (8, 5)).astype(np.int32),
+         "mask": (np.arange(5) < RANDOM.integers(1, 6, (8, 1))).astype(np.int32)}
+PLACES = RANDOM.integers(0, 9, (8, 5))
+HEADS = {"w": weight(8, 24) / 2, "b": weight(24)}
+NORM = {name: weight(8) for name in ("gamma", "beta")}
+ATTENTION = {
+    "attention": attention("float[N, 5, 8] x, int32[N, 5] mask", f"""
+        a = {M}Attention <num_heads = 2> (x, w, b, mask)
+        c = {M}Attention <num_heads = 4, unidirectional = 1, scale = 0.3> (a, w, b)
+        y = {M}Attention <num_heads = 2, qkv_hidden_sizes = [8, 8, 8]> (c, w, b, , , added)""",
+                           {"x": weight(8, 5, 8), "mask": WORDS["mask"]}, added=weight(1, 2, 5, 5), **HEADS),
+    "attention_past": attention("float[1, 5, 8] x", f"""
+        y, now = {M}Attention <num_heads = 2, unidirectional = 1> (x, w, b, , past)""",
+                                {"x": weight(8, 5, 8)}, opset=12, past=weight(2, 1, 2, 3, 4), **HEADS),
+    "bert": attention("int32[N, 5] ids, int32[N, 5] kinds, int32[N, 5] mask", f"""
+        e, n = {M}EmbedLayerNormalization (ids, kinds, words, places, segments, gamma, beta, mask)
+        a = {M}Attention <num_heads = 2> (e, w, b, n)
+        y = {M}SkipLayerNormalization (a, e, gamma, beta)""", WORDS, words=weight(9, 8), places=weight(7, 8),
+                      segments=weight(2, 8), **HEADS, **NORM),
+    "embedding": attention("int32[N, 5] ids, int32[N, 5] at", f"""
+        e, n, s = {M}EmbedLayerNormalization (ids, , words, places, , gamma, beta, , at)
+        f, m, t = {M}EmbedLayerNormalization (ids, , words, places, , gamma, beta)
+        a = Add (e, s)  c = Add (a, f)  y = MatMul (c, w)""",
+                           {"ids": WORDS["ids"], "at": PLACES.astype(np.int32)}, opset=12, words=weight(9, 8),
+                           places=weight(9, 8), w=HEADS["w"], **NORM),
+    "multi_head": attention("float[N, 5, 8] x, int32[N, 5] mask", f"""
+        q = MatMul (x, w8)  k = MatMul (x, v8)
+        a, pk, pv = {M}MultiHeadAttention <num_heads = 2> (q, k, x, b, mask)
+        c = {M}MultiHeadAttention <num_heads = 4, unidirectional = 1> (a, k, x)
+        d, ck, cv = {M}MultiHeadAttention <num_heads = 2, scale = 0.2> (c, x, x, b, , , pk, pv)
+        y = Add (d, x)""", {"x": weight(8, 5, 8), "mask": WORDS["mask"]}, w8=weight(8, 8), v8=weight(8, 8), b=HEADS["b"]),
+    "quantized_attention": attention("float[N, 5, 8] x", f"""
+        q, s, z = DynamicQuantizeLinear (x)
+        y = {M}QAttention <num_heads = 2, unidirectional = 1> (q, w, b, s, scale, , z, zero)""",
+                                     {"x": weight(8, 5, 8)}, w=RANDOM.integers(0, 255, (8, 24), dtype=np.uint8),
+                                     b=HEADS["b"], scale=np.float32(0.01), zero=np.uint8(120)),
+    "rotary": attention("float[N, 5, 16] x, float[N, 2, 5, 8] h, int64[N, 5] at", f"""
+        a = {M}RotaryEmbedding <num_heads = 2> (x, at, cos, sin)
+        c = {M}RotaryEmbedding <interleaved = 1> (x, at, cos, sin)
+        d = {M}RotaryEmbedding <rotary_embedding_dim = 4, num_heads = 2> (h, at, cos2, sin2)
+        e = Transpose <perm = [0, 2, 1, 3]> (d)  f = Reshape (e, shape)
+        g = Concat <axis = -1> (a, c, f)  y = MatMul (g, w)""",
+                        {"x": weight(8, 5, 16), "h": weight(8, 2, 5, 8), "at": PLACES}, cos=weight(9, 4), sin=weight(9, 4),
+                        cos2=weight(9, 2), sin2=weight(9, 2), shape=np.int64([0, 0, 16]), w=weight(48, 8)),
+    "gather_blocks": attention("int64[N, 3] at", f"""
+        a = {M}GatherBlockQuantized <block_size = 16> (t, at, s, z)
+        c = {M}GatherBlockQuantized <block_size = 32, gather_axis = 1, quantize_axis = 0> (u, at, r)
+        d = {M}GatherBlockQuantized <block_size = 16, bits = 4, quantize_axis = 1> (p, at, s)
+        e = Add (a, d)  f = ReduceMean <axes = [-1]> (c)  g = ReduceMean <axes = [0], keepdims = 0> (f)
+        y = Add (e, g)""", {"at": PLACES[:, :3]}, initializers=[nibbles("t", 9, 32), nibbles("z", 9, 2), nibbles("u", 64, 9)],
+                               s=weight(9, 2), r=weight(2, 9), p=packed(9, 32, 4)),
+}
+
+
 def old():
     """IR 3, opset 7, initializers listed as inputs."""
     made = model(
@@ -267,13 +334,14 @@ def old():
 
 
 CASES = {case.__name__: case for case in (functions, known_if, computed_if, loop_count, loop_stops, scan, sparse,
-                                          half, double, bfloat, old)} | CONTRIB
-NO_LAYER = {"loop_stops", "gelus", "layer_norms", "rms_norms", "dynamic"}
+                                          half, double, bfloat, old)} | CONTRIB | ATTENTION
+NO_LAYER = {"loop_stops", "gelus", "layer_norms", "rms_norms", "dynamic", "quantized_attention", "gather_blocks"}
 
 
 def run_ort(path, feeds):
     session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    types = {"tensor(float16)": np.float16, "tensor(double)": np.float64, "tensor(float)": np.float32}
+    types = {"tensor(float16)": np.float16, "tensor(double)": np.float64, "tensor(float)": np.float32,
+             "tensor(int32)": np.int32, "tensor(int64)": np.int64}
     results = []
     for i in range(len(next(iter(feeds.values())))):
         feed = {n.name: feeds[n.name][i:i + 1].astype(types[n.type]) for n in session.get_inputs()}

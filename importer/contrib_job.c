@@ -1,0 +1,311 @@
+#include "importer/contrib_job.h"
+
+#include <string.h>
+
+#include "importer/import_tensor.h"
+
+#define MAX_IN 5 /* of a node that is made */
+
+char *mpq_job_in(const struct mpq_job *job, size_t i)
+{
+    return i < job->node->n_input && *job->node->input[i] ? job->node->input[i] : NULL;
+}
+
+char *mpq_job_out(const struct mpq_job *job, size_t i)
+{
+    return i < job->node->n_output && *job->node->output[i] ? job->node->output[i] : NULL;
+}
+
+float mpq_job_float(const struct mpq_job *job, const char *name, float absent)
+{
+    const Onnx__AttributeProto *attr = mpq_rewrite_attr(job->node, name);
+    return attr && attr->has_f ? attr->f : absent;
+}
+
+int64_t mpq_job_int(const struct mpq_job *job, const char *name, int64_t absent)
+{
+    const Onnx__AttributeProto *attr = mpq_rewrite_attr(job->node, name);
+    return attr && attr->has_i ? attr->i : absent;
+}
+
+bool mpq_job_attr_is(const struct mpq_job *job, const char *name, const char *value)
+{
+    const Onnx__AttributeProto *attr = mpq_rewrite_attr(job->node, name);
+    return attr && attr->s.len == strlen(value) && memcmp(attr->s.data, value, attr->s.len) == 0;
+}
+
+const Onnx__TensorProto *mpq_job_constant(const struct mpq_job *job, const char *name)
+{
+    for (size_t i = 0; name && i < job->rewrite->n_initializer; i++)
+        if (job->rewrite->initializer[i]->name &&
+            strcmp(job->rewrite->initializer[i]->name, name) == 0)
+            return job->rewrite->initializer[i];
+    return NULL;
+}
+
+static char *check(struct mpq_job *job, enum mpq_status status, char *name)
+{
+    if (status == MPQ_OK)
+        return name;
+    job->failed = true;
+    return NULL;
+}
+
+char *mpq_make_name(struct mpq_job *job, const char *stem)
+{
+    char *name = NULL;
+    if (job->failed)
+        return NULL;
+    enum mpq_status status = mpq_rewrite_name(job->rewrite, stem, &name);
+    return check(job, status, name);
+}
+
+char *mpq_make_list(struct mpq_job *job, const char *op_type, char *to, size_t n, char *const *in)
+{
+    static char absent[] = "";
+    char *list[MAX_IN];
+    MPQ_ASSERT(n <= MAX_IN);
+    for (size_t i = 0; i < n; i++)
+        list[i] = in[i] ? in[i] : absent;
+    if (!to)
+        to = mpq_make_name(job, op_type);
+    if (job->failed)
+        return NULL;
+    return check(job, mpq_rewrite_op(job->rewrite, op_type, n, list, to), to);
+}
+
+char *mpq_make(struct mpq_job *job, const char *op_type, char *to, char *a, char *b, char *c)
+{
+    char *in[] = {a, b, c};
+    return mpq_make_list(job, op_type, to, c ? 3 : b ? 2 : 1, in);
+}
+
+char *mpq_make_with(struct mpq_job *job, const char *op_type, char *to, char *a, const char *attr,
+                    int64_t value)
+{
+    if (!to)
+        to = mpq_make_name(job, op_type);
+    if (job->failed)
+        return NULL;
+    return check(job, mpq_rewrite_op_with(job->rewrite, op_type, 1, &a, to, attr, value), to);
+}
+
+char *mpq_make_constant(struct mpq_job *job, const struct mpq_tensor *tensor)
+{
+    struct mpq_ctx *ctx = job->rewrite->ctx;
+    Onnx__TensorProto *proto = mpq_arena_alloc(ctx, job->rewrite->arena, 1, sizeof *proto);
+    int64_t *dims = mpq_arena_copy(ctx, job->rewrite->arena, tensor->shape.dim,
+                                   (size_t)tensor->shape.rank * sizeof *dims);
+    char *name = mpq_make_name(job, "constant");
+    if (!proto || !dims || !name) {
+        job->failed = true;
+        return NULL;
+    }
+    onnx__tensor_proto__init(proto);
+    proto->name = name;
+    proto->has_data_type = proto->has_raw_data = 1;
+    proto->data_type = (int32_t)tensor->dtype;
+    proto->n_dims = (size_t)tensor->shape.rank;
+    proto->dims = dims;
+    proto->raw_data = (ProtobufCBinaryData){mpq_tensor_bytes(tensor), tensor->data};
+    return check(job, mpq_rewrite_append_initializer(job->rewrite, proto), name);
+}
+
+static char *make_integers(struct mpq_job *job, int rank, int64_t n, const int64_t *value)
+{
+    char *name = NULL;
+    if (job->failed)
+        return NULL;
+    enum mpq_status status = mpq_rewrite_constant(job->rewrite, MPQ_INT64, rank, n, value, &name);
+    return check(job, status, name);
+}
+
+char *mpq_make_int(struct mpq_job *job, int64_t value)
+{
+    return make_integers(job, 0, 1, &value);
+}
+
+char *mpq_make_ints(struct mpq_job *job, int64_t n, const int64_t *value)
+{
+    return make_integers(job, 1, n, value);
+}
+
+char *mpq_make_number(struct mpq_job *job, float value)
+{
+    float *data = mpq_arena_copy(job->rewrite->ctx, job->rewrite->arena, &value, sizeof value);
+    if (!data) {
+        job->failed = true;
+        return NULL;
+    }
+    return mpq_make_constant(job, &(struct mpq_tensor){MPQ_FLOAT, {.rank = 0}, data});
+}
+
+char *mpq_make_like(struct mpq_job *job, const char *op_type, char *to, size_t n,
+                    const char *const *keeps)
+{
+    struct mpq_ctx *ctx = job->rewrite->ctx;
+    Onnx__NodeProto *copy = mpq_arena_copy(ctx, job->rewrite->arena, job->node, sizeof *copy);
+    Onnx__AttributeProto **attr = mpq_arena_alloc(ctx, job->rewrite->arena, job->node->n_attribute,
+                                                  sizeof(Onnx__AttributeProto *));
+    char **out = mpq_arena_alloc(ctx, job->rewrite->arena, 1, sizeof *out);
+    if (!to)
+        to = mpq_make_name(job, op_type);
+    if (!copy || !attr || !out || job->failed) {
+        job->failed = true;
+        return NULL;
+    }
+    copy->op_type = (char *)(uintptr_t)op_type;
+    copy->domain = NULL;
+    copy->n_input = job->node->n_input < n ? job->node->n_input : n;
+    out[0] = to;
+    copy->output = out;
+    copy->n_output = 1;
+    copy->n_attribute = 0;
+    for (size_t i = 0; i < job->node->n_attribute; i++)
+        for (const char *const *keep = keeps; *keep; keep++)
+            if (job->node->attribute[i]->name && strcmp(job->node->attribute[i]->name, *keep) == 0)
+                attr[copy->n_attribute++] = job->node->attribute[i];
+    copy->attribute = attr;
+    return check(job, mpq_rewrite_append(job->rewrite, copy), to);
+}
+
+/* An attribute that is still to be given its value, of the node made last. */
+static Onnx__AttributeProto *add_attr(struct mpq_job *job, const char *name,
+                                      Onnx__AttributeProto__AttributeType type)
+{
+    struct mpq_rewrite *rewrite = job->rewrite;
+    if (job->failed)
+        return NULL;
+    Onnx__NodeProto *node = rewrite->node[rewrite->n_node - 1];
+    Onnx__AttributeProto *attr = mpq_arena_alloc(rewrite->ctx, rewrite->arena, 1, sizeof *attr);
+    Onnx__AttributeProto **list =
+        mpq_arena_grow(rewrite->ctx, rewrite->arena, node->attribute, node->n_attribute,
+                       node->n_attribute + 1, sizeof(Onnx__AttributeProto *));
+    if (!attr || !list) {
+        job->failed = true;
+        return NULL;
+    }
+    onnx__attribute_proto__init(attr);
+    attr->name = (char *)(uintptr_t)name;
+    attr->has_type = 1;
+    attr->type = type;
+    list[node->n_attribute++] = attr;
+    node->attribute = list;
+    return attr;
+}
+
+void mpq_set_float(struct mpq_job *job, const char *name, float value)
+{
+    Onnx__AttributeProto *attr = add_attr(job, name, ONNX__ATTRIBUTE_PROTO__ATTRIBUTE_TYPE__FLOAT);
+    if (!attr)
+        return;
+    attr->has_f = 1;
+    attr->f = value;
+}
+
+void mpq_set_int(struct mpq_job *job, const char *name, int64_t value)
+{
+    Onnx__AttributeProto *attr = add_attr(job, name, ONNX__ATTRIBUTE_PROTO__ATTRIBUTE_TYPE__INT);
+    if (!attr)
+        return;
+    attr->has_i = 1;
+    attr->i = value;
+}
+
+void mpq_set_ints(struct mpq_job *job, const char *name, size_t n, const int64_t *value)
+{
+    int64_t *copy = mpq_arena_copy(job->rewrite->ctx, job->rewrite->arena, value, n * sizeof *copy);
+    job->failed |= !copy;
+    Onnx__AttributeProto *attr = add_attr(job, name, ONNX__ATTRIBUTE_PROTO__ATTRIBUTE_TYPE__INTS);
+    if (!attr)
+        return;
+    attr->n_ints = n;
+    attr->ints = copy;
+}
+
+void mpq_set_string(struct mpq_job *job, const char *name, const char *text)
+{
+    Onnx__AttributeProto *attr = add_attr(job, name, ONNX__ATTRIBUTE_PROTO__ATTRIBUTE_TYPE__STRING);
+    if (!attr)
+        return;
+    attr->has_s = 1;
+    attr->s = (ProtobufCBinaryData){strlen(text), (uint8_t *)(uintptr_t)text};
+}
+
+/* Of a value that the file declares, or NULL. */
+static const Onnx__TypeProto__Tensor *declared(const Onnx__GraphProto *graph, const char *name)
+{
+    Onnx__ValueInfoProto **list[] = {graph->input, graph->value_info, graph->output};
+    const size_t n[] = {graph->n_input, graph->n_value_info, graph->n_output};
+    for (size_t k = 0; k < MPQ_COUNT(list); k++)
+        for (size_t i = 0; i < n[k]; i++)
+            if (list[k][i]->name && strcmp(list[k][i]->name, name) == 0 && list[k][i]->type &&
+                list[k][i]->type->value_case == ONNX__TYPE_PROTO__VALUE_TENSOR_TYPE)
+                return list[k][i]->type->tensor_type;
+    return NULL;
+}
+
+static const Onnx__NodeProto *producer(const Onnx__GraphProto *graph, const char *name)
+{
+    for (size_t n = 0; n < graph->n_node; n++)
+        for (size_t i = 0; i < graph->node[n]->n_output; i++)
+            if (graph->node[n]->op_type && strcmp(graph->node[n]->output[i], name) == 0)
+                return graph->node[n];
+    return NULL;
+}
+
+static bool is_cast(const Onnx__NodeProto *node)
+{
+    return node && strcmp(node->op_type, "Cast") == 0 && node->n_input == 1;
+}
+
+const Onnx__NodeProto *mpq_job_maker(const struct mpq_job *job, const char *name)
+{
+    const Onnx__GraphProto *graph = job->rewrite->graph;
+    const Onnx__NodeProto *maker = producer(graph, name);
+    for (size_t n = 0; n < graph->n_node && is_cast(maker); n++) /* a file may have circles */
+        maker = producer(graph, maker->input[0]);
+    return maker;
+}
+
+int mpq_job_rank(const struct mpq_job *job, const char *name)
+{
+    const Onnx__GraphProto *graph = job->rewrite->graph;
+    const Onnx__TensorProto *tensor = mpq_job_constant(job, name);
+    if (tensor)
+        return (int)tensor->n_dims;
+    for (size_t n = 0; n <= graph->n_node; n++) { /* Casts keep the rank */
+        const Onnx__TypeProto__Tensor *type = declared(graph, name);
+        const Onnx__NodeProto *maker = producer(graph, name);
+        if (type && type->shape)
+            return (int)type->shape->n_dim;
+        if (!is_cast(maker))
+            return -1;
+        name = maker->input[0];
+    }
+    return -1;
+}
+
+bool mpq_job_is_read(const struct mpq_job *job, size_t i)
+{
+    const Onnx__GraphProto *graph = job->rewrite->graph;
+    const char *name = mpq_job_out(job, i);
+    bool found = name && mpq_rewrite_bodies_read(graph, name);
+    for (size_t n = 0; n < graph->n_node && name && !found; n++)
+        for (size_t k = 0; k < graph->node[n]->n_input && !found; k++)
+            found = strcmp(graph->node[n]->input[k], name) == 0;
+    for (size_t k = 0; k < graph->n_output && name && !found; k++)
+        found = graph->output[k]->name && strcmp(graph->output[k]->name, name) == 0;
+    return found;
+}
+
+bool mpq_job_read_constant(struct mpq_job *job, size_t i, struct mpq_tensor *out)
+{
+    const Onnx__TensorProto *proto = mpq_job_constant(job, mpq_job_in(job, i));
+    enum mpq_status status =
+        proto ? mpq_import_tensor_as_float(job->rewrite->ctx, job->rewrite->arena, proto->name,
+                                           proto, out)
+              : MPQ_OK;
+    job->failed |= status != MPQ_OK;
+    return proto && status == MPQ_OK;
+}
