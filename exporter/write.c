@@ -10,18 +10,21 @@ static size_t varint_bytes(int64_t value)
     return n;
 }
 
-/* Elements of fewer than 8 bits lie one a byte in memory; in a file the first is in the low bits.
- */
+/* Elements of fewer than 8 bits lie one a byte in memory; in a file they are a stream of bits, the
+ * first in the low bits of each byte. */
 static uint8_t *pack_small(struct mpq_ctx *ctx, struct mpq_arena *arena,
                            const struct mpq_tensor *tensor, int bits, size_t bytes)
 {
-    size_t per_byte = 8 / (size_t)bits, n = (size_t)mpq_shape_count(&tensor->shape);
+    size_t n = (size_t)mpq_shape_count(&tensor->shape), at = 0;
     uint8_t *packed = mpq_arena_alloc(ctx, arena, bytes, 1);
     if (!packed)
         return NULL;
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = 0; i < n; i++, at += (size_t)bits) {
         unsigned element = ((const uint8_t *)tensor->data)[i] & ((1u << bits) - 1);
-        packed[i / per_byte] |= (uint8_t)(element << (i % per_byte * (size_t)bits));
+        element <<= at % 8;
+        packed[at / 8] |= (uint8_t)element;
+        if (element > UINT8_MAX)
+            packed[at / 8 + 1] |= (uint8_t)(element >> 8);
     }
     return packed;
 }

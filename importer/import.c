@@ -18,7 +18,7 @@
 #include "quantcore/base/fileio.h"
 
 #define OPSET_MIN 7
-#define OPSET_MAX 26
+#define OPSET_MAX 28
 #define OPSET_IR  13
 
 struct need {

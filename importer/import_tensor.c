@@ -38,15 +38,20 @@ static struct payload typed_payload(const Onnx__TensorProto *proto, enum mpq_dty
     }
 }
 
-/* Codes of 2 or 4 bits, the first in the lowest bits of each byte, to one per byte; the signed
- * types are sign-extended. */
+/* Codes of 2, 4 or 6 bits, a stream of which the first are the lowest bits of each byte, to one per
+ * byte; the signed types are sign-extended. */
 static void unpack_codes(const uint8_t *packed, enum mpq_dtype dtype, int64_t n, uint8_t *out)
 {
-    int bits = mpq_dtype_bits(dtype), per_byte = 8 / bits;
+    int bits = mpq_dtype_bits(dtype);
     bool is_signed = dtype == MPQ_INT4 || dtype == MPQ_INT2;
     unsigned mask = (1u << bits) - 1, sign = 1u << (bits - 1);
     for (int64_t i = 0; i < n; i++) {
-        unsigned code = packed[i / per_byte] >> (int)(i % per_byte) * bits & mask;
+        int64_t byte = i * bits / 8;
+        int shift = (int)(i * bits % 8);
+        unsigned code = packed[byte] >> shift;
+        if (shift + bits > 8)
+            code |= (unsigned)packed[byte + 1] << (8 - shift);
+        code &= mask;
         out[i] = (uint8_t)(is_signed ? (code ^ sign) - sign : code);
     }
 }
@@ -129,11 +134,12 @@ static enum mpq_status read_typed(struct mpq_ctx *ctx, struct mpq_arena *arena, 
     struct payload payload = typed_payload(proto, tensor->dtype);
     int bits = mpq_dtype_bits(tensor->dtype);
     size_t need = (size_t)n * payload.per_element;
-    if (bits < 8) /* an entry is a packed byte */
+    bool is_packed = bits == 2 || bits == 4; /* an entry is a byte of them */
+    if (is_packed)
         need = ((size_t)n * (size_t)bits + 7) / 8;
     if (payload.n != need)
         return fail_size(ctx, what, tensor, payload.n, need, "entries");
-    if (bits < 8) {
+    if (is_packed) {
         void *packed;
         uint8_t *code = mpq_arena_alloc(ctx, arena, (size_t)n, 1);
         if (!code)

@@ -34,6 +34,8 @@ static const struct {
     [MPQ_FLOAT8E8M0] = {"float8e8m0", 1, 8, false},
     [MPQ_UINT2] = {"uint2", 1, 2, true},
     [MPQ_INT2] = {"int2", 1, 2, true},
+    [MPQ_FLOAT6E2M3] = {"float6e2m3", 1, 6, false},
+    [MPQ_FLOAT6E3M2] = {"float6e3m2", 1, 6, false},
 };
 
 static bool known(enum mpq_dtype dtype)

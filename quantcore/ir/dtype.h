@@ -33,6 +33,8 @@ enum mpq_dtype {
     MPQ_FLOAT8E8M0 = 24,
     MPQ_UINT2 = 25,
     MPQ_INT2 = 26,
+    MPQ_FLOAT6E2M3 = 27,
+    MPQ_FLOAT6E3M2 = 28,
     MPQ_N_DTYPE
 };
 

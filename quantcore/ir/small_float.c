@@ -9,15 +9,18 @@ struct format {
     uint8_t nan;     /* code of NaN                             */
     uint8_t infinity;
     bool has_infinity, is_unsigned_zero; /* FNUZ: no -0, whose code is NaN */
+    bool is_finite;                      /* all codes are numbers          */
 };
 
 static const struct format *format_of(enum mpq_dtype dtype)
 {
-    static const struct format e4m3fn = {4, 3, 7, 0x7e, 0x7f, 0, false, false},
-                               e4m3fnuz = {4, 3, 8, 0x7f, 0x80, 0, false, true},
-                               e5m2 = {5, 2, 15, 0x7b, 0x7f, 0x7c, true, false},
-                               e5m2fnuz = {5, 2, 16, 0x7f, 0x80, 0, false, true},
-                               e2m1 = {2, 1, 1, 0x7, 0x7, 0, false, false};
+    static const struct format e4m3fn = {4, 3, 7, 0x7e, 0x7f, 0, false, false, false},
+                               e4m3fnuz = {4, 3, 8, 0x7f, 0x80, 0, false, true, false},
+                               e5m2 = {5, 2, 15, 0x7b, 0x7f, 0x7c, true, false, false},
+                               e5m2fnuz = {5, 2, 16, 0x7f, 0x80, 0, false, true, false},
+                               e2m3 = {2, 3, 1, 0x1f, 0, 0, false, false, true},
+                               e3m2 = {3, 2, 3, 0x1f, 0, 0, false, false, true},
+                               e2m1 = {2, 1, 1, 0x7, 0, 0, false, false, true};
     switch (dtype) {
     case MPQ_FLOAT8E4M3FN:
         return &e4m3fn;
@@ -27,6 +30,10 @@ static const struct format *format_of(enum mpq_dtype dtype)
         return &e5m2;
     case MPQ_FLOAT8E5M2FNUZ:
         return &e5m2fnuz;
+    case MPQ_FLOAT6E2M3:
+        return &e2m3;
+    case MPQ_FLOAT6E3M2:
+        return &e3m2;
     case MPQ_FLOAT4E2M1:
         return &e2m1;
     default:
@@ -83,16 +90,15 @@ uint8_t mpq_small_float_encode(enum mpq_dtype dtype, double value, bool saturate
     const struct format *f = format_of(dtype);
     int sign = signbit(value) ? 1 << (f->exponent_bits + f->mantissa_bits) : 0;
     double size = fabs(value), largest = magnitude(f, f->largest);
-    if (dtype == MPQ_FLOAT4E2M1)
-        saturates = true;
+    if (f->is_finite && isnan(value)) /* -0 */
+        return (uint8_t)(1 << (f->exponent_bits + f->mantissa_bits));
     if (isnan(value))
-        return dtype == MPQ_FLOAT4E2M1 ? 0x8
-                                       : (uint8_t)(f->is_unsigned_zero ? f->nan : f->nan | sign);
+        return (uint8_t)(f->is_unsigned_zero ? f->nan : f->nan | sign);
     /* Half a step beyond the largest number rounds away from it. */
     double step = largest - magnitude(f, f->largest - 1);
     bool is_even = (f->largest & 1) == 0;
     if (size > largest + step / 2 || (size == largest + step / 2 && !is_even)) {
-        if (saturates)
+        if (saturates || f->is_finite)
             return (uint8_t)(f->largest | sign);
         if (f->has_infinity)
             return (uint8_t)(f->infinity | sign);
