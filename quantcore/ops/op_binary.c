@@ -1,5 +1,7 @@
 /* Arithmetic and comparisons of two broadcast inputs. FLOAT runs in the loops of kernel/binary.h;
  * integers, which here are shapes and indices, one by one in 64 bits. */
+#include <string.h>
+
 #include "quantcore/ops/kernel/binary.h"
 
 /* f of two integers, as int64; for UINT64 the bits are those of the unsigned value. */
@@ -158,7 +160,55 @@ ROW("PRelu", prelu, prelu_infer, NULL, prelu_backward);
     FORWARD(symbol)                                                                                \
     ROW(onnx_name, symbol, compare_infer, NULL, NULL)
 
-COMPARE("Equal", equal, ==);
+static enum mpq_status equal_infer(struct mpq_ctx *ctx, const struct mpq_node *node,
+                                   const struct mpq_tensor *const *x, struct mpq_tensor *const *y)
+{
+    if (x[0]->dtype == MPQ_STRING)
+        return infer(ctx, node, x, y[0], MPQ_BOOL);
+    return compare_infer(ctx, node, x, y);
+}
+
+static int64_t equal_integer(int64_t a, int64_t b, bool is_unsigned)
+{
+    (void)is_unsigned;
+    return a == b;
+}
+
+static const char *string_at(const struct mpq_tensor *tensor, int64_t i)
+{
+    const char *string = ((const char *const *)tensor->data)[i];
+    return string ? string : "";
+}
+
+static void equal_strings(const struct mpq_kernel_args *args)
+{
+    struct mpq_loop loop;
+    struct mpq_span span;
+    uint8_t *y = args->y[0]->data;
+    mpq_loop_init(&loop, &args->y[0]->shape);
+    mpq_loop_add(&loop, &args->x[0]->shape);
+    mpq_loop_add(&loop, &args->x[1]->shape);
+    mpq_loop_merge(&loop);
+    int64_t step_a = mpq_loop_inner_stride(&loop, 0), step_b = mpq_loop_inner_stride(&loop, 1);
+    for (mpq_span_first(&span, &loop, 0, mpq_loop_count(&loop)); span.n; mpq_span_next(&span))
+        for (int64_t j = 0; j < span.n; j++)
+            *y++ = strcmp(string_at(args->x[0], span.offset[0] + j * step_a),
+                          string_at(args->x[1], span.offset[1] + j * step_b)) == 0;
+}
+
+MPQ_BINARY_SPAN(equal, uint8_t, a == b)
+
+static void equal_forward(const struct mpq_kernel_args *args)
+{
+    if (args->x[0]->dtype == MPQ_STRING)
+        equal_strings(args);
+    else if (args->x[0]->dtype == MPQ_FLOAT)
+        mpq_binary_forward(args, equal_span);
+    else
+        integer_forward(args, equal_integer);
+}
+
+ROW("Equal", equal, equal_infer, NULL, NULL);
 COMPARE("Greater", greater, >);
 COMPARE("GreaterOrEqual", greater_or_equal, >=);
 COMPARE("Less", less, <);

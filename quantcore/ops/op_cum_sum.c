@@ -1,22 +1,24 @@
-/* CumSum: running sums along the axis in constant input 1; exclusive of the element itself or
- * inclusive, from the front or in reverse. */
+/* CumSum, CumProd: running sums and products along the axis in constant input 1; exclusive of the
+ * element itself or inclusive, from the front or in reverse. */
+#include <string.h>
+
 #include "quantcore/ops/op_util.h"
 
 struct attrs {
-    bool exclusive, reverse;
+    bool exclusive, reverse, is_product;
 };
 
-static enum mpq_status cum_sum_parse(struct mpq_ctx *ctx, struct mpq_arena *arena,
-                                     struct mpq_node *node)
+static enum mpq_status parse(struct mpq_ctx *ctx, struct mpq_arena *arena, struct mpq_node *node)
 {
     struct attrs attrs = {mpq_attr_int(&node->attr_set, "exclusive", 0) != 0,
-                          mpq_attr_int(&node->attr_set, "reverse", 0) != 0};
+                          mpq_attr_int(&node->attr_set, "reverse", 0) != 0,
+                          strcmp(node->op_type, "CumProd") == 0};
     node->attrs = mpq_arena_copy(ctx, arena, &attrs, sizeof attrs);
     return node->attrs ? MPQ_OK : MPQ_E_NOMEM;
 }
 
-static enum mpq_status cum_sum_infer(struct mpq_ctx *ctx, const struct mpq_node *node,
-                                     const struct mpq_tensor *const *x, struct mpq_tensor *const *y)
+static enum mpq_status infer(struct mpq_ctx *ctx, const struct mpq_node *node,
+                             const struct mpq_tensor *const *x, struct mpq_tensor *const *y)
 {
     int64_t value;
     int n = 0, axis = 0;
@@ -49,27 +51,30 @@ static void for_each_line(const struct mpq_kernel_args *args,
         }
 }
 
-static void sum_line(const struct mpq_kernel_args *args, int64_t at, int64_t n, int64_t step)
+static void forward_line(const struct mpq_kernel_args *args, int64_t at, int64_t n, int64_t step)
 {
-    bool exclusive = ((const struct attrs *)args->node->attrs)->exclusive;
+    const struct attrs *attrs = args->node->attrs;
     bool is_integer = mpq_dtype_is_integer(args->x[0]->dtype);
-    uint64_t integer = 0;
-    double real = 0;
+    uint64_t integer = attrs->is_product;
+    double real = attrs->is_product;
     for (int64_t k = 0; k < n; k++, at += step) {
         uint64_t before_integer = integer;
         double before_real = real;
         if (is_integer) {
-            integer += (uint64_t)mpq_tensor_int(args->x[0], at);
-            mpq_tensor_set_int(args->y[0], at, (int64_t)(exclusive ? before_integer : integer));
+            uint64_t x = (uint64_t)mpq_tensor_int(args->x[0], at);
+            integer = attrs->is_product ? integer * x : integer + x;
+            mpq_tensor_set_int(args->y[0], at,
+                               (int64_t)(attrs->exclusive ? before_integer : integer));
         } else {
-            real += mpq_tensor_double(args->x[0], at);
-            mpq_tensor_set_double(args->y[0], at, exclusive ? before_real : real);
+            double x = mpq_tensor_double(args->x[0], at);
+            real = attrs->is_product ? real * x : real + x;
+            mpq_tensor_set_double(args->y[0], at, attrs->exclusive ? before_real : real);
         }
     }
 }
 
 /* The gradients are summed from the other end. */
-static void back_line(const struct mpq_kernel_args *args, int64_t at, int64_t n, int64_t step)
+static void back_sum_line(const struct mpq_kernel_args *args, int64_t at, int64_t n, int64_t step)
 {
     bool exclusive = ((const struct attrs *)args->node->attrs)->exclusive;
     double sum = 0;
@@ -80,15 +85,15 @@ static void back_line(const struct mpq_kernel_args *args, int64_t at, int64_t n,
     }
 }
 
-static void cum_sum_forward(const struct mpq_kernel_args *args)
+static void forward(const struct mpq_kernel_args *args)
 {
-    for_each_line(args, sum_line);
+    for_each_line(args, forward_line);
 }
 
 static void cum_sum_backward(const struct mpq_kernel_args *args)
 {
     if (args->dy[0] && args->dx[0])
-        for_each_line(args, back_line);
+        for_each_line(args, back_sum_line);
 }
 
 const struct mpq_op mpq_op_cum_sum = {.name = "CumSum",
@@ -97,7 +102,45 @@ const struct mpq_op mpq_op_cum_sum = {.name = "CumSum",
                                       .n_in_max = 2,
                                       .n_out_min = 1,
                                       .n_out_max = 1,
-                                      .parse = cum_sum_parse,
-                                      .infer = cum_sum_infer,
-                                      .forward = cum_sum_forward,
+                                      .parse = parse,
+                                      .infer = infer,
+                                      .forward = forward,
                                       .backward = cum_sum_backward};
+
+/* dx_k is the sum over i of dy_i times the product that y_i is without x_k; a quotient y_i / x_k
+ * would not do where x_k is 0. */
+static void back_multiply_line(const struct mpq_kernel_args *args, int64_t at, int64_t n,
+                               int64_t step)
+{
+    bool exclusive = ((const struct attrs *)args->node->attrs)->exclusive;
+    const mpq_real *x = (const mpq_real *)args->x[0]->data;
+    double before = 1;
+    for (int64_t k = 0; k < n; k++) {
+        double between = 1, sum = 0;
+        for (int64_t i = exclusive ? k + 1 : k; i < n; i++) {
+            int64_t newest = exclusive ? i - 1 : i;
+            if (newest > k)
+                between *= (double)x[at + newest * step];
+            sum += (double)args->dy[0][at + i * step] * between;
+        }
+        args->dx[0][at + k * step] += (mpq_real)(before * sum);
+        before *= (double)x[at + k * step];
+    }
+}
+
+static void cum_prod_backward(const struct mpq_kernel_args *args)
+{
+    if (args->dy[0] && args->dx[0])
+        for_each_line(args, back_multiply_line);
+}
+
+const struct mpq_op mpq_op_cum_prod = {.name = "CumProd",
+                                       .domain = "",
+                                       .n_in_min = 2,
+                                       .n_in_max = 2,
+                                       .n_out_min = 1,
+                                       .n_out_max = 1,
+                                       .parse = parse,
+                                       .infer = infer,
+                                       .forward = forward,
+                                       .backward = cum_prod_backward};

@@ -1,9 +1,11 @@
 /* GatherND: the last axis of the indices holds the first coordinates of a slice of x, after
  * batch_dims leading axes that both have in common. ScatterND: a copy of x in which those slices
- * are replaced by those of input 2. Computed indices are clamped, as in op_gather.c.
+ * are replaced by those of input 2, or combined with them. Computed indices are clamped, as in
+ * op_gather.c.
  */
 #include <string.h>
 
+#include "quantcore/ops/kernel/scatter.h"
 #include "quantcore/ops/op_util.h"
 
 static enum mpq_status gather_nd_parse(struct mpq_ctx *ctx, struct mpq_arena *arena,
@@ -118,12 +120,10 @@ const struct mpq_op mpq_op_gather_nd = {.name = "GatherND",
 static enum mpq_status scatter_nd_parse(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                         struct mpq_node *node)
 {
-    const char *reduction = mpq_attr_string(&node->attr_set, "reduction", "none");
-    (void)arena;
-    if (strcmp(reduction, "none") != 0)
-        return mpq_fail_node(ctx, node, MPQ_E_UNSUPPORTED, "reduction '%s' is not supported",
-                             reduction);
-    return MPQ_OK;
+    enum mpq_scatter reduction = MPQ_SCATTER_NONE;
+    MPQ_TRY(mpq_scatter_read(ctx, node, &reduction));
+    node->attrs = mpq_arena_copy(ctx, arena, &reduction, sizeof reduction);
+    return node->attrs ? MPQ_OK : MPQ_E_NOMEM;
 }
 
 static enum mpq_status scatter_nd_infer(struct mpq_ctx *ctx, const struct mpq_node *node,
@@ -141,17 +141,29 @@ static enum mpq_status scatter_nd_infer(struct mpq_ctx *ctx, const struct mpq_no
                              mpq_dtype_name(x[2]->dtype), MPQ_SHAPE_TEXT(&x[2]->shape),
                              mpq_dtype_name(x[0]->dtype), MPQ_SHAPE_TEXT(from),
                              MPQ_SHAPE_TEXT(index));
+    MPQ_TRY(mpq_scatter_check(ctx, node, x, *(const enum mpq_scatter *)node->attrs));
     return mpq_infer_same(ctx, node, x, y);
 }
 
 static void scatter_nd_forward(const struct mpq_kernel_args *args)
 {
+    const enum mpq_scatter *reduction = args->node->attrs;
     struct layout l = make_layout(args, 0);
-    size_t element = mpq_dtype_bytes(args->y[0]->dtype), bytes = element * (size_t)l.slice;
     mpq_forward_copy(args);
     for (int64_t i = 0; i < l.count; i++)
-        memcpy((uint8_t *)args->y[0]->data + (size_t)slice_offset(args, &l, i) * element,
-               (const uint8_t *)args->x[2]->data + (size_t)i * bytes, bytes);
+        mpq_scatter_forward(args, *reduction, slice_offset(args, &l, i), i * l.slice, l.slice);
+}
+
+static void scatter_nd_backward(const struct mpq_kernel_args *args)
+{
+    const enum mpq_scatter *reduction = args->node->attrs;
+    struct layout l = make_layout(args, 0);
+    if (!args->dy[0])
+        return;
+    mpq_scatter_backward_begin(args);
+    for (int64_t i = l.count; i-- > 0;)
+        mpq_scatter_backward(args, *reduction, slice_offset(args, &l, i), i * l.slice, l.slice);
+    mpq_scatter_backward_end(args);
 }
 
 const struct mpq_op mpq_op_scatter_nd = {.name = "ScatterND",
@@ -162,4 +174,6 @@ const struct mpq_op mpq_op_scatter_nd = {.name = "ScatterND",
                                          .n_out_max = 1,
                                          .parse = scatter_nd_parse,
                                          .infer = scatter_nd_infer,
-                                         .forward = scatter_nd_forward};
+                                         .workspace = mpq_scatter_workspace,
+                                         .forward = scatter_nd_forward,
+                                         .backward = scatter_nd_backward};

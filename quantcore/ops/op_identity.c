@@ -20,8 +20,9 @@ const struct mpq_op mpq_op_identity = {.name = "Identity",
 static enum mpq_status dropout_infer(struct mpq_ctx *ctx, const struct mpq_node *node,
                                      const struct mpq_tensor *const *x, struct mpq_tensor *const *y)
 {
-    const struct mpq_tensor *training = mpq_input(node, x, 2);
-    if (training && (!training->data || mpq_tensor_int(training, 0)))
+    const struct mpq_tensor *ratio = mpq_input(node, x, 1), *training = mpq_input(node, x, 2);
+    bool drops = training && (!training->data || mpq_tensor_int(training, 0));
+    if (drops && !(ratio && ratio->data && mpq_tensor_double(ratio, 0) == 0))
         return mpq_fail_node(ctx, node, MPQ_E_UNSUPPORTED, "training mode is not supported");
     if (node->n_out > 1 && y[1])
         MPQ_TRY(mpq_infer_set(ctx, node, y[1], MPQ_BOOL, &x[0]->shape));

@@ -1,28 +1,19 @@
 /* ScatterElements: a copy of x in which y[index[i][j]][j] = updates[i][j], here along axis 0, or is
  * combined with it. Computed indices are clamped into the axis, as in op_gather.c. */
-#include <math.h>
-#include <string.h>
-
 #include "quantcore/ops/kernel/move.h"
+#include "quantcore/ops/kernel/scatter.h"
 #include "quantcore/ops/op_util.h"
-
-enum reduction { NONE, ADD, MUL, MAX, MIN, N_REDUCTION };
 
 struct attrs {
     int64_t axis;
-    enum reduction reduction;
+    enum mpq_scatter reduction;
 };
 
 static enum mpq_status scatter_parse(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                      struct mpq_node *node)
 {
-    static const char *const name[N_REDUCTION] = {"none", "add", "mul", "max", "min"};
-    const char *wanted = mpq_attr_string(&node->attr_set, "reduction", "none");
-    struct attrs attrs = {mpq_attr_int(&node->attr_set, "axis", 0), NONE};
-    while (attrs.reduction < N_REDUCTION && strcmp(name[attrs.reduction], wanted) != 0)
-        attrs.reduction++;
-    if (attrs.reduction == N_REDUCTION)
-        return mpq_fail_node(ctx, node, MPQ_E_FORMAT, "reduction '%s' is not known", wanted);
+    struct attrs attrs = {.axis = mpq_attr_int(&node->attr_set, "axis", 0)};
+    MPQ_TRY(mpq_scatter_read(ctx, node, &attrs.reduction));
     node->attrs = mpq_arena_copy(ctx, arena, &attrs, sizeof attrs);
     return node->attrs ? MPQ_OK : MPQ_E_NOMEM;
 }
@@ -44,47 +35,59 @@ static enum mpq_status scatter_infer(struct mpq_ctx *ctx, const struct mpq_node 
                              mpq_dtype_name(x[0]->dtype), MPQ_SHAPE_TEXT(to),
                              MPQ_SHAPE_TEXT(index));
     MPQ_TRY(mpq_check_indices(ctx, node, x[1], to->dim[axis]));
-    if (attrs->reduction != NONE && !mpq_dtype_is_integer(x[0]->dtype))
-        MPQ_TRY(mpq_check_float(ctx, node, x, 0));
+    MPQ_TRY(mpq_scatter_check(ctx, node, x, attrs->reduction));
     return mpq_infer_same(ctx, node, x, y);
 }
 
-static double reduce(enum reduction reduction, double a, double b)
+/* The indices in order; element() says where each of them points. */
+struct walk {
+    const struct mpq_tensor *index;
+    const struct mpq_shape *whole;
+    int axis;
+    int64_t stride[MPQ_MAX_RANK]; /* of the whole */
+};
+
+static struct walk make_walk(const struct mpq_kernel_args *args)
 {
-    return reduction == ADD   ? a + b
-           : reduction == MUL ? a * b
-           : reduction == MAX ? fmax(a, b)
-                              : fmin(a, b);
+    const struct attrs *attrs = args->node->attrs;
+    struct walk walk = {args->x[1], &args->x[0]->shape, 0, {0}};
+    walk.axis = (int)(attrs->axis < 0 ? attrs->axis + walk.whole->rank : attrs->axis);
+    mpq_dense_strides(walk.whole, walk.stride);
+    return walk;
 }
 
-static void scatter_one(struct mpq_tensor *y, int64_t to, const struct mpq_tensor *updates,
-                        int64_t from, enum reduction reduction)
+static int64_t element(const struct walk *walk, int64_t i)
 {
-    size_t bytes = mpq_dtype_bytes(y->dtype);
-    if (reduction == NONE)
-        memcpy((uint8_t *)y->data + (size_t)to * bytes,
-               (const uint8_t *)updates->data + (size_t)from * bytes, bytes);
-    else
-        mpq_tensor_set_double(
-            y, to, reduce(reduction, mpq_tensor_double(y, to), mpq_tensor_double(updates, from)));
+    int64_t to =
+        mpq_index_at(walk->index, i, walk->whole->dim[walk->axis]) * walk->stride[walk->axis];
+    for (int d = walk->whole->rank - 1; d >= 0; d--) {
+        int64_t dim = walk->index->shape.dim[d];
+        to += d == walk->axis ? 0 : i % dim * walk->stride[d];
+        i /= dim;
+    }
+    return to;
 }
 
 static void scatter_forward(const struct mpq_kernel_args *args)
 {
     const struct attrs *attrs = args->node->attrs;
-    const struct mpq_shape *shape = &args->x[1]->shape, *whole = &args->x[0]->shape;
-    int axis = (int)(attrs->axis < 0 ? attrs->axis + shape->rank : attrs->axis);
-    int64_t stride[MPQ_MAX_RANK], place[MPQ_MAX_RANK] = {0}, n = mpq_shape_count(shape);
-    mpq_dense_strides(whole, stride);
+    struct walk walk = make_walk(args);
+    int64_t n = mpq_shape_count(&walk.index->shape);
     mpq_forward_copy(args);
-    for (int64_t from = 0; from < n; from++) {
-        int64_t to = mpq_index_at(args->x[1], from, whole->dim[axis]) * stride[axis];
-        for (int i = 0; i < shape->rank; i++)
-            to += i == axis ? 0 : place[i] * stride[i];
-        scatter_one(args->y[0], to, args->x[2], from, attrs->reduction);
-        for (int i = shape->rank - 1; i >= 0 && ++place[i] == shape->dim[i]; i--)
-            place[i] = 0;
-    }
+    for (int64_t i = 0; i < n; i++)
+        mpq_scatter_forward(args, attrs->reduction, element(&walk, i), i, 1);
+}
+
+static void scatter_backward(const struct mpq_kernel_args *args)
+{
+    const struct attrs *attrs = args->node->attrs;
+    struct walk walk = make_walk(args);
+    if (!args->dy[0])
+        return;
+    mpq_scatter_backward_begin(args);
+    for (int64_t i = mpq_shape_count(&walk.index->shape); i-- > 0;)
+        mpq_scatter_backward(args, attrs->reduction, element(&walk, i), i, 1);
+    mpq_scatter_backward_end(args);
 }
 
 const struct mpq_op mpq_op_scatter_elements = {.name = "ScatterElements",
@@ -95,4 +98,6 @@ const struct mpq_op mpq_op_scatter_elements = {.name = "ScatterElements",
                                                .n_out_max = 1,
                                                .parse = scatter_parse,
                                                .infer = scatter_infer,
-                                               .forward = scatter_forward};
+                                               .workspace = mpq_scatter_workspace,
+                                               .forward = scatter_forward,
+                                               .backward = scatter_backward};

@@ -27,6 +27,7 @@ static const struct grad_case cases[] = {
     UNARY("Softplus", -4, 4),
     KINK("Softsign", 0),
     UNARY("Swish", -4, 4),
+    {"SwiGLU", .attr = {FLOAT("alpha", 1.4f)}, .in = {REALS(-2, 2, 3, 4), REALS(-2, 2, 3, 4)}},
     {"Swish", .attr = {FLOAT("alpha", 1.7f)}, .in = {REALS(-3, 3, 9)}},
     UNARY("Mish", -4, 4),
     UNARY("Gelu", -3, 3),
