@@ -95,6 +95,13 @@ static void test_packed(void **state)
     f = make(MPQ_INT2, 5);
     set_raw(&f, two_bits, 2);
     check_bytes(&f, (int8_t[]){0, 1, -2, -1, -2}, 5);
+    f = make(MPQ_FLOAT6E2M3, 5); /* four in three bytes */
+    set_raw(&f, (uint8_t[]){0x81, 0x30, 0xfc, 0x2a}, 4);
+    check_bytes(&f, (uint8_t[]){1, 2, 3, 63, 42}, 5);
+    f = make(MPQ_FLOAT6E3M2, 2); /* one an entry */
+    f.proto.n_int32_data = 2;
+    f.proto.int32_data = (int32_t[]){5, 63};
+    check_bytes(&f, (uint8_t[]){5, 63}, 2);
     f = make(MPQ_INT4, 5); /* one packed byte an entry */
     f.proto.n_int32_data = 3;
     f.proto.int32_data = (int32_t[]){0x21, 0xf8, 0x07};
@@ -203,8 +210,8 @@ static void test_shapes(void **state)
     f.proto.n_dims = MPQ_MAX_RANK + 1;
     CHECK_FAILS(&f.ctx, import(&f, &tensor), MPQ_E_LIMIT, "rank 9, at most 8");
     f.proto.n_dims = 1;
-    f.proto.data_type = 27;
-    CHECK_FAILS(&f.ctx, import(&f, &tensor), MPQ_E_UNSUPPORTED, "element type 27");
+    f.proto.data_type = 29;
+    CHECK_FAILS(&f.ctx, import(&f, &tensor), MPQ_E_UNSUPPORTED, "element type 29");
     f.proto.data_type = 0;
     CHECK_FAILS(&f.ctx, import(&f, &tensor), MPQ_E_UNSUPPORTED, "element type 0");
     mpq_arena_free(f.arena);

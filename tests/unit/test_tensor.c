@@ -329,6 +329,8 @@ static void small_floats_come_back(void **state)
         {MPQ_FLOAT8E5M2, 256, 1.125, 1, 57344, 0x7c},
         {MPQ_FLOAT8E5M2FNUZ, 256, 1.376, 1.5, 57344, 0x80},
         {MPQ_FLOAT4E2M1, 16, 2.5, 2, 6, 0x7},
+        {MPQ_FLOAT6E2M3, 64, 1.0625, 1, 7.5, 0x1f},
+        {MPQ_FLOAT6E3M2, 64, 7.25, 7, 28, 0x1f},
         {MPQ_FLOAT8E8M0, 256, 2.5, 4, 0x1p127, 0xff},
     };
     (void)state;
