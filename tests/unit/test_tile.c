@@ -1,4 +1,5 @@
 /* Every set of inner loops this processor has, against plain loops in double. */
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -98,6 +99,61 @@ static void test_filter_and_correlate(void **state)
         }
 }
 
+/* Filters of 3 x 3 neighbours and others, at every number of rows and length of a row; nothing
+ * before, nor behind the last row, is touched. */
+static void test_filter_rows(void **state)
+{
+    (void)state;
+    const struct mpq_clamp clamp = {MPQ_REAL(-0.7), MPQ_REAL(0.9)};
+    for (int i = 0; mpq_tile_at(i); i++)
+        for (int n = 1; n < 40; n++)
+            for (int rows = 1; rows < 10; rows++) {
+                static mpq_real y[1024];
+                int lds = n + 2, ldy = n + rows % 2, n_k = rows % 3 ? 9 : 4;
+                int64_t tap[9];
+                bool is_clamped = n % 2;
+                for (int k = 0; k < n_k; k++)
+                    tap[k] = n % 4 ? k / 3 * lds + k % 3 + 5 : offset[k];
+                memset(y, 0xff, sizeof y);
+                mpq_tile_at(i)->filter_rows(rows, n, n_k, a, tap, s, lds, MPQ_REAL(0.5),
+                                            is_clamped ? &clamp : NULL, y + 1, ldy);
+                for (int r = 0; r < rows; r++)
+                    for (int j = 0; j < n; j++) {
+                        double sum = 0.5;
+                        for (int k = 0; k < n_k; k++)
+                            sum += (double)a[k] * (double)s[tap[k] + r * lds + j];
+                        if (is_clamped)
+                            sum = fmin(fmax(sum, (double)clamp.low), (double)clamp.high);
+                        CHECK_NEAR(y[1 + r * ldy + j], sum, 1e-5, 1e-5);
+                    }
+                assert_true(isnan(y[0]));
+                for (int j = 1 + (rows - 1) * ldy + n; j < 1024; j++)
+                    assert_true(isnan(y[j]));
+            }
+}
+
+/* Up to the last element of the source; behind a row zeros, at most to a full vector. */
+static void test_copy_rows(void **state)
+{
+    (void)state;
+    for (int i = 0; mpq_tile_at(i); i++)
+        for (int n = 1; n < 40; n++)
+            for (int step = 1; step <= 3; step++)
+                for (int extra = 0; extra < 2; extra++) {
+                    static mpq_real to[1024];
+                    const int rows = 5, from = n * step + extra, lanes = mpq_tile_at(i)->lanes;
+                    const mpq_real *end = s + N_S, *x = end - 4 * from - (n - 1) * step - 1;
+                    memset(to, 0xff, sizeof to);
+                    mpq_tile_at(i)->copy_rows(to, n + extra, x, from, rows, n, step, end);
+                    for (int r = 0; r < rows; r++)
+                        for (int j = 0; j < n; j++)
+                            assert_true(to[r * (n + extra) + j] == x[r * from + j * step]);
+                    int last = (rows - 1) * (n + extra), full = (n + lanes - 1) / lanes * lanes;
+                    for (int j = last + n; j < 1024; j++)
+                        assert_true(isnan(to[j]) || (to[j] == 0 && j < last + full));
+                }
+}
+
 static void test_transpose(void **state)
 {
     (void)state;
@@ -121,6 +177,8 @@ int main(void)
         cmocka_unit_test(test_product),
         cmocka_unit_test(test_gradient),
         cmocka_unit_test(test_filter_and_correlate),
+        cmocka_unit_test(test_filter_rows),
+        cmocka_unit_test(test_copy_rows),
         cmocka_unit_test(test_transpose),
     };
     return cmocka_run_group_tests(tests, set_up, NULL);

@@ -51,7 +51,7 @@ static void forward_piece(void *arg, int64_t begin, int64_t end, int thread)
     const struct mpq_conv *conv = job->conv;
     int64_t m = conv->m / conv->group, area = mpq_volume(conv->out);
     mpq_real *buffer = job->buffer + thread * job->stride;
-    struct mpq_unit last;
+    struct mpq_filled filled = {0};
     for (int64_t i = begin; i < end; i++) {
         struct mpq_unit unit = mpq_stage_unit(&job->stage, i);
         struct mpq_sweep sweep = {.stage = &job->stage,
@@ -67,8 +67,7 @@ static void forward_piece(void *arg, int64_t begin, int64_t end, int thread)
             sweep.panel = job->panel + thread * job->panel_elements;
             sweep.panel_offset = job->panel_offset;
         }
-        mpq_stage_fill(&job->stage, &unit, i > begin ? &last : NULL, job->x, buffer);
-        last = unit;
+        mpq_stage_fill(&job->stage, &unit, &filled, job->x, buffer);
         mpq_sweep_unit(&sweep, &unit, buffer,
                        job->y + (unit.image * conv->m + unit.group * m) * area);
     }

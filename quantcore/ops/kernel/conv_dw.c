@@ -113,11 +113,10 @@ static void dw_piece(void *arg, int64_t begin, int64_t end, int thread)
     int64_t *start = job->start + thread * job->max_run;
     memset(sum, 0, (size_t)sum_elements(job) * sizeof *sum);
     job->used[thread] = true;
-    struct mpq_unit last;
+    struct mpq_filled filled = {0};
     for (int64_t i = begin; i < end; i++) {
         struct mpq_unit unit = mpq_stage_unit(&job->stage, i);
-        mpq_stage_fill(&job->stage, &unit, i > begin ? &last : NULL, job->x, buffer);
-        last = unit;
+        mpq_stage_fill(&job->stage, &unit, &filled, job->x, buffer);
         int64_t n_row = unit.n_image * unit.n_row;
         for (int64_t r = 0; r < n_row; r += job->block_rows) {
             int64_t end_row = r + job->block_rows < n_row ? r + job->block_rows : n_row;

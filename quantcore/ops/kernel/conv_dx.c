@@ -87,11 +87,10 @@ static void dx_piece(void *arg, int64_t begin, int64_t end, int thread)
     const struct mpq_conv *conv = job->conv;
     int64_t m = conv->m / conv->group, c = conv->c / conv->group, taps = mpq_volume(conv->kernel);
     mpq_real *buffer = job->buffer + thread * job->stride;
-    struct mpq_unit last;
+    struct mpq_filled filled = {0};
     for (int64_t i = begin; i < end; i++) {
         struct mpq_unit unit = mpq_stage_unit(&job->stage, i);
-        mpq_stage_fill(&job->stage, &unit, i > begin ? &last : NULL, job->dy, buffer);
-        last = unit;
+        mpq_stage_fill(&job->stage, &unit, &filled, job->dy, buffer);
         for (const struct mpq_phase *p = job->phase; p < job->phase + job->n_phase; p++) {
             struct mpq_sweep sweep = {.stage = &job->stage,
                                       .n_row = c,

@@ -6,8 +6,9 @@
 #include "quantcore/ops/kernel/scratch.h"
 #include "quantcore/ops/kernel/stage.h"
 
-/* Planes are staged one channel at a time; a filter runs over all places of a unit as over one row,
- * into `places`, of which the parts are then kept. Parts are the same for units of equal shape. */
+/* Planes are staged one channel at a time. Where outputs lie in rows like their places, a filter
+ * runs over these; else it runs over all places of a unit as over one row, into `places`, of which
+ * the parts are then kept. Parts are the same for units of equal shape. */
 struct job {
     const struct mpq_conv *conv;
     struct mpq_stage stage;
@@ -94,6 +95,31 @@ static void find_parts(const struct job *job, const struct mpq_unit *unit, struc
     worker->n_row = unit->n_row;
 }
 
+/* Whether place (i, 0, j) is output (i, 0, j). */
+static bool has_rows(const struct job *job)
+{
+    const struct mpq_stage *s = &job->stage;
+    bool has = job->n_phase == 1 && s->total[1] == 1 && !job->add;
+    for (int i = 0; i < 3; i++)
+        has =
+            has && s->sink.step[i] == 1 && s->sink.before[i] == 0 && s->sink.dim[i] == s->total[i];
+    return has;
+}
+
+static void filter_rows(const struct job *job, const struct mpq_unit *unit,
+                        const struct worker *worker)
+{
+    const struct mpq_stage *s = &job->stage;
+    int64_t row = s->total[2];
+    for (int64_t i = 0; i < unit->n_image; i++)
+        mpq_tile_best()->filter_rows(
+            unit->n_row, row, job->taps, worker->w, job->offset, worker->staged + i * s->image,
+            s->pitch[1] * s->pitch[2], job->bias ? job->bias[unit->group] : 0, job->clamp,
+            job->to + ((unit->image + i) * job->conv->c + unit->group) * s->total[0] * row +
+                unit->row * row,
+            row);
+}
+
 /* forward and dx: they differ in the stage, and dx has a convolution for each phase. */
 static void filter_piece(void *arg, int64_t begin, int64_t end, int thread)
 {
@@ -102,15 +128,19 @@ static void filter_piece(void *arg, int64_t begin, int64_t end, int thread)
     struct worker worker;
     (void)worker_setup(job, job->own + (size_t)thread * job->own_bytes, &worker);
     int64_t area = mpq_volume(job->stage.sink.dim);
-    struct mpq_unit last;
+    bool in_rows = has_rows(job);
+    struct mpq_filled filled = {0};
     for (int64_t i = begin; i < end; i++) {
         struct mpq_unit unit = mpq_stage_unit(&job->stage, i);
         mpq_real *to = job->to + (unit.image * job->conv->c + unit.group) * area;
-        mpq_stage_fill(&job->stage, &unit, i > begin ? &last : NULL, job->x, worker.staged);
-        last = unit;
-        find_parts(job, &unit, &worker);
+        mpq_stage_fill(&job->stage, &unit, &filled, job->x, worker.staged);
         for (int64_t t = 0; t < job->taps; t++)
             worker.w[t] = job->w[unit.group * job->taps + job->tap[t]];
+        if (in_rows) {
+            filter_rows(job, &unit, &worker);
+            continue;
+        }
+        find_parts(job, &unit, &worker);
         for (int64_t p = 0; p < job->n_phase; p++) {
             int64_t t = job->phase[p].taps_before, n_tap = mpq_volume(job->phase[p].n_tap);
             set->filter(unit.places, n_tap, worker.w + t, job->offset + t, worker.staged,
@@ -142,6 +172,16 @@ void mpq_depthwise_forward(const struct mpq_conv *conv, const mpq_real *x, const
     mpq_parallel_for(mpq_stage_units(&job.stage), 1, filter_piece, &job);
 }
 
+static void reverse(int64_t *v, int64_t n)
+{
+    for (int64_t i = 0; i < n / 2; i++) {
+        int64_t other = v[n - 1 - i];
+        v[n - 1 - i] = v[i];
+        v[i] = other;
+    }
+}
+
+/* Offsets fall from tap to tap there; taken backwards they rise, as filter_rows() likes it. */
 void mpq_depthwise_dx(const struct mpq_conv *conv, const mpq_real *dy, const mpq_real *w, bool add,
                       mpq_real *dx, void *workspace)
 {
@@ -152,6 +192,8 @@ void mpq_depthwise_dx(const struct mpq_conv *conv, const mpq_real *dy, const mpq
         mpq_phase_offsets(&job.stage, p, job.offset + p->taps_before);
         for (int64_t t = 0; t < mpq_volume(p->n_tap); t++)
             job.tap[p->taps_before + t] = mpq_phase_tap(&job.stage, p, t);
+        reverse(job.offset + p->taps_before, mpq_volume(p->n_tap));
+        reverse(job.tap + p->taps_before, mpq_volume(p->n_tap));
     }
     mpq_parallel_for(mpq_stage_units(&job.stage), 1, filter_piece, &job);
 }
@@ -174,11 +216,10 @@ static void dw_piece(void *arg, int64_t begin, int64_t end, int thread)
     (void)worker_setup(job, job->own + (size_t)thread * job->own_bytes, &worker);
     memset(worker.sum, 0, (size_t)(job->conv->c * job->taps) * sizeof *worker.sum);
     job->used[thread] = true;
-    struct mpq_unit last;
+    struct mpq_filled filled = {0};
     for (int64_t i = begin; i < end; i++) {
         struct mpq_unit unit = mpq_stage_unit(&job->stage, i);
-        mpq_stage_fill(&job->stage, &unit, i > begin ? &last : NULL, job->x, worker.staged);
-        last = unit;
+        mpq_stage_fill(&job->stage, &unit, &filled, job->x, worker.staged);
         find_parts(job, &unit, &worker);
         spread(job, &unit, &worker);
         mpq_tile_best()->correlate(unit.places, job->taps, worker.places, job->offset,

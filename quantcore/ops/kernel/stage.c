@@ -190,40 +190,11 @@ struct mpq_unit mpq_stage_unit(const struct mpq_stage *stage, int64_t index)
     return u;
 }
 
-/* Rows of n elements that lie `step` apart; the rows to_stride and from_stride. */
-MPQ_MULTIVERSION
-static void copy_rows(mpq_real *to, int64_t to_stride, const mpq_real *from, int64_t from_stride,
-                      int64_t rows, int64_t n, int64_t step)
-{
-    if (step == 1 && n == to_stride && n == from_stride) {
-        n *= rows;
-        rows = 1;
-    }
-    for (int64_t i = 0; i < rows; i++) {
-        mpq_real *restrict y = to + i * to_stride;
-        const mpq_real *restrict x = from + i * from_stride;
-        if (step == 1)
-            for (int64_t j = 0; j < n; j++)
-                y[j] = x[j];
-        else if (step == 2)
-            for (int64_t j = 0; j < n; j++)
-                y[j] = x[2 * j];
-        else
-            for (int64_t j = 0; j < n; j++)
-                y[j] = x[j * step];
-    }
-}
-
-/* The part of a staged plane that holds elements of the array: [low, high) along each axis, from
- * element `first` of the array's plane on. */
-struct window {
-    int64_t low[3], high[3], first;
-};
-
-static struct window window_of(const struct mpq_stage *s, const struct mpq_unit *unit, int64_t slot)
+static struct mpq_window window_of(const struct mpq_stage *s, const struct mpq_unit *unit,
+                                   int64_t slot)
 {
     const struct mpq_stage_map *map = &s->source;
-    struct window w = {.first = 0};
+    struct mpq_window w = {.first = 0};
     int64_t index[3];
     split(slot, s->n_slot, index);
     for (int i = 0; i < 3; i++) {
@@ -235,20 +206,21 @@ static struct window window_of(const struct mpq_stage *s, const struct mpq_unit 
     return w;
 }
 
-static void fill_plane(const struct mpq_stage *s, const struct window *w, const mpq_real *from,
-                       mpq_real *to)
+static void fill_plane(const struct mpq_stage *s, const struct mpq_window *w, const mpq_real *from,
+                       const mpq_real *end, mpq_real *to)
 {
+    const struct mpq_tile_set *set = mpq_tile_best();
     const int64_t *step = s->source.step, *dim = s->source.dim;
     const int64_t rows = w->high[1] - w->low[1], n = w->high[2] - w->low[2];
     from += w->first;
     to += (w->low[0] * s->pitch[1] + w->low[1]) * s->pitch[2] + w->low[2];
     if (dim[1] == 1) {
-        copy_rows(to, s->pitch[1] * s->pitch[2], from, step[0] * dim[2], w->high[0] - w->low[0], n,
-                  step[2]);
+        set->copy_rows(to, s->pitch[1] * s->pitch[2], from, step[0] * dim[2],
+                       w->high[0] - w->low[0], n, step[2], end);
         return;
     }
     for (int64_t i = w->low[0]; i < w->high[0]; i++) {
-        copy_rows(to, s->pitch[2], from, step[1] * dim[2], rows, n, step[2]);
+        set->copy_rows(to, s->pitch[2], from, step[1] * dim[2], rows, n, step[2], end);
         to += s->pitch[1] * s->pitch[2];
         from += step[0] * dim[1] * dim[2];
     }
@@ -259,25 +231,37 @@ static bool same_layout(const struct mpq_unit *a, const struct mpq_unit *b)
     return a->n_image == b->n_image && a->row == b->row && a->n_row == b->n_row;
 }
 
-void mpq_stage_fill(const struct mpq_stage *s, const struct mpq_unit *unit,
-                    const struct mpq_unit *last, const mpq_real *array, mpq_real *buffer)
+static bool is_empty(const struct mpq_window *w)
 {
-    int64_t area = mpq_volume(s->source.dim);
-    if (!last || !same_layout(unit, last))
+    return w->low[0] == w->high[0] || w->low[1] == w->high[1] || w->low[2] == w->high[2];
+}
+
+/* From the start of the buffer to its end: copying a row may write zeros behind it. */
+void mpq_stage_fill(const struct mpq_stage *s, const struct mpq_unit *unit,
+                    struct mpq_filled *filled, const mpq_real *array, mpq_real *buffer)
+{
+    int64_t area = mpq_volume(s->source.dim), n_slot = mpq_volume(s->n_slot);
+    const mpq_real *end = array + s->n * s->group * s->channels * area;
+    const mpq_real *from = array + (unit->image * s->group + unit->group) * s->channels * area;
+    if (!same_layout(unit, &filled->unit)) {
         memset(buffer, 0, mpq_stage_elements(s) * sizeof *buffer);
-    for (int64_t slot = 0; slot < mpq_volume(s->n_slot); slot++) {
-        struct window window = window_of(s, unit, slot);
-        if (window.low[0] == window.high[0] || window.low[1] == window.high[1] ||
-            window.low[2] == window.high[2])
-            continue;
-        for (int64_t i = 0; i < unit->n_image; i++) {
-            const mpq_real *from =
-                array + ((unit->image + i) * s->group + unit->group) * s->channels * area;
-            for (int64_t c = 0; c < s->channels; c++)
-                fill_plane(s, &window, from + c * area,
-                           buffer + c * s->channel + slot * s->plane + i * s->image);
-        }
+        for (int64_t slot = 0; slot < min64(n_slot, MPQ_KEPT_WINDOWS); slot++)
+            filled->window[slot] = window_of(s, unit, slot);
     }
+    filled->unit = *unit;
+    for (int64_t c = 0; c < s->channels; c++)
+        for (int64_t slot = 0; slot < n_slot; slot++) {
+            struct mpq_window beyond;
+            const struct mpq_window *w = &filled->window[slot];
+            mpq_real *to = buffer + c * s->channel + slot * s->plane;
+            if (slot >= MPQ_KEPT_WINDOWS) {
+                beyond = window_of(s, unit, slot);
+                w = &beyond;
+            }
+            for (int64_t i = 0; i < unit->n_image && !is_empty(w); i++)
+                fill_plane(s, w, from + (i * s->group * s->channels + c) * area, end,
+                           to + i * s->image);
+        }
 }
 
 void mpq_stage_offsets(const struct mpq_stage *s, int64_t *out)

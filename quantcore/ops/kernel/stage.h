@@ -56,10 +56,24 @@ struct mpq_unit {
 };
 struct mpq_unit mpq_stage_unit(const struct mpq_stage *stage, int64_t index);
 
-/* Copy what the unit reads from array [n, group * channels, dims]. `last`: the unit that was filled
- * into the buffer before, or NULL; its zeros are used again where they are the same. */
+/* The part of a staged plane that holds elements of the array: [low, high) along each axis, from
+ * element `first` of the array's plane on. */
+struct mpq_window {
+    int64_t low[3], high[3], first;
+};
+
+/* What a buffer holds: the unit that was filled into it last and the windows of the first slots.
+ * All zero to begin with. */
+#define MPQ_KEPT_WINDOWS 8
+struct mpq_filled {
+    struct mpq_unit unit;
+    struct mpq_window window[MPQ_KEPT_WINDOWS];
+};
+
+/* Copy what the unit reads from array [n, group * channels, dims]. The zeros and windows of the
+ * last unit are used again where they are the same. */
 void mpq_stage_fill(const struct mpq_stage *stage, const struct mpq_unit *unit,
-                    const struct mpq_unit *last, const mpq_real *array, mpq_real *buffer);
+                    struct mpq_filled *filled, const mpq_real *array, mpq_real *buffer);
 
 /* The offset of every channel and tap in the stage that reads x, in the order of the weight:
  * out [channels, taps]. */

@@ -1,7 +1,9 @@
 /* Compiled with -ffp-contract=fast, the only source that is: products and sums fuse here. */
 #include "quantcore/ops/kernel/tile.h"
 
+#include <stdbool.h>
 #include <stddef.h>
+#include <string.h>
 
 #include "quantcore/base/simd.h"
 

@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 #include "quantcore/base/real.h"
+#include "quantcore/ops/kernel/clamp.h"
 
 #define MPQ_TILE_VECTORS     3
 #define MPQ_TILE_MAX_ROWS    8
@@ -44,6 +45,19 @@ struct mpq_tile_set {
     /* y[j] = bias + sum_k w[k] * s[offset[k] + j] for j in 0 .. n rounded up to lanes. */
     void (*filter)(int64_t n, int64_t n_k, const mpq_real *w, const int64_t *offset,
                    const mpq_real *s, mpq_real bias, mpq_real *y);
+
+    /* y[i * ldy + j] = bias + sum_k w[k] * s[offset[k] + i * lds + j] for i in 0 .. rows, j in
+     * 0 .. n, clamped (or NULL). ldy >= n; up to `lanes` elements behind each row but the last are
+     * overwritten. s is read up to n rounded up to lanes. */
+    void (*filter_rows)(int64_t rows, int64_t n, int64_t n_k, const mpq_real *w,
+                        const int64_t *offset, const mpq_real *s, int64_t lds, mpq_real bias,
+                        const struct mpq_clamp *clamp, mpq_real *y, int64_t ldy);
+
+    /* to[i * to_stride + j] = from[i * from_stride + j * step] for i in 0 .. rows, j in 0 .. n.
+     * Zeros are written behind each row, up to n rounded up to lanes; nothing is read at or behind
+     * `end`. */
+    void (*copy_rows)(mpq_real *to, int64_t to_stride, const mpq_real *from, int64_t from_stride,
+                      int64_t rows, int64_t n, int64_t step, const mpq_real *end);
 
     /* c[k] += sum_j g[j] * s[offset[k] + j] for j in 0 .. n rounded up to lanes: g is zero there.
      */
