@@ -13,8 +13,9 @@
 enum {
     MIN_PLACES = 192, /* below, images are better staged together: tiles are filled */
     UNIT_PLACES = 768,
-    K_BLOCK = 1536,  /* products to a sum at most: a panel of them stays in cache */
-    PANEL_ROWS = 32, /* rows from which on gathering columns that lie far apart pays */
+    K_BLOCK = 1536,         /* products to a sum at most: a panel of them stays in cache */
+    PANEL_ROWS = 32,        /* rows from which on gathering columns that lie far apart pays */
+    STRIP_ELEMENTS = 65536, /* of x that stay in cache while all rows pass over them */
 };
 
 struct job {
@@ -22,6 +23,13 @@ struct job {
     int64_t n_unit;                 /* of an image and group */
     int64_t *offset, *panel_offset; /* [k], [K_BLOCK] */
     mpq_real *panel;                /* [threads][panel_elements] */
+};
+
+/* A tile's worth of columns and where its products read: x, or a panel. */
+struct columns {
+    int64_t begin, n;
+    const mpq_real *s;
+    const int64_t *offset;
 };
 
 static bool is_all(const int64_t v[3], int64_t value)
@@ -40,9 +48,16 @@ static int64_t min64(int64_t a, int64_t b)
     return a < b ? a : b;
 }
 
+/* Tiles of a strip: as many as stay in cache, at most those of a unit. */
+static int64_t strip_tiles(int64_t k)
+{
+    int64_t n = STRIP_ELEMENTS / (min64(k, K_BLOCK) * LD);
+    return n < 1 ? 1 : min64(n, UNIT_PLACES / LD);
+}
+
 static int64_t panel_elements(int64_t k)
 {
-    return min64(k, K_BLOCK) * LD + MPQ_STAGE_SLACK;
+    return strip_tiles(k) * min64(k, K_BLOCK) * LD + MPQ_STAGE_SLACK;
 }
 
 static size_t setup(int64_t k, void *workspace, struct job *job)
@@ -96,49 +111,71 @@ static void store(int rows, int64_t n, const mpq_real *tile, const mpq_real *bia
     }
 }
 
-/* Columns [0, n) of y from those of x, for products [k, k + n_k). */
-static void run_columns(const struct job *job, const mpq_real *s, const int64_t *offset, int64_t k,
-                        int64_t n_k, int64_t group, int64_t n, mpq_real *y)
+/* Products [k, k + n_k) of all rows with the columns of a strip: row by row, so that y is written
+ * in few streams. */
+static void run_strip(const struct job *job, const struct columns *strip, int n_columns, int64_t k,
+                      int64_t n_k, int64_t group, mpq_real *y)
 {
     const struct mpq_pointwise *p = job->p;
     const struct mpq_tile_set *set = mpq_tile_best();
-    int vectors = (int)((n + set->lanes - 1) / set->lanes), rows;
     const struct mpq_clamp *clamp = k + n_k == p->k ? p->clamp : NULL;
     _Alignas(64) mpq_real tile[MPQ_TILE_MAX_ROWS * LD];
+    int rows;
     for (int64_t row = 0; row < p->m; row += rows) {
+        const mpq_real *bias = p->bias && k == 0 ? p->bias + group * p->m + row : NULL;
         rows = set->max_rows;
         while (rows > p->m - row)
             rows /= 2;
-        set->product(rows, vectors, n_k, p->a + (group * p->m + row) * p->k + k, p->k, s, offset,
-                     tile, LD);
-        store(rows, n, tile, p->bias && k == 0 ? p->bias + group * p->m + row : NULL,
-              p->add || k > 0, clamp, y + row * p->places, p->places);
+        for (const struct columns *c = strip; c < strip + n_columns; c++) {
+            int vectors = (int)((c->n + set->lanes - 1) / set->lanes);
+            set->product(rows, vectors, n_k, p->a + (group * p->m + row) * p->k + k, p->k, c->s,
+                         c->offset, tile, LD);
+            store(rows, c->n, tile, bias, p->add || k > 0, clamp, y + row * p->places + c->begin,
+                  p->places);
+        }
     }
+}
+
+/* The next columns of [at, end), for products [k, k + n_k); a panel is filled where they lie far
+ * apart or at the end of x. */
+static struct columns take_columns(const struct job *job, const mpq_real *x, int64_t at,
+                                   int64_t end, int64_t n_k, mpq_real *panel)
+{
+    const struct mpq_pointwise *p = job->p;
+    const struct mpq_tile_set *set = mpq_tile_best();
+    int64_t left = (end - at + set->lanes - 1) / set->lanes;
+    int64_t wide = mpq_sweep_vectors(left) * set->lanes;
+    struct columns c = {
+        .begin = at, .n = min64(wide, end - at), .s = x + at, .offset = job->offset};
+    if (c.n < wide)
+        gather_tail(x + at, p->places, n_k, c.n, panel);
+    else if (p->m >= PANEL_ROWS)
+        set->gather(n_k, x + at, job->offset, &(struct mpq_tile_run){.count = (int)c.n}, 1, panel,
+                    LD);
+    if (c.n < wide || p->m >= PANEL_ROWS) {
+        c.s = panel;
+        c.offset = job->panel_offset;
+    }
+    return c;
 }
 
 static void run_unit(const struct job *job, int64_t image, int64_t group, int64_t begin,
                      int64_t end, mpq_real *panel)
 {
     const struct mpq_pointwise *p = job->p;
-    const struct mpq_tile_set *set = mpq_tile_best();
     const mpq_real *x = p->x + (image * p->group + group) * p->k * p->places;
     mpq_real *y = p->y + (image * p->group + group) * p->m * p->places;
-    for (int64_t at = begin, n; at < end; at += n) {
-        int64_t left = (end - at + set->lanes - 1) / set->lanes;
-        int64_t wide = mpq_sweep_vectors(left) * set->lanes;
-        n = min64(wide, end - at);
+    struct columns strip[UNIT_PLACES / LD];
+    for (int64_t at = begin, next = begin; at < end; at = next) {
         for (int64_t k = 0, n_k; k < p->k; k += n_k) {
-            const mpq_real *from = x + k * p->places + at;
+            int n = 0;
             n_k = min64(K_BLOCK, p->k - k);
-            if (n < wide)
-                gather_tail(from, p->places, n_k, n, panel);
-            else if (p->m >= PANEL_ROWS)
-                set->gather(n_k, from, job->offset,
-                            &(struct mpq_tile_run){.place = 0, .column = 0, .count = (int)n}, 1,
-                            panel, LD);
-            bool is_gathered = n < wide || p->m >= PANEL_ROWS;
-            run_columns(job, is_gathered ? panel : from,
-                        is_gathered ? job->panel_offset : job->offset, k, n_k, group, n, y + at);
+            for (next = at; n < strip_tiles(p->k) && next < end; n++) {
+                strip[n] =
+                    take_columns(job, x + k * p->places, next, end, n_k, panel + n * n_k * LD);
+                next += strip[n].n;
+            }
+            run_strip(job, strip, n, k, n_k, group, y);
         }
     }
 }
