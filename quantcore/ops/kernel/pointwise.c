@@ -8,7 +8,8 @@
 #include "quantcore/ops/kernel/sweep.h"
 #include "quantcore/ops/kernel/tile.h"
 
-#define LD MPQ_TILE_MAX_COLUMNS
+#define LD   MPQ_TILE_MAX_COLUMNS
+#define LINE (64 / (int64_t)sizeof(mpq_real)) /* elements of a cache line */
 
 enum {
     MIN_PLACES = 192, /* below, images are better staged together: tiles are filled */
@@ -111,10 +112,46 @@ static void store(int rows, int64_t n, const mpq_real *tile, const mpq_real *bia
     }
 }
 
+/* Rows and columns of x that come after a strip, asked for a few lines at a time while it is
+ * computed: they lie in so many short rows that the processor does not foresee them. */
+struct ahead {
+    const mpq_real *row;
+    int64_t rows, columns, at;
+    int64_t portion; /* lines a time */
+};
+
+static struct ahead ahead_of(const mpq_real *x, int64_t rows, int64_t columns, int64_t n_time)
+{
+    struct ahead a = {.row = x, .rows = columns > 0 ? rows : 0, .columns = columns};
+    a.portion = (a.rows * (columns / LINE + 1) + n_time - 1) / n_time;
+    return a;
+}
+
+static void fetch_ahead(struct ahead *a, int64_t step)
+{
+    for (int64_t i = 0; i < a->portion && a->rows > 0; i++) {
+        __builtin_prefetch(a->row + a->at, 0, 2);
+        a->at += LINE;
+        if (a->at >= a->columns + LINE) {
+            a->at = 0;
+            a->row += step;
+            a->rows--;
+        }
+    }
+}
+
+/* A tile of y, which will be written: the old contents would be waited for. */
+static void fetch_tile(const mpq_real *y, int64_t ldy, int rows, int64_t n)
+{
+    for (int i = 0; i < rows; i++)
+        for (int64_t j = 0; j < n; j += LINE)
+            __builtin_prefetch(y + i * ldy + j, 1);
+}
+
 /* Products [k, k + n_k) of all rows with the columns of a strip: row by row, so that y is written
  * in few streams. */
 static void run_strip(const struct job *job, const struct columns *strip, int n_columns, int64_t k,
-                      int64_t n_k, int64_t group, mpq_real *y)
+                      int64_t n_k, int64_t group, struct ahead *ahead, mpq_real *y)
 {
     const struct mpq_pointwise *p = job->p;
     const struct mpq_tile_set *set = mpq_tile_best();
@@ -128,10 +165,13 @@ static void run_strip(const struct job *job, const struct columns *strip, int n_
             rows /= 2;
         for (const struct columns *c = strip; c < strip + n_columns; c++) {
             int vectors = (int)((c->n + set->lanes - 1) / set->lanes);
+            mpq_real *to = y + row * p->places + c->begin;
+            fetch_ahead(ahead, p->places);
+            if (p->m >= p->k)
+                fetch_tile(to, p->places, rows, c->n);
             set->product(rows, vectors, n_k, p->a + (group * p->m + row) * p->k + k, p->k, c->s,
                          c->offset, tile, LD);
-            store(rows, c->n, tile, bias, p->add || k > 0, clamp, y + row * p->places + c->begin,
-                  p->places);
+            store(rows, c->n, tile, bias, p->add || k > 0, clamp, to, p->places);
         }
     }
 }
@@ -165,6 +205,7 @@ static void run_unit(const struct job *job, int64_t image, int64_t group, int64_
     const struct mpq_pointwise *p = job->p;
     const mpq_real *x = p->x + (image * p->group + group) * p->k * p->places;
     mpq_real *y = p->y + (image * p->group + group) * p->m * p->places;
+    int64_t n_block = (p->m + mpq_tile_best()->max_rows - 1) / mpq_tile_best()->max_rows;
     struct columns strip[UNIT_PLACES / LD];
     for (int64_t at = begin, next = begin; at < end; at = next) {
         for (int64_t k = 0, n_k; k < p->k; k += n_k) {
@@ -175,7 +216,11 @@ static void run_unit(const struct job *job, int64_t image, int64_t group, int64_
                     take_columns(job, x + k * p->places, next, end, n_k, panel + n * n_k * LD);
                 next += strip[n].n;
             }
-            run_strip(job, strip, n, k, n_k, group, y);
+            /* The next rows of these columns, or the first of the next. */
+            int64_t row = k + n_k < p->k ? k + n_k : 0, first = row > 0 ? at : next;
+            struct ahead ahead = ahead_of(x + row * p->places + first, min64(K_BLOCK, p->k - row),
+                                          min64(p->places - first, next - at), n * n_block);
+            run_strip(job, strip, n, k, n_k, group, &ahead, y);
         }
     }
 }
