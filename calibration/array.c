@@ -1,7 +1,6 @@
 #include "calibration/array.h"
 
 #include <math.h>
-#include <string.h>
 
 #include "calibration/workers.h"
 
@@ -56,9 +55,19 @@ static bool fits_type(double value, enum mpq_dtype dtype)
     return value < end && value >= (is_signed ? -end : 0) && value == floor(value);
 }
 
+/* Sample number i of n elements as it is stored. */
+static enum mpq_status read_stored(struct mpq_ctx *ctx, struct mpq_arena *scratch,
+                                   const struct mpq_rows *array, int64_t i, int64_t n,
+                                   struct mpq_tensor *out)
+{
+    *out = (struct mpq_tensor){array->header.dtype, MPQ_SHAPE(n), NULL};
+    out->data = mpq_arena_alloc(ctx, scratch, (size_t)n, mpq_dtype_bytes(out->dtype));
+    return out->data ? mpq_rows_read(ctx, array, i * n, n, out->data) : MPQ_E_NOMEM;
+}
+
 struct check {
     const char *where;
-    const struct mpq_tensor *array;
+    const struct mpq_rows *array;
     enum mpq_dtype dtype;
     int64_t n_element; /* of one sample */
 };
@@ -67,9 +76,10 @@ static enum mpq_status check_sample(struct mpq_ctx *ctx, struct mpq_arena *scrat
                                     int64_t sample)
 {
     const struct check *check = arg;
-    (void)scratch;
+    struct mpq_tensor x;
+    MPQ_TRY(read_stored(ctx, scratch, check->array, sample, check->n_element, &x));
     for (int64_t i = 0; i < check->n_element; i++) {
-        double value = mpq_tensor_double(check->array, sample * check->n_element + i);
+        double value = mpq_tensor_double(&x, i);
         if (!fits_type(value, check->dtype))
             return mpq_fail(
                 ctx, MPQ_E_NUMERIC, "%s, sample %lld: element %lld is %g, which is no %s number",
@@ -79,25 +89,26 @@ static enum mpq_status check_sample(struct mpq_ctx *ctx, struct mpq_arena *scrat
 }
 
 enum mpq_status mpq_array_check(struct mpq_ctx *ctx, const char *where,
-                                const struct mpq_tensor *array, const struct mpq_tensor *input,
+                                const struct mpq_rows *array, const struct mpq_tensor *input,
                                 uint32_t n_sample)
 {
-    bool is_exact = array->dtype == MPQ_BOOL || mpq_dtype_is_integer(array->dtype);
-    if (array->dtype == input->dtype && is_exact)
+    enum mpq_dtype dtype = array->header.dtype;
+    bool is_exact = dtype == MPQ_BOOL || mpq_dtype_is_integer(dtype);
+    if (dtype == input->dtype && is_exact)
         return MPQ_OK;
     struct check check = {where, array, input->dtype, mpq_shape_count(&input->shape)};
     return mpq_workers_run(ctx, n_sample, check_sample, &check);
 }
 
-void mpq_array_copy(const struct mpq_tensor *array, uint32_t sample, struct mpq_tensor *y)
+enum mpq_status mpq_array_copy(struct mpq_ctx *ctx, struct mpq_arena *scratch,
+                               const struct mpq_rows *array, uint32_t sample, struct mpq_tensor *y)
 {
-    int64_t count = mpq_shape_count(&y->shape), start = (int64_t)sample * count;
-    if (array->dtype == y->dtype) {
-        size_t bytes = mpq_tensor_bytes(y);
-        if (bytes)
-            memcpy(y->data, (const uint8_t *)array->data + (size_t)sample * bytes, bytes);
-        return;
-    }
+    int64_t count = mpq_shape_count(&y->shape);
+    struct mpq_tensor x;
+    if (array->header.dtype == y->dtype)
+        return mpq_rows_read(ctx, array, sample * count, count, y->data);
+    MPQ_TRY(read_stored(ctx, scratch, array, sample, count, &x));
     for (int64_t i = 0; i < count; i++)
-        mpq_tensor_set_double(y, i, mpq_tensor_double(array, start + i));
+        mpq_tensor_set_double(y, i, mpq_tensor_double(&x, i));
+    return MPQ_OK;
 }

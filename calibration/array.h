@@ -2,7 +2,7 @@
 #ifndef MPQ_CALIBRATION_ARRAY_H
 #define MPQ_CALIBRATION_ARRAY_H
 
-#include "quantcore/ir/tensor.h"
+#include "calibration/rows.h"
 
 /* Whether an array of this shape holds samples of `input` (one sample: type and shape): of the same
  * rank, samples stacked along the first dimension, or of one rank more, each entry a whole input.
@@ -17,10 +17,12 @@ void mpq_array_guess(const struct mpq_shape *array, struct mpq_shape *input);
 /* NUMERIC, with sample, element and value, where a value is not finite as a float or does not exist
  * in an integer input's type. On all threads. */
 enum mpq_status mpq_array_check(struct mpq_ctx *ctx, const char *where,
-                                const struct mpq_tensor *array, const struct mpq_tensor *input,
+                                const struct mpq_rows *array, const struct mpq_tensor *input,
                                 uint32_t n_sample) MPQ_CHECKED;
 
 /* Sample of a checked array -> y, one sample with data. */
-void mpq_array_copy(const struct mpq_tensor *array, uint32_t sample, struct mpq_tensor *y);
+enum mpq_status mpq_array_copy(struct mpq_ctx *ctx, struct mpq_arena *scratch,
+                               const struct mpq_rows *array, uint32_t sample,
+                               struct mpq_tensor *y) MPQ_CHECKED;
 
 #endif

@@ -208,6 +208,18 @@ enum mpq_status mpq_npy_parse_header(struct mpq_ctx *ctx, const char *where, con
     return MPQ_OK;
 }
 
+enum mpq_status mpq_npy_check_bytes(struct mpq_ctx *ctx, const char *where,
+                                    const struct mpq_npy_header *header, size_t n_bytes)
+{
+    size_t want = (size_t)header->count * mpq_dtype_bytes(header->dtype);
+    size_t have = n_bytes - header->data_offset;
+    if (have == want)
+        return MPQ_OK;
+    return mpq_fail(ctx, MPQ_E_FORMAT, "%s: an array %s of %s takes %zu bytes, %zu are there",
+                    where, MPQ_SHAPE_TEXT(&header->shape), mpq_dtype_name(header->dtype), want,
+                    have);
+}
+
 static void swap_bytes(uint8_t *data, int64_t count, size_t width)
 {
     for (int64_t i = 0; i < count; i++, data += width)
@@ -216,6 +228,15 @@ static void swap_bytes(uint8_t *data, int64_t count, size_t width)
             data[j] = data[width - 1 - j];
             data[width - 1 - j] = byte;
         }
+}
+
+void mpq_npy_order(const struct mpq_npy_header *header, uint8_t *data, int64_t count)
+{
+    if (header->swapped)
+        swap_bytes(data, count, mpq_dtype_bytes(header->dtype));
+    if (header->dtype == MPQ_BOOL)
+        for (int64_t i = 0; i < count; i++)
+            data[i] = data[i] != 0;
 }
 
 /* From first index fastest to last index fastest: walk `to` in order, counting the indices up. */
@@ -245,18 +266,10 @@ enum mpq_status mpq_npy_parse(struct mpq_ctx *ctx, struct mpq_arena *arena, cons
 {
     struct mpq_npy_header header;
     MPQ_TRY(mpq_npy_parse_header(ctx, where, bytes, n_bytes, &header));
+    MPQ_TRY(mpq_npy_check_bytes(ctx, where, &header, n_bytes));
     size_t width = mpq_dtype_bytes(header.dtype), want = (size_t)header.count * width;
-    size_t have = n_bytes - header.data_offset;
-    if (have != want)
-        return mpq_fail(ctx, MPQ_E_FORMAT, "%s: an array %s of %s takes %zu bytes, %zu are there",
-                        where, MPQ_SHAPE_TEXT(&header.shape), mpq_dtype_name(header.dtype), want,
-                        have);
     uint8_t *data = bytes + header.data_offset;
-    if (header.swapped)
-        swap_bytes(data, header.count, width);
-    if (header.dtype == MPQ_BOOL)
-        for (int64_t i = 0; i < header.count; i++)
-            data[i] = data[i] != 0;
+    mpq_npy_order(&header, data, header.count);
     bool fortran = header.fortran_order && header.shape.rank > 1;
     if (fortran || (uintptr_t)data % width != 0) {
         uint8_t *copy = mpq_arena_alloc(ctx, arena, (size_t)header.count, width);

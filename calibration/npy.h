@@ -23,6 +23,14 @@ struct mpq_npy_header {
 enum mpq_status mpq_npy_parse_header(struct mpq_ctx *ctx, const char *where, const uint8_t *bytes,
                                      size_t n_bytes, struct mpq_npy_header *out) MPQ_CHECKED;
 
+/* FORMAT unless a file of n_bytes holds exactly the elements that its header promises. */
+enum mpq_status mpq_npy_check_bytes(struct mpq_ctx *ctx, const char *where,
+                                    const struct mpq_npy_header *header,
+                                    size_t n_bytes) MPQ_CHECKED;
+
+/* Elements as they are in a file of that header -> as a tensor has them: byte order, booleans. */
+void mpq_npy_order(const struct mpq_npy_header *header, uint8_t *data, int64_t count);
+
 /* A whole file in memory -> a tensor in row-major order. The tensor takes `bytes` over: its data
  * lie in them, put in order there, unless that needs a copy (Fortran order, odd alignment). The
  * file must hold exactly the elements that its header promises. Errors as above. */

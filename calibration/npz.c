@@ -116,15 +116,18 @@ static enum mpq_status member_bytes(struct mpq_ctx *ctx, const struct mpq_npz *n
     return MPQ_OK;
 }
 
-/* The first n bytes of a member; with `all`, these must be all of it and match the checksum, which
- * libzip compares when it meets the end. */
-static enum mpq_status read_member(struct mpq_ctx *ctx, const struct mpq_npz *npz, uint32_t i,
-                                   uint8_t *bytes, size_t n, bool all)
+static enum mpq_status fail_read(struct mpq_ctx *ctx, const struct mpq_npz *npz, uint32_t i,
+                                 const char *why)
 {
-    zip_file_t *file = zip_fopen_index(npz->zip, npz->member[i], 0);
-    if (!file)
-        return mpq_fail(ctx, MPQ_E_FORMAT, "%s: array '%s' cannot be read: %s", npz->path,
-                        npz->name[i], zip_strerror(npz->zip));
+    return mpq_fail(ctx, MPQ_E_FORMAT, "%s: array '%s' cannot be read: %s", npz->path, npz->name[i],
+                    why);
+}
+
+/* The next n bytes of a member; with `last`, these must be its end and match the checksum, which
+ * libzip compares when it meets the end. */
+static enum mpq_status read_next(struct mpq_ctx *ctx, const struct mpq_npz *npz, uint32_t i,
+                                 zip_file_t *file, uint8_t *bytes, size_t n, bool last)
+{
     size_t at = 0;
     zip_int64_t got = 1;
     while (at < n && got > 0) {
@@ -132,11 +135,19 @@ static enum mpq_status read_member(struct mpq_ctx *ctx, const struct mpq_npz *np
         at += got > 0 ? (size_t)got : 0;
     }
     uint8_t beyond;
-    bool whole = at == n && (!all || zip_fread(file, &beyond, 1) == 0);
-    enum mpq_status status = MPQ_OK;
-    if (!whole)
-        status = mpq_fail(ctx, MPQ_E_FORMAT, "%s: array '%s' cannot be read: %s", npz->path,
-                          npz->name[i], got < 0 ? zip_file_strerror(file) : "it is damaged");
+    if (at < n || (last && zip_fread(file, &beyond, 1) != 0))
+        return fail_read(ctx, npz, i, got < 0 ? zip_file_strerror(file) : "it is damaged");
+    return MPQ_OK;
+}
+
+/* The first n bytes of a member, or all of it. */
+static enum mpq_status read_member(struct mpq_ctx *ctx, const struct mpq_npz *npz, uint32_t i,
+                                   uint8_t *bytes, size_t n, bool all)
+{
+    zip_file_t *file = zip_fopen_index(npz->zip, npz->member[i], 0);
+    if (!file)
+        return fail_read(ctx, npz, i, zip_strerror(npz->zip));
+    enum mpq_status status = read_next(ctx, npz, i, file, bytes, n, all);
     zip_fclose(file);
     return status;
 }
@@ -176,6 +187,57 @@ enum mpq_status mpq_npz_read(struct mpq_ctx *ctx, struct mpq_arena *arena, struc
         return MPQ_E_NOMEM;
     MPQ_TRY(read_member(ctx, npz, i, bytes, n_bytes, true));
     return mpq_npy_parse(ctx, arena, where, bytes, n_bytes, out);
+}
+
+/* All n_bytes of a member, in pieces. */
+static enum mpq_status unpack(struct mpq_ctx *ctx, struct mpq_arena *scratch,
+                              const struct mpq_npz *npz, uint32_t i, size_t n_bytes,
+                              const struct mpq_file *to)
+{
+    const size_t piece = (size_t)1 << 18;
+    uint8_t *bytes = mpq_arena_alloc(ctx, scratch, piece, 1);
+    zip_file_t *file = bytes ? zip_fopen_index(npz->zip, npz->member[i], 0) : NULL;
+    if (!bytes)
+        return MPQ_E_NOMEM;
+    if (!file)
+        return fail_read(ctx, npz, i, zip_strerror(npz->zip));
+    enum mpq_status status = MPQ_OK;
+    for (size_t at = 0; at < n_bytes && status == MPQ_OK; at += piece) {
+        size_t n = n_bytes - at < piece ? n_bytes - at : piece;
+        status = read_next(ctx, npz, i, file, bytes, n, at + n == n_bytes);
+        if (status == MPQ_OK)
+            status = mpq_file_append(ctx, to, bytes, n);
+    }
+    zip_fclose(file);
+    return status;
+}
+
+enum mpq_status mpq_npz_rows(struct mpq_ctx *ctx, struct mpq_arena *arena, struct mpq_npz *npz,
+                             const char *name, struct mpq_rows *out)
+{
+    uint32_t i = mpq_strmap_get(&npz->by_name, name);
+    struct mpq_rows rows = {0};
+    struct mpq_tensor tensor;
+    size_t n_bytes = 0;
+    MPQ_TRY(mpq_npz_header(ctx, npz, name, &rows.header));
+    MPQ_TRY(member_bytes(ctx, npz, i, &n_bytes));
+    const char *where = where_is(ctx, npz, i);
+    if (!where)
+        return MPQ_E_NOMEM;
+    if (!mpq_rows_stay_on_disk(&rows.header)) {
+        MPQ_TRY(mpq_npz_read(ctx, arena, npz, name, &tensor));
+        *out = mpq_rows_of(&tensor);
+        return MPQ_OK;
+    }
+    MPQ_TRY(mpq_npy_check_bytes(ctx, where, &rows.header, n_bytes));
+    MPQ_TRY(mpq_file_open_scratch(ctx, arena, &rows.file));
+    struct mpq_arena *scratch = mpq_arena_create(ctx);
+    if (!scratch)
+        return MPQ_E_NOMEM;
+    enum mpq_status status = unpack(ctx, scratch, npz, i, n_bytes, &rows.file);
+    mpq_arena_free(scratch);
+    *out = rows;
+    return status;
 }
 
 /* Add one array to the archive. libzip reads `bytes` when the archive is closed; the arena keeps

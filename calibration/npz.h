@@ -2,7 +2,7 @@
 #ifndef MPQ_CALIBRATION_NPZ_H
 #define MPQ_CALIBRATION_NPZ_H
 
-#include "calibration/npy.h"
+#include "calibration/rows.h"
 
 struct mpq_npz;
 
@@ -22,6 +22,10 @@ enum mpq_status mpq_npz_header(struct mpq_ctx *ctx, struct mpq_npz *npz, const c
 /* An array that is there, checked against the zip's checksum, with its data in `arena`. */
 enum mpq_status mpq_npz_read(struct mpq_ctx *ctx, struct mpq_arena *arena, struct mpq_npz *npz,
                              const char *name, struct mpq_tensor *out) MPQ_CHECKED;
+
+/* The same for an array that stays out of memory where it is large: it is unpacked to a file. */
+enum mpq_status mpq_npz_rows(struct mpq_ctx *ctx, struct mpq_arena *arena, struct mpq_npz *npz,
+                             const char *name, struct mpq_rows *out) MPQ_CHECKED;
 
 /* Write tensor[0..n) as arrays name[0..n), uncompressed, complete or not at all. The bytes depend
  * on names and tensors alone: no time, no order but the one given. `arena` holds a copy of the file

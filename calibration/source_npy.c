@@ -3,7 +3,6 @@
 #include <string.h>
 
 #include "calibration/array.h"
-#include "calibration/npy.h"
 #include "calibration/source.h"
 
 static bool npy_accepts(const struct mpq_source_request *request)
@@ -19,13 +18,14 @@ static enum mpq_status npy_open(struct mpq_ctx *ctx, const struct mpq_source_req
                         "%s: the model has %u inputs; an .npy file can feed only one, an .npz file "
                         "all of them",
                         request->path, dataset->n_input);
-    struct mpq_tensor *array = mpq_arena_alloc(ctx, dataset->arena, 1, sizeof *array);
+    struct mpq_rows *array = mpq_arena_alloc(ctx, dataset->arena, 1, sizeof *array);
     if (!array)
         return MPQ_E_NOMEM;
     dataset->state = array;
-    MPQ_TRY(mpq_npy_read(ctx, dataset->arena, request->path, array));
-    MPQ_TRY(mpq_array_match(ctx, request->path, array, dataset->input_name[0], &dataset->input[0],
-                            &dataset->n_sample));
+    MPQ_TRY(mpq_rows_open(ctx, dataset->arena, request->path, array));
+    struct mpq_tensor claimed = {array->header.dtype, array->header.shape, NULL};
+    MPQ_TRY(mpq_array_match(ctx, request->path, &claimed, dataset->input_name[0],
+                            &dataset->input[0], &dataset->n_sample));
     return mpq_array_check(ctx, request->path, array, &dataset->input[0], dataset->n_sample);
 }
 
@@ -49,10 +49,7 @@ static enum mpq_status npy_read(struct mpq_ctx *ctx, struct mpq_arena *scratch,
                                 const struct mpq_dataset *dataset, uint32_t sample,
                                 struct mpq_tensor *y)
 {
-    (void)ctx;
-    (void)scratch;
-    mpq_array_copy(dataset->state, sample, &y[0]);
-    return MPQ_OK;
+    return mpq_array_copy(ctx, scratch, dataset->state, sample, &y[0]);
 }
 
 const struct mpq_source mpq_source_npy = {

@@ -13,8 +13,8 @@
 #define NO_INPUT UINT32_MAX
 
 struct state {
-    struct mpq_tensor *array; /* [n_input] as stored                        */
-    uint32_t picture_input;   /* the input that reads PICTURES, or NO_INPUT */
+    struct mpq_rows *array; /* [n_input] as stored                        */
+    uint32_t picture_input; /* the input that reads PICTURES, or NO_INPUT */
     struct mpq_picture_layout layout;
     struct mpq_preprocess preprocess;
     struct mpq_pixel_table table;
@@ -86,7 +86,7 @@ static enum mpq_status open_pictures(struct mpq_ctx *ctx, struct mpq_dataset *da
     state->picture_input = input;
     state->preprocess = *preprocess;
     mpq_pixel_table_fill(preprocess, &state->table);
-    return mpq_npz_read(ctx, dataset->arena, npz, PICTURES, &state->array[input]);
+    return mpq_npz_rows(ctx, dataset->arena, npz, PICTURES, &state->array[input]);
 }
 
 static enum mpq_status open_array(struct mpq_ctx *ctx, struct mpq_dataset *dataset,
@@ -100,7 +100,7 @@ static enum mpq_status open_array(struct mpq_ctx *ctx, struct mpq_dataset *datas
     struct mpq_tensor claimed = {header.dtype, header.shape, NULL};
     MPQ_TRY(mpq_array_match(ctx, where, &claimed, name, &dataset->input[input], &n_sample));
     MPQ_TRY(set_count(ctx, dataset, where, n_sample));
-    MPQ_TRY(mpq_npz_read(ctx, dataset->arena, npz, name, &state->array[input]));
+    MPQ_TRY(mpq_npz_rows(ctx, dataset->arena, npz, name, &state->array[input]));
     return mpq_array_check(ctx, where, &state->array[input], &dataset->input[input], n_sample);
 }
 
@@ -182,11 +182,15 @@ static enum mpq_status read_picture(struct mpq_ctx *ctx, struct mpq_arena *scrat
                                     const struct state *state, uint32_t sample,
                                     struct mpq_tensor *y)
 {
-    const struct mpq_tensor *array = &state->array[state->picture_input];
-    const int64_t *dim = array->shape.dim;
-    struct mpq_picture fitted,
-        picture = {dim[1], dim[2], array->shape.rank == 4 ? dim[3] : 1, array->data};
-    picture.pixel += (size_t)sample * (size_t)(picture.height * picture.width * picture.channels);
+    const struct mpq_rows *array = &state->array[state->picture_input];
+    const struct mpq_shape *shape = &array->header.shape;
+    const int64_t *dim = shape->dim;
+    struct mpq_picture fitted, picture = {dim[1], dim[2], shape->rank == 4 ? dim[3] : 1, NULL};
+    int64_t n = picture.height * picture.width * picture.channels;
+    picture.pixel = mpq_arena_alloc(ctx, scratch, (size_t)n, 1);
+    if (!picture.pixel)
+        return MPQ_E_NOMEM;
+    MPQ_TRY(mpq_rows_read(ctx, array, sample * n, n, picture.pixel));
     MPQ_TRY(mpq_preprocess_fit(ctx, scratch, &state->preprocess, &state->layout, true, &picture,
                                &fitted));
     mpq_preprocess_write(&state->preprocess, &state->table, &state->layout, &fitted, y);
@@ -202,7 +206,7 @@ static enum mpq_status npz_read(struct mpq_ctx *ctx, struct mpq_arena *scratch,
         if (i == state->picture_input)
             MPQ_TRY(read_picture(ctx, scratch, state, sample, &y[i]));
         else
-            mpq_array_copy(&state->array[i], sample, &y[i]);
+            MPQ_TRY(mpq_array_copy(ctx, scratch, &state->array[i], sample, &y[i]));
     return MPQ_OK;
 }
 

@@ -49,6 +49,100 @@ enum mpq_status mpq_file_read(struct mpq_ctx *ctx, struct mpq_arena *arena, cons
     return status;
 }
 
+static enum mpq_status write_fd(struct mpq_ctx *ctx, const char *path, int fd, const void *data,
+                                size_t bytes)
+{
+    const uint8_t *p = data;
+    while (bytes) {
+        ssize_t n = write(fd, p, bytes);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return mpq_fail(ctx, MPQ_E_IO, "%s: cannot be written: %s", path, strerror(errno));
+        p += n;
+        bytes -= (size_t)n;
+    }
+    return MPQ_OK;
+}
+
+/* ---- in parts ---- */
+
+static void close_file(void *fd)
+{
+    close((int)(intptr_t)fd);
+}
+
+/* The file is the arena's from here on. */
+static enum mpq_status keep_open(struct mpq_ctx *ctx, struct mpq_arena *arena, const char *path,
+                                 int fd, struct mpq_file *out)
+{
+    if (fd < 0)
+        return mpq_fail(ctx, MPQ_E_IO, "%s: cannot be opened: %s", path, strerror(errno));
+    enum mpq_status status = mpq_arena_defer(ctx, arena, close_file, (void *)(intptr_t)fd);
+    if (status != MPQ_OK)
+        close(fd);
+    else
+        *out = (struct mpq_file){path, fd};
+    return status;
+}
+
+enum mpq_status mpq_file_open(struct mpq_ctx *ctx, struct mpq_arena *arena, const char *path,
+                              struct mpq_file *out, size_t *out_bytes)
+{
+    struct stat info;
+    const char *name = mpq_arena_strdup(ctx, arena, path);
+    if (!name)
+        return MPQ_E_NOMEM;
+    MPQ_TRY(keep_open(ctx, arena, name, open(path, O_RDONLY | O_CLOEXEC), out));
+    if (fstat(out->fd, &info) != 0 || !S_ISREG(info.st_mode))
+        return mpq_fail(ctx, MPQ_E_IO, "%s: is not a file", path);
+    *out_bytes = (size_t)info.st_size;
+    return MPQ_OK;
+}
+
+enum mpq_status mpq_file_open_scratch(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                      struct mpq_file *out)
+{
+    const char *folder = getenv("TMPDIR");
+    char *path =
+        mpq_arena_printf(ctx, arena, "%s/onnx-mpq.XXXXXX", folder && *folder ? folder : "/var/tmp");
+    if (!path)
+        return MPQ_E_NOMEM;
+    int fd = mkstemp(path);
+    if (fd < 0)
+        return mpq_fail(ctx, MPQ_E_IO, "%s: cannot be written: %s (TMPDIR names another folder)",
+                        path, strerror(errno));
+    unlink(path);
+    return keep_open(ctx, arena, path, fd, out);
+}
+
+enum mpq_status mpq_file_append(struct mpq_ctx *ctx, const struct mpq_file *file, const void *data,
+                                size_t bytes)
+{
+    return write_fd(ctx, file->path, file->fd, data, bytes);
+}
+
+enum mpq_status mpq_file_read_at(struct mpq_ctx *ctx, const struct mpq_file *file, size_t offset,
+                                 void *data, size_t bytes)
+{
+    uint8_t *p = data;
+    while (bytes) {
+        ssize_t n = pread(file->fd, p, bytes, (off_t)offset);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return mpq_fail(ctx, MPQ_E_IO, "%s: cannot be read: %s", file->path, strerror(errno));
+        if (n == 0)
+            return mpq_fail(ctx, MPQ_E_IO, "%s: has become shorter", file->path);
+        p += n;
+        offset += (size_t)n;
+        bytes -= (size_t)n;
+    }
+    return MPQ_OK;
+}
+
+/* ---- whole ---- */
+
 bool mpq_file_exists(const char *path)
 {
     struct stat info;
@@ -124,17 +218,7 @@ enum mpq_status mpq_file_out_open_in(struct mpq_ctx *ctx, struct mpq_arena *aren
 enum mpq_status mpq_file_out_write(struct mpq_ctx *ctx, struct mpq_file_out *out, const void *data,
                                    size_t bytes)
 {
-    const uint8_t *p = data;
-    while (bytes) {
-        ssize_t n = write(out->fd, p, bytes);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            return mpq_fail(ctx, MPQ_E_IO, "%s: cannot be written: %s", out->path, strerror(errno));
-        p += n;
-        bytes -= (size_t)n;
-    }
-    return MPQ_OK;
+    return write_fd(ctx, out->path, out->fd, data, bytes);
 }
 
 enum mpq_status mpq_file_out_commit(struct mpq_ctx *ctx, struct mpq_file_out *out)
