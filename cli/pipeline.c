@@ -17,6 +17,7 @@
 #include "quantcore/base/rng.h"
 #include "quantcore/pass/pass.h"
 #include "quantcore/supernet/round.h"
+#include "quantcore/supernet/sensitivity.h"
 
 /* ---- open ---- */
 
@@ -329,6 +330,9 @@ enum mpq_status mpq_pipeline_prepare(struct mpq_ctx *ctx, struct mpq_pipeline *p
 
 /* ---- tune ---- */
 
+/* Multiplications that measuring what each width costs may take; the same for activations. */
+static const double sensitivity_macs = 1e12;
+
 static uint64_t total_macs(const struct mpq_pipeline *p)
 {
     uint64_t macs = 0;
@@ -397,7 +401,7 @@ static enum mpq_status family_loss(struct mpq_ctx *ctx, struct mpq_pipeline *p, 
         return MPQ_E_NOMEM;
     for (uint32_t l = 0; l < p->layers.n_layer; l++)
         n_param += (double)p->layers.layer[l].n_param;
-    MPQ_TRY(mpq_sensitivity(ctx, &p->evaluator, p->sensitivity));
+    MPQ_TRY(mpq_sensitivity(ctx, &p->evaluator, sensitivity_macs, p->sensitivity));
     MPQ_TRY(mpq_sampler_create(ctx, p->arena, &p->net, p->sensitivity, &sampler));
     for (int i = 1; i <= POINTS; i++) {
         double loss, average = widest - (double)i / (POINTS + 1) * (widest - narrowest);
@@ -494,10 +498,11 @@ static enum mpq_status measure_sensitivity(struct mpq_ctx *ctx, struct mpq_pipel
             return MPQ_OK;
     }
     if (!p->has_sensitivity)
-        MPQ_TRY(mpq_sensitivity(ctx, &p->evaluator, p->sensitivity));
+        MPQ_TRY(mpq_sensitivity(ctx, &p->evaluator, sensitivity_macs, p->sensitivity));
     if (!p->n_act)
         return MPQ_OK;
     return mpq_group_sensitivity(ctx, &p->evaluator, p->act_quant, p->act_by_width, p->n_act,
+                                 sensitivity_macs,
                                  p->sensitivity + (size_t)p->layers.n_layer * MPQ_N_BITS);
 }
 

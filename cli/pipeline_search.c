@@ -329,6 +329,23 @@ static enum mpq_status take_uniform(struct mpq_ctx *ctx, struct mpq_pipeline *p)
     return mpq_fail(ctx, MPQ_E_INFEASIBLE, "no single width for all layers keeps the limits");
 }
 
+/* The search itself; evaluations share their first layers as far as that takes no more memory. */
+static enum mpq_status search(struct mpq_ctx *ctx, struct mpq_pipeline *p)
+{
+    const size_t max_bytes = (size_t)256 << 20;
+    struct mpq_arena *kept = mpq_arena_create(ctx);
+    enum mpq_status status = kept ? MPQ_OK : MPQ_E_NOMEM;
+    if (status == MPQ_OK && !p->options->weights_only)
+        status = mpq_evaluator_keep_prefixes(ctx, kept, &p->evaluator, p->act_quant, p->n_act,
+                                             max_bytes);
+    if (status == MPQ_OK)
+        status = p->options->max_drop > 0 ? mpq_pipeline_search_drop(ctx, p)
+                                          : mpq_search(ctx, p->arena, &p->problem, &p->found);
+    p->evaluator.prefixes = NULL;
+    mpq_arena_free(kept);
+    return status;
+}
+
 enum mpq_status mpq_pipeline_search(struct mpq_ctx *ctx, struct mpq_pipeline *p)
 {
     if (!p->problem.n_layer)
@@ -336,10 +353,8 @@ enum mpq_status mpq_pipeline_search(struct mpq_ctx *ctx, struct mpq_pipeline *p)
     set_limits(p, p->options);
     if (p->options->baseline)
         MPQ_TRY(take_uniform(ctx, p));
-    else if (p->options->max_drop > 0)
-        MPQ_TRY(mpq_pipeline_search_drop(ctx, p));
     else
-        MPQ_TRY(mpq_search(ctx, p->arena, &p->problem, &p->found));
+        MPQ_TRY(search(ctx, p));
     p->bits = p->found.bits;
     mpq_pipeline_set_activations(p, p->bits);
     mpq_log(ctx, MPQ_LOG_INFO,

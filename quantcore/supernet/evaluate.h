@@ -2,7 +2,7 @@
 #ifndef MPQ_SUPERNET_EVALUATE_H
 #define MPQ_SUPERNET_EVALUATE_H
 
-#include "quantcore/supernet/network.h"
+#include "quantcore/supernet/prefix.h"
 #include "quantcore/supernet/supernet.h"
 
 struct mpq_evaluator {
@@ -11,6 +11,7 @@ struct mpq_evaluator {
     const struct mpq_targets *targets; /* on the samples that decide                          */
     const mpq_node_id *layer_node;     /* [n_layer] each layer's node in network->graph       */
     void **input;                      /* [n_batch * n_input] the samples, read once          */
+    struct mpq_prefixes *prefixes;     /* of mpq_evaluate_samples(); NULL: none are kept      */
 };
 
 enum mpq_status mpq_evaluator_create(struct mpq_ctx *ctx, struct mpq_arena *arena,
@@ -20,6 +21,21 @@ enum mpq_status mpq_evaluator_create(struct mpq_ctx *ctx, struct mpq_arena *aren
                                      const mpq_node_id *layer_node,
                                      struct mpq_evaluator *out) MPQ_CHECKED;
 
+/* From now on mpq_evaluate_samples() keeps in `arena`, in up to max_bytes, what it computed for the
+ * first layers, and takes it where it would be the same. The supernet must not change; bits are
+ * then [n_layer + n_group], the groups' being what act_quant [n_group], which the FakeQuant nodes
+ * read, says at the time. Until evaluator->prefixes is NULL again. */
+enum mpq_status mpq_evaluator_keep_prefixes(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                            struct mpq_evaluator *evaluator,
+                                            const struct mpq_act_quant *act_quant, uint32_t n_group,
+                                            size_t max_bytes) MPQ_CHECKED;
+
+/* out_first [n_group]: the first FakeQuant node that reads each of act_quant [n_group], n_node of
+ * the graph where none does. */
+void mpq_evaluator_group_nodes(const struct mpq_evaluator *evaluator,
+                               const struct mpq_act_quant *act_quant, uint32_t n_group,
+                               mpq_node_id *out_first);
+
 /* Mean loss (engine/loss.h) of the allocation against the float model; and that of each sample,
  * out_sample_loss [targets->n_sample]. */
 enum mpq_status mpq_evaluate(struct mpq_ctx *ctx, struct mpq_evaluator *evaluator,
@@ -27,18 +43,12 @@ enum mpq_status mpq_evaluate(struct mpq_ctx *ctx, struct mpq_evaluator *evaluato
 enum mpq_status mpq_evaluate_samples(struct mpq_ctx *ctx, struct mpq_evaluator *evaluator,
                                      const uint8_t *bits, double *out_sample_loss) MPQ_CHECKED;
 
-/* out[l * MPQ_N_BITS + b]: the loss with layer l at b bits and all others at their widest, NaN
- * where b is no candidate. Layers are visited last first, so that what comes before a layer is
- * computed once a batch. */
-enum mpq_status mpq_sensitivity(struct mpq_ctx *ctx, struct mpq_evaluator *evaluator,
-                                double *out) MPQ_CHECKED;
-
-/* The same of activations: out[g * MPQ_N_BITS + a] is the loss with group g as by_width[a][g] says,
- * all else at its widest, NaN where by_width[a] is NULL. act_quant [n_group] is what the FakeQuant
- * nodes read; it ends as it began, all groups at their widest. */
-enum mpq_status mpq_group_sensitivity(struct mpq_ctx *ctx, struct mpq_evaluator *evaluator,
-                                      struct mpq_act_quant *act_quant,
-                                      struct mpq_act_quant *const *by_width, uint32_t n_group,
-                                      double *out) MPQ_CHECKED;
+/* What evaluations are made of: the samples in batches of network->batch, the last of which may
+ * have fewer; load one, then run it from node `first` on, the nodes before it having run: its loss,
+ * summed over its samples. */
+uint32_t mpq_evaluator_batches(const struct mpq_evaluator *evaluator);
+uint32_t mpq_evaluator_batch_size(const struct mpq_evaluator *evaluator, uint32_t batch);
+void mpq_evaluator_load(struct mpq_evaluator *evaluator, uint32_t batch);
+double mpq_evaluator_run(struct mpq_evaluator *evaluator, uint32_t batch, mpq_node_id first);
 
 #endif

@@ -1,0 +1,220 @@
+/* Losses of allocations, with and without what was kept of the ones before; sensitivities. */
+#include <math.h>
+#include <string.h>
+
+#include "quantcore/base/rng.h"
+#include "quantcore/supernet/sensitivity.h"
+#include "tests/check.h"
+#include "tests/unit/net.h"
+
+enum { N_LAYER = 4, N_SAMPLE = 21, BATCH = 8, WIDTH = 12 };
+
+/* Four products, each with a Relu. The second and the third read what the first makes and run one
+ * after the other, before either Relu; the second's is an output, the fourth reads the third's. */
+struct family {
+    struct mpq_layer layer[N_LAYER];
+    struct mpq_layer_table table;
+    mpq_node_id node[N_LAYER];
+    struct mpq_network network;
+    struct mpq_supernet supernet;
+    struct mpq_targets targets;
+    uint32_t sample[N_SAMPLE];
+    struct mpq_evaluator evaluator;
+};
+
+static enum mpq_status read_normal(struct mpq_ctx *ctx, void *arg, const uint32_t *index,
+                                   uint32_t n, struct mpq_tensor *const *input)
+{
+    (void)ctx, (void)arg;
+    int64_t count = mpq_shape_count(&input[0]->shape) / n;
+    mpq_real *x = input[0]->data;
+    for (uint32_t s = 0; s < n; s++)
+        for (int64_t i = 0; i < count; i++)
+            x[s * count + i] = (mpq_real)mpq_rng_normal(7, MPQ_STREAM_TEST, index[s], (uint32_t)i);
+    return MPQ_OK;
+}
+
+static mpq_value_id add_product(struct net *net, struct family *f, uint32_t l, mpq_value_id x)
+{
+    static const char *const name[N_LAYER][3] = {
+        {"w0", "b0", "h0"}, {"w1", "b1", "h1"}, {"w2", "b2", "h2"}, {"w3", "b3", "h3"}};
+    struct mpq_layer *layer = &f->layer[l];
+    *layer = (struct mpq_layer){.x_axis = -1,
+                                .x_group_axis = -1,
+                                .n_group = 1,
+                                .n_outer = WIDTH,
+                                .n_channel = WIDTH,
+                                .n_inner = 1,
+                                .n_param = WIDTH * WIDTH,
+                                .x = x,
+                                .node = net->graph->n_node};
+    layer->weight = net_random(net, name[l][0], MPQ_SHAPE(WIDTH, WIDTH), false);
+    layer->bias = net_random(net, name[l][1], MPQ_SHAPE(WIDTH), false);
+    layer->y =
+        net_node(net, "Gemm", name[l][2], NET_NO_ATTRS, NET_IN(x, layer->weight, layer->bias));
+    f->node[l] = layer->node;
+    return layer->y;
+}
+
+static void build_graph(struct net *net, struct family *f)
+{
+    mpq_value_id x = net_input(net, "x", MPQ_SHAPE(-1, WIDTH));
+    mpq_value_id h0 = add_product(net, f, 0, x);
+    mpq_value_id r0 = net_node(net, "Relu", "r0", NET_NO_ATTRS, NET_IN(h0));
+    mpq_value_id h1 = add_product(net, f, 1, r0), h2 = add_product(net, f, 2, r0);
+    net_output(net, net_node(net, "Relu", "r1", NET_NO_ATTRS, NET_IN(h1)));
+    mpq_value_id r2 = net_node(net, "Relu", "r2", NET_NO_ATTRS, NET_IN(h2));
+    mpq_value_id h3 = add_product(net, f, 3, r2);
+    net_output(net, net_node(net, "Relu", "r3", NET_NO_ATTRS, NET_IN(h3)));
+}
+
+static struct family *make_family(struct net *net)
+{
+    struct family *f = mpq_arena_alloc(&net->ctx, net->arena, 1, sizeof *f);
+    const struct mpq_samples samples = {read_normal, NULL};
+    struct mpq_layer_stats stats[N_LAYER];
+    static mpq_real one[WIDTH];
+    assert_non_null(f);
+    build_graph(net, f);
+    for (int i = 0; i < WIDTH; i++)
+        one[i] = 1;
+    for (int l = 0; l < N_LAYER; l++)
+        stats[l] = (struct mpq_layer_stats){.input_mean = one, .input_power = one};
+    for (uint32_t i = 0; i < N_SAMPLE; i++)
+        f->sample[i] = 3 * i;
+    f->table = (struct mpq_layer_table){.n_layer = N_LAYER, .layer = f->layer};
+    CHECK_OK(&net->ctx,
+             mpq_network_create(&net->ctx, net->arena, net->graph, BATCH,
+                                &(struct mpq_exec_options){.keep_all = true}, &f->network));
+    CHECK_OK(&net->ctx, mpq_supernet_create(&net->ctx, net->arena, net->graph, &f->table,
+                                            1 << 2 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 8,
+                                            &f->supernet));
+    CHECK_OK(&net->ctx, mpq_supernet_fit(&net->ctx, &f->supernet, net->graph, stats, 0));
+    CHECK_OK(&net->ctx, mpq_targets_create(&net->ctx, net->arena, &f->network, &samples, f->sample,
+                                           N_SAMPLE, &f->targets));
+    CHECK_OK(&net->ctx, mpq_evaluator_create(&net->ctx, net->arena, &f->supernet, &f->network,
+                                             &samples, &f->targets, f->node, &f->evaluator));
+    return f;
+}
+
+/* ---- prefixes ---- */
+
+/* The same losses to the last bit, whatever came before and whatever memory there is. */
+static void prefixes_change_no_loss(void **state)
+{
+    static const uint8_t bits[][N_LAYER] = {{8, 8, 8, 8}, {4, 4, 4, 4}, {4, 4, 4, 8}, {4, 4, 2, 5},
+                                            {4, 3, 4, 4}, {4, 4, 4, 3}, {2, 4, 4, 4}, {2, 4, 4, 8},
+                                            {2, 4, 8, 8}, {2, 4, 8, 8}, {4, 4, 4, 4}, {3, 4, 4, 4}};
+    struct net *net = *state;
+    struct family *f = make_family(net);
+    for (size_t max_bytes = 0; max_bytes < 100000; max_bytes = 2 * max_bytes + 1000) {
+        struct mpq_evaluator keeping = f->evaluator;
+        size_t taken = 0;
+        uint32_t n_used = 0;
+        CHECK_OK(&net->ctx,
+                 mpq_evaluator_keep_prefixes(&net->ctx, net->arena, &keeping, NULL, 0, max_bytes));
+        for (uint32_t i = 0; i < keeping.prefixes->n_prefix; i++)
+            taken += 3 * keeping.prefixes->prefix[i].n_byte;
+        assert_true(taken <= max_bytes);
+        assert_int_equal(keeping.prefixes->n_prefix > 0, max_bytes > 1000);
+        for (size_t i = 0; i < MPQ_COUNT(bits); i++) {
+            double loss[N_SAMPLE], again[N_SAMPLE];
+            CHECK_OK(&net->ctx, mpq_evaluate_samples(&net->ctx, &f->evaluator, bits[i], loss));
+            CHECK_OK(&net->ctx, mpq_evaluate_samples(&net->ctx, &keeping, bits[i], again));
+            assert_memory_equal(loss, again, sizeof loss);
+            n_used += !mpq_prefixes_begins_anew(keeping.prefixes);
+        }
+        if (max_bytes > 20000) {
+            assert_int_equal(keeping.prefixes->n_prefix, N_LAYER - 1);
+            assert_int_equal(n_used, 5); /* nothing shares anything with what came up just once */
+        }
+    }
+}
+
+/* ---- sensitivities ---- */
+
+static void the_ends_and_the_middle_are_measured(void **state)
+{
+    (void)state;
+    static const struct {
+        mpq_bits_mask candidates, measured;
+    } row[] = {{0x17c, 0x114}, {0x1fc, 0x124}, {0x114, 0x114}, {0x110, 0x110},
+               {0x100, 0x100}, {0x15c, 0x114}, {0x154, 0x114}};
+    for (size_t i = 0; i < MPQ_COUNT(row); i++)
+        assert_int_equal(mpq_sensitivity_measured(row[i].candidates), row[i].measured);
+}
+
+static void losses_between_the_measured_follow_the_error(void **state)
+{
+    (void)state;
+    const mpq_bits_mask all = 0x17c;
+    const double error[MPQ_N_BITS] = {[2] = 64, [3] = 16, [4] = 4, [5] = 1, [6] = 0.25};
+    /* In proportion, above the loss of 8 bits. */
+    double loss[MPQ_N_BITS] = {[2] = 65, [4] = 5, [8] = 1};
+    mpq_sensitivity_fill(all, error, loss);
+    CHECK_NEAR(loss[3], 17, 1e-12, 0);
+    CHECK_NEAR(loss[5], 2, 1e-12, 0);
+    CHECK_NEAR(loss[6], 1.25, 1e-12, 0);
+    /* Less than in proportion where the loss saturates. */
+    double saturating[MPQ_N_BITS] = {[2] = 16, [4] = 4};
+    mpq_sensitivity_fill(all, error, saturating);
+    CHECK_NEAR(saturating[3], 8, 1e-12, 0);
+    CHECK_NEAR(saturating[5], 1, 1e-12, 0);
+    /* One of the measured is lost in noise, then both. */
+    double noisy[MPQ_N_BITS] = {[2] = 65, [4] = 0.5, [8] = 1};
+    mpq_sensitivity_fill(all, error, noisy);
+    CHECK_NEAR(noisy[3], 17, 1e-12, 0);
+    CHECK_NEAR(noisy[5], 2, 1e-12, 0);
+    double flat[MPQ_N_BITS] = {[2] = 0.9, [4] = 0.5, [8] = 1};
+    mpq_sensitivity_fill(all, error, flat);
+    CHECK_NEAR(flat[3], 1, 0, 0);
+    /* Weights that all widths hold exactly. */
+    const double none[MPQ_N_BITS] = {0};
+    double same[MPQ_N_BITS] = {[2] = 1, [4] = 1, [8] = 1};
+    mpq_sensitivity_fill(all, none, same);
+    CHECK_NEAR(same[3], 1, 0, 0);
+}
+
+/* What is measured is what an evaluation says; the rest lies near it. */
+static void sensitivities_are_losses_of_allocations(void **state)
+{
+    struct net *net = *state;
+    struct family *f = make_family(net);
+    double loss[N_LAYER * MPQ_N_BITS], few[N_LAYER * MPQ_N_BITS];
+    CHECK_OK(&net->ctx, mpq_sensitivity(&net->ctx, &f->evaluator, 1e12, loss));
+    for (uint32_t l = 0; l < N_LAYER; l++)
+        for (int b = 0; b < MPQ_N_BITS; b++) {
+            double measured, sensitivity = loss[l * MPQ_N_BITS + (uint32_t)b];
+            uint8_t bits[N_LAYER] = {8, 8, 8, 8};
+            bool is_candidate = f->supernet.layer[l].candidates >> b & 1;
+            assert_int_equal(isnan(sensitivity), !is_candidate);
+            if (!is_candidate)
+                continue;
+            bits[l] = (uint8_t)b;
+            CHECK_OK(&net->ctx, mpq_evaluate(&net->ctx, &f->evaluator, bits, &measured));
+            if (mpq_sensitivity_measured(f->supernet.layer[l].candidates) >> b & 1)
+                CHECK_NEAR(sensitivity, measured, 1e-5, 1e-12);
+            assert_true(sensitivity < 4 * measured && measured < 4 * sensitivity);
+        }
+    /* Two batches hold 16 samples. */
+    CHECK_OK(&net->ctx, mpq_sensitivity(&net->ctx, &f->evaluator, 0, few));
+    double sample_loss[N_SAMPLE], mean = 0;
+    const uint8_t bits[N_LAYER] = {8, 4, 8, 8};
+    CHECK_OK(&net->ctx, mpq_evaluate_samples(&net->ctx, &f->evaluator, bits, sample_loss));
+    for (int i = 0; i < 16; i++)
+        mean += sample_loss[i] / 16;
+    CHECK_NEAR(few[1 * MPQ_N_BITS + 4], mean, 1e-5, 1e-12);
+    assert_true(few[1 * MPQ_N_BITS + 4] != loss[1 * MPQ_N_BITS + 4]);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(prefixes_change_no_loss, net_setup, net_teardown),
+        cmocka_unit_test(the_ends_and_the_middle_are_measured),
+        cmocka_unit_test(losses_between_the_measured_follow_the_error),
+        cmocka_unit_test_setup_teardown(sensitivities_are_losses_of_allocations, net_setup,
+                                        net_teardown),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
