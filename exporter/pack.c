@@ -9,19 +9,16 @@ void mpq_pack_planes(const uint8_t *code, size_t n, int bits, size_t plane, uint
 }
 
 void mpq_pack_cells(const uint8_t *code, size_t n, int bits, int per_cell, int shift, int width,
-                    uint8_t *bytes)
+                    uint8_t *bytes, size_t first_cell)
 {
     size_t n_cell = n / (size_t)per_cell;
     size_t cells_a_byte = 8 / (size_t)width;
-    for (size_t b = 0; b < n_cell / cells_a_byte; b++) {
-        unsigned byte = 0;
-        for (size_t j = 0; j < cells_a_byte; j++) {
-            const uint8_t *first = code + (b * cells_a_byte + j) * (size_t)per_cell;
-            unsigned cell = 0;
-            for (int k = 0; k < per_cell; k++)
-                cell |= (unsigned)first[k] << (k * bits);
-            byte |= ((cell >> shift) & ((1u << width) - 1)) << (j * (size_t)width);
-        }
-        bytes[b] = (uint8_t)byte;
+    for (size_t c = 0; c < n_cell; c++) {
+        unsigned cell = 0;
+        for (int k = 0; k < per_cell; k++)
+            cell |= (unsigned)*code++ << (k * bits);
+        size_t at = first_cell + c;
+        unsigned part = (cell >> shift) & ((1u << width) - 1);
+        bytes[at / cells_a_byte] |= (uint8_t)(part << (at % cells_a_byte * (size_t)width));
     }
 }

@@ -12,9 +12,9 @@ void mpq_pack_planes(const uint8_t *code, size_t n, int bits, size_t plane, uint
                      size_t first_bit);
 
 /* Cells: n / per_cell numbers, each of per_cell codes, the first code in its lowest bits. Of every
- * cell the bits [shift, shift + width), packed one after the other; width is 2, 4 or 8. n is a
- * multiple of per_cell * 8 / width. bytes [n / per_cell * width / 8] is overwritten. */
+ * cell the bits [shift, shift + width), packed one after the other from place first_cell on; width
+ * is 2, 4 or 8. n is a multiple of per_cell, and `bytes` is zero there. */
 void mpq_pack_cells(const uint8_t *code, size_t n, int bits, int per_cell, int shift, int width,
-                    uint8_t *bytes);
+                    uint8_t *bytes, size_t first_cell);
 
 #endif

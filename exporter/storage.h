@@ -1,16 +1,20 @@
 /* Weights of 2 to 7 bits at their true size: codes packed into bytes, and a program of standard
  * operators (opset 13) that a runtime folds into an int8 initializer when it loads the file.
  *
- *   planes, for small layers. All of them share one uint8 tensor of bit planes and one chain
- *       bits = Gather(table [256, 8] of the bits of a byte, Cast(bytes)) -> Split,
- *       each width:  Reshape [b,-1] -> MatMulInteger([[1,2,4..]], .) -> Split, a piece a layer;
- *       each layer:  Gather(level, .) -> Reshape
- *   cells, for large layers, which load five times faster and take more text. g codes make a cell
- *       of k = g*b bits, whose low 8 bits are in one tensor and the others in a second (a third):
- *       index = Cast(low) + Gather(high table, Cast(high))
- *       Gather(Gather(level, codes), index) -> Reshape;  codes [2^k, g] and the high tables are
- *       computed from Range, once a file for each width that occurs
+ * Layers of one width make a group: one chain unpacks them all.
  *
+ *   index, of planes where they are few: uint8 bit planes, of all groups in one tensor,
+ *       bits = Gather(table [256, 8] of the bits of a byte, Cast(bytes)) -> Split;
+ *       a group:  Reshape [b,-1] -> MatMulInteger([[1,2,4..]], .)
+ *   index, of cells, which load five times faster and take more text. g codes make a cell of
+ *       k = g*b bits, whose low 8 bits are in one tensor and the others in a second (a third):
+ *       Cast(low) + Gather(high table, Cast(high))
+ *   offsets, where there are several layers: [rows, row] + CumSum(ScatterElements(0, begins, size))
+ *   levels: Gather(table, index), the table [layers * size] or, of cells, [layers * size, g]
+ *       = Gather(levels [2^b, layers], codes [g, 2^k]) -> Transpose -> Reshape
+ *   layers: Split by what follows their first dimension -> Reshape -> Split along the first
+ *
+ * codes and high tables are computed from Range, once a file for each width that occurs.
  * Weights of 8 bits, and all weights for a runtime that does not fold, are plain initializers. */
 #ifndef MPQ_EXPORTER_STORAGE_H
 #define MPQ_EXPORTER_STORAGE_H
@@ -26,7 +30,7 @@ struct mpq_storage_layer {
     struct mpq_shape shape;  /* of the weight                             */
     const int8_t *level, *q; /* as struct mpq_layer_code; unread where build->measured */
     uint32_t n_level;
-    const char *piece; /* planes: the layer's codes, once begun */
+    const char *piece; /* of a program: the layer's int8 tensor, once begun */
 };
 
 struct mpq_storage_program {
@@ -35,14 +39,16 @@ struct mpq_storage_program {
     /* Names of what is shared, made at first use. */
     const char *range[MPQ_STORAGE_MAX_CELL_BITS + 1]; /* by bits of a cell                        */
     const char *codes[MPQ_MAX_BITS];                  /* by width; 1: the bits of a byte */
+    const char *codes_by_cell[MPQ_MAX_BITS];
     const char *high[MPQ_MAX_BITS][MPQ_STORAGE_MAX_CELL_BITS]; /* by width and shift of the part  */
 };
 
-/* Write what small layers share. layer [n_layer] outlives the program. */
+/* Write the programs. layer [n_layer] outlives them. */
 enum mpq_status mpq_storage_begin(struct mpq_build *build, struct mpq_storage_layer *layer,
                                   uint32_t n_layer, struct mpq_storage_program *out) MPQ_CHECKED;
 
-/* Write the rest of one layer: the name of its int8 tensor, or NULL (see build.h). */
+/* The name of one layer's integer tensor, written here where it is an initializer, or NULL (see
+ * build.h). */
 const char *mpq_storage_weight(struct mpq_storage_program *program, uint32_t layer);
 
 /* Whether a float constant is worth storing as a bit an element, masks for instance: two values, a

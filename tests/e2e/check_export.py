@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 import onnxruntime
 
-PROGRAM_OPS = {"BitShift", "Mod", "MatMulInteger", "Range", "Split", "Cast", "Round"}
+PROGRAM_OPS = {"Mod", "MatMulInteger", "Range", "Split", "Cast", "Round", "Expand", "ScatterElements", "CumSum"}
 
 
 LEVELS = onnxruntime.GraphOptimizationLevel

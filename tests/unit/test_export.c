@@ -393,7 +393,7 @@ static void test_float_activations(void **state)
     assert_int_equal(net_count(graph, "DequantizeLinear"), 0);
 }
 
-/* Layers of 16384 weights and more are stored as cells. */
+/* 16384 weights of a width and more are stored as cells. */
 static void test_large_layers(void **state)
 {
     struct net *net = *state;
@@ -410,6 +410,38 @@ static void test_large_layers(void **state)
         struct mpq_graph *graph = round_trip(&c);
         check_layers(&c, graph);
         assert_int_equal(net_count(graph, "MatMulInteger"), 0);
+    }
+}
+
+/* Layers of one width are unpacked together, and those that differ in their first dimension alone
+ * are cut from one tensor. Some fill no whole cells; all of them together fill no whole byte. */
+static void test_groups(void **state)
+{
+    static const int64_t size[] = {64, 64, 64, 64, 96, 64, 37, 6, 37, 37, 64, 64};
+    struct net *net = *state;
+    struct case_ c;
+    mpq_value_id at = net_input(net, "x", MPQ_SHAPE(-1, size[0]));
+    for (size_t l = 0; l + 1 < MPQ_COUNT(size); l++) {
+        char *name = mpq_arena_printf(&net->ctx, net->arena, "l%d", (int)l);
+        char *weight = mpq_arena_printf(&net->ctx, net->arena, "w%d", (int)l);
+        mpq_value_id w = net_random(net, weight, MPQ_SHAPE(size[l], size[l + 1]), false);
+        at = net_node(net, "MatMul", name, NET_NO_ATTRS, NET_IN(at, w));
+    }
+    net_output(net, at);
+    case_init(&c, net);
+    assert_int_equal(c.layers.n_layer, MPQ_COUNT(size) - 1);
+    for (int bits = MPQ_MIN_BITS; bits < MPQ_MAX_BITS; bits++) {
+        for (uint32_t l = 0; l < c.layers.n_layer; l++)
+            code_layer(&c, l, bits);
+        struct mpq_graph *graph = round_trip(&c);
+        check_layers(&c, graph);
+        assert_int_equal(net_count(graph, "MatMulInteger"), 1); /* 37 x 37 is odd */
+        assert_int_equal(net_count(graph, "CumSum"), bits < 4 ? 2 : 1);
+        code_layer(&c, 8, 8);
+        graph = round_trip(&c);
+        check_layers(&c, graph);
+        assert_int_equal(net_count(graph, "MatMulInteger"), bits < 4); /* 37 x 6: no cells of 4 */
+        assert_in_range(net_count(graph, "Reshape"), 3, 9);
     }
 }
 
@@ -716,11 +748,12 @@ static void test_pack_planes(void **state)
 static void test_pack_cells(void **state)
 {
     (void)state;
-    uint8_t low[2], high[1];
+    uint8_t low[2] = {0, 0}, high[1] = {0};
     const uint8_t code[8] = {1, 2, 3, 4, 5, 6, 7, 0}; /* two cells of 12 bits */
     unsigned first = 1 | 2 << 3 | 3 << 6 | 4 << 9, second = 5 | 6 << 3 | 7 << 6;
-    mpq_pack_cells(code, 8, 3, 4, 0, 8, low);
-    mpq_pack_cells(code, 8, 3, 4, 8, 4, high);
+    mpq_pack_cells(code, 8, 3, 4, 0, 8, low, 0);
+    mpq_pack_cells(code, 4, 3, 4, 8, 4, high, 0);
+    mpq_pack_cells(code + 4, 4, 3, 4, 8, 4, high, 1);
     assert_int_equal(low[0], first & 255);
     assert_int_equal(low[1], second & 255);
     assert_int_equal(high[0], first >> 8 | second >> 8 << 4);
@@ -740,6 +773,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_weight_only, net_setup, net_teardown),
         cmocka_unit_test_setup_teardown(test_float_activations, net_setup, net_teardown),
         cmocka_unit_test_setup_teardown(test_large_layers, net_setup, net_teardown),
+        cmocka_unit_test_setup_teardown(test_groups, net_setup, net_teardown),
         cmocka_unit_test_setup_teardown(test_short_names, net_setup, net_teardown),
         cmocka_unit_test_setup_teardown(test_external_data, net_setup, net_teardown),
         cmocka_unit_test_setup_teardown(test_mixed_widths_and_determinism, net_setup, net_teardown),
