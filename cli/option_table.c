@@ -7,6 +7,7 @@
 #define EVAL          MPQ_COMMAND_EVAL
 #define SEARCH        MPQ_COMMAND_SEARCH
 #define APPLY         MPQ_COMMAND_APPLY
+#define LINT          MPQ_COMMAND_LINT
 #define ANY           MPQ_COMMAND_ANY
 #define FROM          (SEARCH | APPLY) /* commands that begin with a checkpoint            */
 #define MADE          (CONVERT | FROM)
@@ -107,6 +108,9 @@ const struct mpq_option_row mpq_option_table[] = {
      "QDQ; onnx: the types int2, int4 and int8 of opsets 25, 21 and 13; openvino; tensorrt: signed "
      "types, zero point 0; qnn: weights in int4 and int8, activations of 8 bits, or with qnn16 of "
      "16."},
+    {"target", 0, LINT, MPQ_TARGET_NAMES, mpq_parse_target, NULL, FIELD(reader), NULL, "anyone",
+     "Who runs the file: only what matters there is said, and whatever it does not take is an "
+     "error."},
     {"act-bits", 0, CONVERT | SEARCH | KEPT, "LIST", mpq_parse_bits,
      "a list of widths from 2 to 8, as 4,8", FIELD(act_bits), NULL, "that of --target",
      "Widths activations may have. More than one are searched, which pays with a limit on BitOPs "

@@ -88,6 +88,7 @@ struct mpq_options {
     uint64_t seed;
     int64_t threads; /* >= 1                                             */
     const struct mpq_target *target;
+    const struct mpq_target *reader; /* of lint; NULL: anyone                            */
     bool overwrite, no_freeze, no_align, no_refine, no_round, no_codebook, weights_only,
         short_names, saturation_safe;
 

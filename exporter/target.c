@@ -2,8 +2,6 @@
 
 #include <string.h>
 
-#include "quantcore/quant/compat.h"
-
 static const struct mpq_target target[] = {
 #include "exporter/target_list.inc"
 };

@@ -2,14 +2,16 @@
 #ifndef MPQ_EXPORTER_TARGET_H
 #define MPQ_EXPORTER_TARGET_H
 
+#include "quantcore/quant/compat.h"
 #include "quantcore/quant/layer.h"
 
 struct mpq_target {
     const char *name;
-    int64_t opset; /* lowest; element types raise it (mpq_target_opset_of)               */
-    bool folds;    /* the runtime computes constants when it loads a file, so weights of fewer than
-                      8 bits come as a storage program (storage.h), at their true size; else they
-                      are initializers of the types below and nothing is computed at load */
+    unsigned readers; /* who reads its files, of enum mpq_reader                           */
+    int64_t opset;    /* lowest; element types raise it (mpq_target_opset_of)               */
+    bool folds; /* the runtime computes constants when it loads a file, so weights of fewer than
+                   8 bits come as a storage program (storage.h), at their true size; else they
+                   are initializers of the types below and nothing is computed at load */
     /* Element type of a weight that is an initializer, by width. int8 takes any levels within
      * -127..127; int4 and int2 mean that the levels of the width are the integers of that many bits
      * (mpq_levels_integers). */

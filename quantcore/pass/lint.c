@@ -164,6 +164,7 @@ enum mpq_status mpq_lint(struct mpq_ctx *ctx, struct mpq_arena *arena,
     MPQ_TRY(mpq_graph_uses(ctx, arena, fused, &linter.fused_uses));
     MPQ_TRY(mark_live(&linter));
     for (size_t i = 0; i < MPQ_COUNT(check); i++)
-        MPQ_TRY(check[i](&linter));
+        if (mpq_lint_rule_at(i)->readers & file->readers)
+            MPQ_TRY(check[i](&linter));
     return MPQ_OK;
 }

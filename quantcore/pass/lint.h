@@ -9,6 +9,7 @@
 struct mpq_lint_file {
     const struct mpq_graph *graph; /* as imported               */
     int64_t ir_version, opset;     /* of the file, 0: not known */
+    unsigned readers;              /* MPQ_FOR_ALL, or the one runtime whose findings are wanted */
 };
 
 struct mpq_finding {

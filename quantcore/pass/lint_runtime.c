@@ -298,20 +298,37 @@ enum mpq_status mpq_lint_runtimes(struct mpq_linter *linter)
 {
     const struct mpq_graph *graph = linter->graph;
     const struct mpq_runtime *runtime;
-    if (!is_quantized(graph))
-        return MPQ_OK;
-    for (size_t i = 0; (runtime = mpq_runtime_at(i)); i++) {
-        const char *why = NULL;
+    for (size_t i = 0; is_quantized(graph) && (runtime = mpq_runtime_at(i)); i++) {
         mpq_node_id n = 0;
-        for (; n < graph->n_node; n++)
-            if ((why = objection(linter, runtime, &graph->node[n])))
-                break;
-        if (why)
-            MPQ_TRY(mpq_lint_add(linter, MPQ_RULE_runtimes, graph, &graph->node[n], "not %s: it %s",
-                                 runtime->name, why));
-        else
+        const char *why = NULL;
+        for (; n < graph->n_node && !why; n++)
+            why = objection(linter, runtime, &graph->node[n]);
+        if (!(runtime->reader & linter->file->readers))
+            continue;
+        if (!why)
             MPQ_TRY(mpq_lint_add(linter, MPQ_RULE_runtimes, graph, NULL,
                                  "%s takes its quantization", runtime->name));
+        else if (linter->file->readers == MPQ_FOR_ALL)
+            MPQ_TRY(mpq_lint_add(linter, MPQ_RULE_runtimes, graph, &graph->node[n - 1],
+                                 "not %s: it %s", runtime->name, why));
+    }
+    return MPQ_OK;
+}
+
+/* What is a note about one runtime of many is an error about the only one. */
+enum mpq_status mpq_lint_refused(struct mpq_linter *linter)
+{
+    const struct mpq_graph *graph = linter->graph;
+    const struct mpq_runtime *runtime;
+    for (size_t i = 0; is_quantized(graph) && (runtime = mpq_runtime_at(i)); i++) {
+        if (runtime->reader != linter->file->readers)
+            continue;
+        for (mpq_node_id n = 0; n < graph->n_node; n++) {
+            const char *why = objection(linter, runtime, &graph->node[n]);
+            if (why)
+                MPQ_TRY(mpq_lint_add(linter, MPQ_RULE_refused, graph, &graph->node[n], "%s: it %s",
+                                     runtime->name, why));
+        }
     }
     return MPQ_OK;
 }

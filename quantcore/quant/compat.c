@@ -41,8 +41,12 @@ const struct mpq_ort_release *mpq_ort_release_at(size_t i)
 const struct mpq_runtime *mpq_runtime_at(size_t i)
 {
     static const struct mpq_runtime runtime[] = {
-        {.name = "OpenVINO", .narrowest_weight = 4, .narrow_is_matmul_only = true},
+        {.name = "OpenVINO",
+         .reader = MPQ_FOR_OPENVINO,
+         .narrowest_weight = 4,
+         .narrow_is_matmul_only = true},
         {.name = "TensorRT",
+         .reader = MPQ_FOR_TENSORRT,
          .zero_point_is_zero = true,
          .activations_are_signed = true,
          .weights_are_symmetric = true,
@@ -50,8 +54,12 @@ const struct mpq_runtime *mpq_runtime_at(size_t i)
          .narrowest_weight = 4,
          .narrow_is_matmul_only = true,
          .has_blocks = true},
-        {.name = "QNN", .weights_are_symmetric = true, .narrowest_weight = 4, .has_int16 = true},
-        {.name = "TVM", .narrowest_weight = 4},
+        {.name = "QNN",
+         .reader = MPQ_FOR_QNN,
+         .weights_are_symmetric = true,
+         .narrowest_weight = 4,
+         .has_int16 = true},
+        {.name = "TVM", .reader = MPQ_FOR_TVM, .narrowest_weight = 4},
     };
     return i < MPQ_COUNT(runtime) ? &runtime[i] : NULL;
 }

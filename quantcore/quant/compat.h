@@ -25,11 +25,22 @@ struct mpq_ort_release {
 };
 const struct mpq_ort_release *mpq_ort_release_at(size_t i); /* NULL past the last */
 
-/* ---- other runtimes ---- */
+/* ---- runtimes ---- */
 
-/* Demands on a file besides that its operators are known. */
+/* A bit a runtime: whom a rule concerns, who is to read a file. */
+enum mpq_reader {
+    MPQ_FOR_ONNXRUNTIME = 1, /* its CPU build */
+    MPQ_FOR_OPENVINO = 2,
+    MPQ_FOR_TENSORRT = 4,
+    MPQ_FOR_QNN = 8,
+    MPQ_FOR_TVM = 16,
+    MPQ_FOR_ALL = 31
+};
+
+/* Demands of a runtime other than ONNX Runtime, besides that it knows the operators. */
 struct mpq_runtime {
     const char *name;
+    enum mpq_reader reader;
     bool zero_point_is_zero;     /* all of them                                       */
     bool activations_are_signed; /* no uint8                                          */
     bool weights_are_symmetric;  /* zero point 0 where a scale runs along an axis     */
@@ -48,6 +59,7 @@ enum mpq_severity { MPQ_NOTE, MPQ_WARNING, MPQ_ERROR };
 struct mpq_lint_rule {
     const char *id;
     enum mpq_severity severity;
+    unsigned readers;     /* those whom it concerns, of enum mpq_reader   */
     const char *pattern;  /* what is in the file                          */
     const char *effect;   /* what that does                               */
     const char *versions; /* where it has been seen; NULL: everywhere     */

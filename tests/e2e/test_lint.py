@@ -256,6 +256,41 @@ class Files(unittest.TestCase):
                 with self.subTest(model=name, target=target):
                     self.assertEqual(lint(path), ({}, 0))
 
+    def test_ours_are_clean_for_their_target(self):
+        """Without --saturation-safe: a warning remains where the clipping would be."""
+        for target, expected in (("ort", {"saturation"}), ("openvino", {"saturation"}), ("tensorrt", set()),
+                                 ("qnn", set()), ("qnn16", set())):
+            path = SCRATCH / f"own.{target}.onnx"
+            subprocess.run([str(PROGRAM), "convert", MODELS / "digits_cnn.onnx", "--data", MODELS / "digits_calib.npz",
+                            "--preprocess", "unit", "--size", "100%", "--bits", "4,8", "--effort", "none",
+                            "--threads", "1", "--target", target, "-q", "-o", path], check=True)
+            with self.subTest(target=target):
+                found, code = lint(path, "--target", target)
+                self.assertEqual((set(found), code), (expected, 0))
+
+    def test_only_what_matters_to_the_target(self):
+        net = Net()
+        y = net.node("Conv", [net.q("x", "int8"), net.weight((4, 8, 3, 3), "int2")])
+        path = net.save("one_target", net.q(y, "int8"), IMAGE)
+        found, code = lint(path, "--target", "ort")
+        self.assertIn("L1", found)
+        self.assertNotIn("refused", found)
+        self.assertEqual(code, 5)
+        found, code = lint(path, "--target", "tensorrt")
+        self.assertEqual((list(found), code), (["refused"], 5))
+        self.assertIn("weights of 2 bits", found["refused"][0])
+        path = save_clean(Net(opset=13, ir_version=7))
+        self.assertEqual(lint(path, "--target", "ort"), ({}, 0))
+        self.assertEqual(lint(path, "--target", "openvino"), ({}, 0))
+        found, code = lint(path, "--target", "tensorrt")
+        self.assertEqual((len(found["refused"]), code), (4, 5))
+        self.assertIn("node 'quantizelinear0.node' (QuantizeLinear)", found["refused"][0])
+        notes = subprocess.run([str(PROGRAM), "lint", path, "--target", "openvino"], capture_output=True, text=True,
+                               check=True).stdout
+        self.assertIn("OpenVINO takes", notes)
+        self.assertNotIn("TensorRT", notes)
+        self.assertNotIn("QLinearConv", notes)
+
     def test_those_of_onnxruntime(self):
         quant_pre_process(MODELS / "digits_cnn.onnx", SCRATCH / "pre.onnx", skip_symbolic_shape=True)
         for reduce_range, per_channel, kind, expected in (
