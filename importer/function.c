@@ -6,11 +6,19 @@
 #include "importer/rewrite.h"
 #include "quantcore/base/limits.h"
 
+/* What a list of nodes becomes, calls written out. */
+struct extent {
+    uint64_t n_node, bytes;
+};
+
 struct inlining {
     struct mpq_ctx *ctx;
     struct mpq_arena *arena;
     const Onnx__ModelProto *model;
-    uint32_t n_node; /* made so far, in all scopes, and calls written out */
+    struct mpq_strmap first; /* name of a function -> the first that has it */
+    uint32_t *next;          /* [n_functions] and the next one, or MPQ_STRMAP_NONE */
+    struct extent *extent;   /* [n_functions] n_node 0: not measured */
+    uint32_t n_node;         /* made so far, in all scopes, and calls written out */
 };
 
 static bool same_text(const char *a, const char *b)
@@ -27,17 +35,39 @@ static bool same_domain(const char *a, const char *b)
     return strcmp(name[0], name[1]) == 0;
 }
 
-static const Onnx__FunctionProto *find_function(const struct inlining *in,
-                                                const Onnx__NodeProto *node)
+/* Index of the function that the node calls, or MPQ_STRMAP_NONE. */
+static uint32_t find_function(const struct inlining *in, const Onnx__NodeProto *node)
 {
-    for (size_t i = 0; i < in->model->n_functions; i++) {
+    uint32_t i = node->op_type ? mpq_strmap_get(&in->first, node->op_type) : MPQ_STRMAP_NONE;
+    for (; i != MPQ_STRMAP_NONE; i = in->next[i]) {
         const Onnx__FunctionProto *function = in->model->functions[i];
-        if (node->op_type && same_text(function->name, node->op_type) &&
-            same_domain(function->domain, node->domain) &&
+        if (same_domain(function->domain, node->domain) &&
             same_text(function->overload, node->overload))
-            return function;
+            break;
     }
-    return NULL;
+    return i;
+}
+
+static enum mpq_status list_functions(struct inlining *in)
+{
+    size_t n = in->model->n_functions;
+    in->next = mpq_arena_alloc(in->ctx, in->arena, n, sizeof *in->next);
+    in->extent = mpq_arena_alloc(in->ctx, in->arena, n, sizeof *in->extent);
+    if (!in->next || !in->extent)
+        return MPQ_E_NOMEM;
+    for (size_t i = n; i-- > 0;) { /* of two that are alike the first counts */
+        const char *name = in->model->functions[i]->name;
+        uint32_t known = MPQ_STRMAP_NONE;
+        in->next[i] = MPQ_STRMAP_NONE;
+        if (!name)
+            continue;
+        MPQ_TRY(mpq_strmap_add(in->ctx, in->arena, &in->first, name, (uint32_t)i, &known));
+        if (known == i)
+            continue;
+        in->next[i] = known;
+        mpq_strmap_set(&in->first, name, (uint32_t)i);
+    }
+    return MPQ_OK;
 }
 
 /* Operators mean what their opset says, and a model has one opset a domain. */
@@ -112,14 +142,78 @@ static enum mpq_status bind_nodes(struct inlining *in, const Onnx__NodeProto *ca
     return MPQ_OK;
 }
 
-/* ---- names ---- */
-
 static enum mpq_status fail_call(const struct inlining *in, const Onnx__NodeProto *call,
                                  const char *sentence)
 {
     return mpq_fail(in->ctx, MPQ_E_FORMAT, "node '%s' (%s): %s", call->name ? call->name : "",
                     call->op_type, sentence);
 }
+
+/* ---- how much it becomes ---- */
+
+static enum mpq_status measure_nodes(struct inlining *in, Onnx__NodeProto **node, size_t n,
+                                     int depth, struct extent *sum);
+
+static enum mpq_status measure_call(struct inlining *in, const Onnx__NodeProto *call, uint32_t i,
+                                    int depth, struct extent *sum)
+{
+    const Onnx__FunctionProto *function = in->model->functions[i];
+    struct extent *extent = &in->extent[i];
+    if (depth > MPQ_LIMIT_DEPTH)
+        return fail_call(in, call, "its function calls itself");
+    if (!extent->n_node) {
+        struct extent whole = {.n_node = 1};
+        MPQ_TRY(measure_nodes(in, function->node, function->n_node, depth, &whole));
+        *extent = whole;
+    }
+    sum->n_node += extent->n_node;
+    sum->bytes += extent->bytes;
+    if (call->name) /* it goes before the names of all of them */
+        sum->bytes += extent->n_node * strlen(call->name);
+    return MPQ_OK;
+}
+
+/* A node as it is copied, with names of its own for what it makes. */
+static uint64_t node_bytes(const Onnx__NodeProto *node)
+{
+    uint64_t bytes = sizeof *node + (node->n_input + node->n_output) * sizeof(char *) +
+                     node->n_attribute * (sizeof(char *) + sizeof *node->attribute[0]);
+    bytes += node->name ? strlen(node->name) : 0;
+    for (size_t i = 0; i < node->n_output; i++)
+        bytes += strlen(node->output[i]);
+    return bytes;
+}
+
+static enum mpq_status measure_nodes(struct inlining *in, Onnx__NodeProto **node, size_t n,
+                                     int depth, struct extent *sum)
+{
+    for (size_t k = 0; k < n; k++) {
+        uint32_t i = find_function(in, node[k]);
+        sum->n_node++;
+        sum->bytes += node_bytes(node[k]);
+        if (i != MPQ_STRMAP_NONE)
+            MPQ_TRY(measure_call(in, node[k], i, depth + 1, sum));
+        for (size_t a = 0; a < node[k]->n_attribute; a++) {
+            const Onnx__AttributeProto *attr = node[k]->attribute[a];
+            if (attr->g)
+                MPQ_TRY(measure_nodes(in, attr->g->node, attr->g->n_node, depth + 1, sum));
+            for (size_t j = 0; j < attr->n_graphs; j++)
+                MPQ_TRY(measure_nodes(in, attr->graphs[j]->node, attr->graphs[j]->n_node, depth + 1,
+                                      sum));
+        }
+        if (sum->n_node > MPQ_LIMIT_NODES)
+            return mpq_fail(in->ctx, MPQ_E_LIMIT,
+                            "has more than %u nodes once functions are written out",
+                            MPQ_LIMIT_NODES);
+        if (sum->bytes > MPQ_LIMIT_CALL_BYTES)
+            return mpq_fail(in->ctx, MPQ_E_LIMIT,
+                            "takes more than %zu bytes once functions are written out",
+                            MPQ_LIMIT_CALL_BYTES);
+    }
+    return MPQ_OK;
+}
+
+/* ---- names ---- */
 
 static bool is_input(const Onnx__FunctionProto *function, const char *name)
 {
@@ -210,16 +304,16 @@ static enum mpq_status put_body(struct inlining *in, const struct mpq_rewrite *o
     return put_nodes(in, &rewrite, depth);
 }
 
-/* Calls count as the nodes they become: functions of nothing but calls can double at each level. */
+/* Bodies that are arguments of calls have not been measured: they count once more. */
 static enum mpq_status put_node(struct inlining *in, struct mpq_rewrite *rewrite,
                                 Onnx__NodeProto *node, int depth)
 {
-    const Onnx__FunctionProto *function = find_function(in, node);
+    uint32_t callee = find_function(in, node);
     if (++in->n_node > MPQ_LIMIT_NODES)
         return mpq_fail(in->ctx, MPQ_E_LIMIT,
                         "has more than %u nodes once functions are written out", MPQ_LIMIT_NODES);
-    if (function)
-        return put_call(in, rewrite, node, function, depth);
+    if (callee != MPQ_STRMAP_NONE)
+        return put_call(in, rewrite, node, in->model->functions[callee], depth);
     for (size_t i = 0; i < node->n_attribute; i++) {
         if (node->attribute[i]->g)
             MPQ_TRY(put_body(in, rewrite, node->attribute[i]->g, depth + 1));
@@ -262,6 +356,9 @@ enum mpq_status mpq_inline_functions(struct mpq_ctx *ctx, struct mpq_arena *aren
     size_t n_left = 0;
     if (!model->n_functions)
         return MPQ_OK;
+    struct extent whole = {0};
+    MPQ_TRY(list_functions(&in));
+    MPQ_TRY(measure_nodes(&in, model->graph->node, model->graph->n_node, 0, &whole));
     MPQ_TRY(mpq_rewrite_begin(ctx, arena, model->graph, &rewrite));
     MPQ_TRY(put_nodes(&in, &rewrite, 0));
     model->n_functions = 0;

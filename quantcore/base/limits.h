@@ -15,6 +15,7 @@
 #define MPQ_LIMIT_EXTERNAL_BYTES ((size_t)16 << 30) /* external data of one model          */
 #define MPQ_LIMIT_DEPTH          64                 /* nesting of protobuf messages           */
 #define MPQ_LIMIT_NODES          1000000u           /* nodes, and likewise values             */
+#define MPQ_LIMIT_CALL_BYTES     ((size_t)128 << 20) /* nodes once functions are written out  */
 #define MPQ_LIMIT_ITERATIONS     65536              /* of one Loop or Scan that is written out */
 #define MPQ_LIMIT_MESSAGES       16000000u          /* protobuf messages of any kind in a file */
 #define MPQ_LIMIT_ATTRS          256u               /* attributes of one node                 */

@@ -77,6 +77,19 @@ class Hostile(unittest.TestCase):
         nodes = [helper.make_node("F0", [], [], domain="d"), helper.make_node("Relu", ["x"], ["y"])]
         self.run_both(model(nodes, [1, 4], functions=functions, domains=["d"]), "inspect", "eval")
 
+    def test_functions_that_grow(self):
+        """Calls whose long names go before all names in them; quarter of a million nodes."""
+        opsets = [helper.make_opsetid("", 17), helper.make_opsetid("d", 1)]
+        for levels, per, stem in ((6, 10, "n" * 4000), (18, 2, "n")):
+            functions = []
+            for level in range(levels):
+                kind, domain = (f"F{level + 1}", "d") if level < levels - 1 else ("Relu", "")
+                calls = [helper.make_node(kind, ["x"], [f"{stem}{k}"], domain=domain, name=f"{stem}{k}") for k in range(per)]
+                calls.append(helper.make_node("Identity", [calls[0].output[0]], ["y"]))
+                functions.append(helper.make_function("d", f"F{level}", ["x"], ["y"], calls, opsets))
+            node = helper.make_node("F0", ["x"], ["y"], domain="d", name="top")
+            self.run_both(model([node], [1, 4], functions=functions, domains=["d"]), "inspect", "eval")
+
     def test_loops_of_nothing(self):
         body = helper.make_graph([], "body", [value("i", [], INT64), value("c", [], BOOL), value("s", [1, 4])],
                                  [value("c", [], BOOL), value("s", [1, 4])])
@@ -143,6 +156,25 @@ class Hostile(unittest.TestCase):
                       "inspect", "eval")
         attention = helper.make_node("Attention", ["x", "x", "x"], ["y"], q_num_heads=-2**63, kv_num_heads=2**40)
         self.run_both(model([attention], [1, 4, 12], opset=23), "eval")
+
+    # ---- checkpoints ----
+
+    def test_widths_that_there_are_not(self):
+        models = pathlib.Path(__file__).resolve().parents[2] / "models"
+        with tempfile.TemporaryDirectory() as folder:
+            folder = pathlib.Path(folder)
+            made = subprocess.run([PROGRAM, "convert", models / "digits_mlp.onnx", "--data", models / "digits_calib.npz",
+                                   "--preprocess", "unit", "--effort", "none", "--size", "20%", "-o", folder / "a.onnx",
+                                   "--checkpoint", folder / "c.npz", "-q"], capture_output=True, text=True, check=False)
+            self.assertEqual(made.returncode, 0, made.stderr)
+            arrays = dict(np.load(folder / "c.npz"))
+            for mask, code in ((arrays["active"][0], 0), (0, 1), (0xffff, 1), (1 << 1, 1)):
+                arrays["active"] = np.full_like(arrays["active"], mask)
+                np.savez(folder / "d.npz", **arrays)
+                done = subprocess.run([PROGRAM, "apply", folder / "d.npz", folder / "a.csv", "-o", folder / "b.onnx",
+                                       "--overwrite", "-q"], capture_output=True, text=True, check=False)
+                self.assertEqual(done.returncode, code, done.stderr)
+                self.assertEqual("widths that there are not" in done.stderr, code == 1, done.stderr)
 
 
 if __name__ == "__main__":
