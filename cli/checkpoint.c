@@ -391,7 +391,11 @@ enum mpq_status mpq_checkpoint_load(struct mpq_ctx *ctx, struct mpq_arena *arena
     for (uint32_t l = 0; c->net && l < c->layers->n_layer; l++) {
         struct mpq_supernet_layer *layer = &c->net->layer[l];
         MPQ_TRY(read_layer(&r, &c->layers->layer[l], at[l], layer));
-        mpq_bits_mask still = layer->candidates & (mpq_bits_mask)mpq_tensor_int(&active, at[l]);
+        int64_t drawn = mpq_tensor_int(&active, at[l]);
+        if (drawn == 0 || drawn >> (MPQ_MAX_BITS + 1) || drawn & ((1 << MPQ_MIN_BITS) - 1))
+            return mpq_fail(ctx, MPQ_E_FORMAT, "%s: layer '%s' has widths that there are not", path,
+                            c->layers->layer[l].name);
+        mpq_bits_mask still = layer->candidates & (mpq_bits_mask)drawn; /* of fewer, perhaps none */
         layer->active = still ? still : layer->candidates;
     }
     return MPQ_OK;

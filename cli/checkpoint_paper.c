@@ -83,8 +83,11 @@ enum mpq_status mpq_checkpoint_paper_load(struct mpq_ctx *ctx, struct mpq_arena 
     mpq_paper_keep_gamma(net);
     for (uint32_t l = 0; l < net->layers->n_layer; l++) {
         struct mpq_paper_layer *layer = &net->layer[l];
-        mpq_bits_mask active = ((uint16_t *)got[ACTIVE].data)[l] & layer->weights;
-        layer->active = active ? active : layer->weights;
+        mpq_bits_mask active = ((uint16_t *)got[ACTIVE].data)[l];
+        if (!active || active & ~layer->weights)
+            return mpq_fail(ctx, MPQ_E_FORMAT, "%s: layer %u has widths that there are not", path,
+                            l);
+        layer->active = active;
         layer->is_signed = ((uint8_t *)got[SIGNED].data)[l] != 0;
     }
     return MPQ_OK;

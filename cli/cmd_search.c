@@ -100,8 +100,10 @@ static enum mpq_status run_budget(struct mpq_ctx *ctx, struct mpq_arena *arena,
         p->arena = scratch;
         p->problem.arg = p;
         p->n_stage = 0;
-        status = mpq_deliver_stage(ctx, p, "search", mpq_pipeline_search);
+        status = mpq_pipeline_name_output(ctx, p);
     }
+    if (status == MPQ_OK)
+        status = mpq_deliver_stage(ctx, p, "search", mpq_pipeline_search);
     if (status == MPQ_OK)
         status = mpq_deliver(ctx, scratch, p, report);
     if (status == MPQ_OK)

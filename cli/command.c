@@ -1,7 +1,9 @@
 #include "cli/command.h"
 
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "cli/progress.h"
 #include "cli/version.h"
@@ -39,13 +41,32 @@ static void cancel(int signal_number)
     is_cancelled = 1;
 }
 
+/* External data are read where they lie in the page cache: where somebody shortens their file, a
+ * read of what is gone ends here. */
+static void lose_file(int signal_number, siginfo_t *info, void *context)
+{
+    static const char text[] =
+        "onnx-mpq: a file of external data was cut short while it was read\n";
+    (void)context;
+    if (info->si_code != BUS_ADRERR) {
+        signal(signal_number, SIG_DFL); /* a mistake of ours: it happens again, and is seen */
+        return;
+    }
+    ssize_t written = write(STDERR_FILENO, text, sizeof text - 1);
+    (void)written; /* if nobody hears it, the exit code still says so */
+    _exit(EXIT_FAILURE);
+}
+
 /* The first signal asks to stop at the next step, the second ends the process at once. */
 static void catch_signals(void)
 {
     struct sigaction action = {.sa_handler = cancel, .sa_flags = SA_RESTART | (int)SA_RESETHAND};
+    struct sigaction lost = {.sa_sigaction = lose_file, .sa_flags = SA_SIGINFO};
     sigemptyset(&action.sa_mask);
+    sigemptyset(&lost.sa_mask);
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
+    sigaction(SIGBUS, &lost, NULL);
 }
 
 static void print_usage(FILE *file)

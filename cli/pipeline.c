@@ -30,6 +30,12 @@ mpq_bits_mask mpq_pipeline_candidates(const struct mpq_options *options)
     return mask;
 }
 
+enum mpq_status mpq_pipeline_name_output(struct mpq_ctx *ctx, struct mpq_pipeline *p)
+{
+    p->external_name = mpq_output_external_name(ctx, p->arena, p->options->output);
+    return p->external_name ? MPQ_OK : MPQ_E_NOMEM;
+}
+
 enum mpq_status mpq_pipeline_load(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                   const struct mpq_options *options, const char *data,
                                   struct mpq_pipeline *p)
@@ -38,9 +44,7 @@ enum mpq_status mpq_pipeline_load(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                .arena = arena,
                                .scored = UINT32_MAX,
                                .candidates = mpq_pipeline_candidates(options)};
-    p->external_name = mpq_output_external_name(ctx, arena, options->output);
-    if (!p->external_name)
-        return MPQ_E_NOMEM;
+    MPQ_TRY(mpq_pipeline_name_output(ctx, p));
     MPQ_TRY(mpq_import_file(ctx, arena, options->model, &p->imported, &p->float_bytes));
     MPQ_TRY(mpq_input_shape_assume(ctx, arena, options, data, p->imported));
     MPQ_TRY(mpq_unfold(ctx, arena, options, &p->imported));

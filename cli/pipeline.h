@@ -166,6 +166,9 @@ enum mpq_status mpq_pipeline_load(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                   const struct mpq_options *options, const char *data,
                                   struct mpq_pipeline *p) MPQ_CHECKED;
 
+/* external_name, from the options: once they are there, and again where they become others. */
+enum mpq_status mpq_pipeline_name_output(struct mpq_ctx *ctx, struct mpq_pipeline *p) MPQ_CHECKED;
+
 /* What both ways of exporting end with: p->code to the bytes of p->file. */
 enum mpq_status mpq_pipeline_write(struct mpq_ctx *ctx, struct mpq_pipeline *p) MPQ_CHECKED;
 

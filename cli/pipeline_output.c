@@ -4,7 +4,6 @@
 #include <string.h>
 
 #include "calibration/metric.h"
-#include "cli/output.h"
 #include "cli/pipeline.h"
 #include "cli/runner.h"
 #include "cli/version.h"
@@ -60,9 +59,6 @@ static enum mpq_status check_saturation(struct mpq_ctx *ctx, struct mpq_pipeline
 
 enum mpq_status mpq_pipeline_write(struct mpq_ctx *ctx, struct mpq_pipeline *p)
 {
-    p->external_name = mpq_output_external_name(ctx, p->arena, p->options->output);
-    if (!p->external_name)
-        return MPQ_E_NOMEM;
     struct mpq_export_plan plan = mpq_pipeline_export_plan(p);
     plan.code = p->code;
     return mpq_export(ctx, p->arena, &plan, &p->file);

@@ -4,7 +4,9 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "importer/import.h"
@@ -166,6 +168,36 @@ static void large_models_without_memory(void **state)
     remove_outputs();
 }
 
+/* What a command does when the file it reads weights from is shortened under it: in a process of
+ * its own, which gets the handlers of commands first. */
+static void external_data_cut_short(void **state)
+{
+    (void)state;
+    int pipe_end[2], status = 0;
+    assert_int_equal(pipe(pipe_end), 0);
+    pid_t child = fork();
+    if (child == 0) {
+        FILE *file = tmpfile();
+        long page = sysconf(_SC_PAGESIZE);
+        if (!file || ftruncate(fileno(file), 2 * page) != 0 ||
+            dup2(pipe_end[1], STDERR_FILENO) < 0 || mpq_main(1, (char *[]){"--version"}) != 0)
+            _exit(100);
+        volatile char *data = mmap(NULL, 2 * (size_t)page, PROT_READ, MAP_PRIVATE, fileno(file), 0);
+        if (data == MAP_FAILED || ftruncate(fileno(file), page) != 0)
+            _exit(101);
+        _exit(data[page] + 102);
+    }
+    char text[200] = {0};
+    assert_true(child > 0);
+    close(pipe_end[1]);
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(read(pipe_end[0], text, sizeof text - 1) > 0);
+    close(pipe_end[0]);
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), 1);
+    assert_non_null(strstr(text, "cut short"));
+}
+
 int main(void)
 {
     /* What the commands print is tested by tests/cli/. */
@@ -175,6 +207,7 @@ int main(void)
         cmocka_unit_test(inspect_without_memory),
         cmocka_unit_test(eval_without_memory),
         cmocka_unit_test(eval_interrupted),
+        cmocka_unit_test(external_data_cut_short),
         cmocka_unit_test_setup_teardown(large_models_are_two_files, make_folder, remove_folder),
         cmocka_unit_test_setup_teardown(large_models_without_memory, make_folder, remove_folder),
     };
