@@ -130,14 +130,6 @@ static void gemm_backward(const struct mpq_kernel_args *args)
         add_c_gradient(&s, attrs->beta, dy, dc);
 }
 
-static uint64_t gemm_macs(const struct mpq_node *node, const struct mpq_tensor *const *x,
-                          struct mpq_tensor *const *y)
-{
-    (void)y;
-    struct gemm_sizes s = sizes(node, x);
-    return (uint64_t)s.m * (uint64_t)s.n * (uint64_t)s.k;
-}
-
 const struct mpq_op mpq_op_gemm = {.name = "Gemm",
                                    .domain = "",
                                    .n_in_min = 2,
@@ -152,4 +144,4 @@ const struct mpq_op mpq_op_gemm = {.name = "Gemm",
                                    .sets_dx = true,
                                    .forward = gemm_forward,
                                    .backward = gemm_backward,
-                                   .macs = gemm_macs};
+                                   .macs = mpq_macs_of_matrices};

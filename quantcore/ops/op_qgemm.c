@@ -158,14 +158,6 @@ static void qgemm_forward(const struct mpq_kernel_args *args)
     }
 }
 
-static uint64_t qgemm_macs(const struct mpq_node *node, const struct mpq_tensor *const *x,
-                           struct mpq_tensor *const *y)
-{
-    (void)y;
-    struct sizes s = sizes_of(node, x);
-    return (uint64_t)s.m * (uint64_t)s.n * (uint64_t)s.k;
-}
-
 const struct mpq_op mpq_op_qgemm = {.name = "QGemm",
                                     .domain = "com.microsoft",
                                     .n_in_min = 6,
@@ -176,4 +168,4 @@ const struct mpq_op mpq_op_qgemm = {.name = "QGemm",
                                     .infer = qgemm_infer,
                                     .workspace = qgemm_workspace,
                                     .forward = qgemm_forward,
-                                    .macs = qgemm_macs};
+                                    .macs = mpq_macs_of_matrices};

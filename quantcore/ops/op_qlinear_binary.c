@@ -28,8 +28,15 @@ static enum mpq_status binary_infer(struct mpq_ctx *ctx, const struct mpq_node *
     return mpq_infer_set(ctx, node, y[0], dtype, &shape);
 }
 
+struct job;
+
+/* n points of y; a step is 0 where that operand is one number for all. */
+typedef void span_fn(const struct job *job, int64_t n, const uint8_t *a, int64_t a_step,
+                     const uint8_t *b, int64_t b_step, uint8_t *y);
+
 struct job {
     struct mpq_loop loop;
+    span_fn *span;
     const uint8_t *a, *b;
     uint8_t *y;
     bool is_signed;
@@ -52,8 +59,7 @@ static inline uint8_t saturate(float x, float low, float high)
     return (uint8_t)mpq_round_float(x);
 }
 
-/* n points; a step is 0 where that operand is one number for all. Both loops read 8-bit codes of
- * the type that `code` casts to. */
+/* Both loops read 8-bit codes of the type that `code` casts to. */
 #define LOOP(code, value)                                                                          \
     do {                                                                                           \
         for (int64_t i = 0; i < n; i++) {                                                          \
@@ -87,48 +93,35 @@ static void mul_span(const struct job *job, int64_t n, const uint8_t *restrict a
         LOOP((uint8_t), (float)((a - a_zero) * (b - b_zero)) * ratio + y_zero);
 }
 
-/* The operand that is one number for a whole span goes into the fixed part first. */
-static void add_points(void *arg, int64_t begin, int64_t end, int thread)
+/* Of a sum, the operand that is one number for a whole span goes into the fixed part first; a
+ * product does not mind. */
+static void points(void *arg, int64_t begin, int64_t end, int thread)
 {
     const struct job *job = arg;
     int64_t a_step = mpq_loop_inner_stride(&job->loop, 0);
     int64_t b_step = mpq_loop_inner_stride(&job->loop, 1);
+    struct job swapped = *job;
     struct mpq_span span;
     (void)thread;
-    struct job swapped = *job;
-    swapped.a_ratio = job->b_ratio;
-    swapped.b_ratio = job->a_ratio;
+    swapped.a_ratio = job->b_ratio, swapped.b_ratio = job->a_ratio;
+    swapped.a_zero = job->b_zero, swapped.b_zero = job->a_zero;
     for (mpq_span_first(&span, &job->loop, begin, end); span.n; mpq_span_next(&span)) {
         const uint8_t *a = job->a + span.offset[0], *b = job->b + span.offset[1];
         if (a_step == 0 && b_step != 0)
-            add_span(&swapped, span.n, b, b_step, a, a_step, job->y + begin);
+            job->span(&swapped, span.n, b, b_step, a, a_step, job->y + begin);
         else
-            add_span(job, span.n, a, a_step, b, b_step, job->y + begin);
+            job->span(job, span.n, a, a_step, b, b_step, job->y + begin);
         begin += span.n;
     }
 }
 
-static void mul_points(void *arg, int64_t begin, int64_t end, int thread)
-{
-    const struct job *job = arg;
-    int64_t a_step = mpq_loop_inner_stride(&job->loop, 0);
-    int64_t b_step = mpq_loop_inner_stride(&job->loop, 1);
-    struct mpq_span span;
-    (void)thread;
-    for (mpq_span_first(&span, &job->loop, begin, end); span.n; mpq_span_next(&span)) {
-        mul_span(job, span.n, job->a + span.offset[0], a_step, job->b + span.offset[1], b_step,
-                 job->y + begin);
-        begin += span.n;
-    }
-}
-
-static void forward(const struct mpq_kernel_args *args,
-                    void (*points)(void *, int64_t, int64_t, int))
+static void forward(const struct mpq_kernel_args *args, span_fn *span)
 {
     const struct mpq_tensor *const *x = args->x;
     float a_scale = mpq_scale_at(x[A_SCALE], 0), b_scale = mpq_scale_at(x[B_SCALE], 0);
     float y_scale = mpq_scale_at(x[Y_SCALE], 0);
-    struct job job = {.a = x[A]->data,
+    struct job job = {.span = span,
+                      .a = x[A]->data,
                       .b = x[B]->data,
                       .y = args->y[0]->data,
                       .is_signed = x[A]->dtype == MPQ_INT8,
@@ -149,12 +142,12 @@ static void forward(const struct mpq_kernel_args *args,
 
 static void add_forward(const struct mpq_kernel_args *args)
 {
-    forward(args, add_points);
+    forward(args, add_span);
 }
 
 static void mul_forward(const struct mpq_kernel_args *args)
 {
-    forward(args, mul_points);
+    forward(args, mul_span);
 }
 
 const struct mpq_op mpq_op_qlinear_add = {.name = "QLinearAdd",

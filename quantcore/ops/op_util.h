@@ -80,6 +80,10 @@ void mpq_clear_fresh(const struct mpq_kernel_args *args, uint32_t i);
 void mpq_forward_copy(const struct mpq_kernel_args *args);
 void mpq_backward_copy(const struct mpq_kernel_args *args);
 
+/* Multiply-accumulates of y[0] [m, n] from a matrix x[0] [m, k] or [k, m] and another. */
+uint64_t mpq_macs_of_matrices(const struct mpq_node *node, const struct mpq_tensor *const *x,
+                              struct mpq_tensor *const *y);
+
 /* dx[i] += dy[i]; or dx[i] = dy[i] where fresh, and dx may then be dy. */
 void mpq_accumulate(mpq_real *dx, const mpq_real *dy, int64_t n, bool fresh);
 
