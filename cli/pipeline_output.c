@@ -151,7 +151,9 @@ static enum mpq_status compare_batch(struct mpq_ctx *ctx, void *arg,
     return MPQ_OK;
 }
 
-enum mpq_status mpq_pipeline_keep_answers(struct mpq_ctx *ctx, struct mpq_pipeline *p)
+/* Room for what the runs over n samples answer; *out NULL where it would be much. */
+static enum mpq_status make_answers(struct mpq_ctx *ctx, struct mpq_pipeline *p, uint32_t n,
+                                    struct mpq_answers **out)
 {
     const size_t most = (size_t)256 << 20;
     const struct mpq_graph *graph = p->run_graph;
@@ -162,9 +164,10 @@ enum mpq_status mpq_pipeline_keep_answers(struct mpq_ctx *ctx, struct mpq_pipeli
     answers->output = mpq_arena_alloc(ctx, p->arena, graph->n_output, sizeof(mpq_real *));
     if (!answers->output)
         return MPQ_E_NOMEM;
+    *out = NULL;
     for (uint32_t i = 0; i < graph->n_output; i++) {
         const struct mpq_tensor *y = mpq_exec_tensor(p->float_network.exec, graph->output[i]);
-        size_t count = (size_t)mpq_shape_count(&y->shape) / p->batch * p->report.n;
+        size_t count = (size_t)mpq_shape_count(&y->shape) / p->batch * n;
         bytes += count * sizeof(mpq_real);
         if (bytes > most)
             return MPQ_OK; /* run each time */
@@ -172,26 +175,29 @@ enum mpq_status mpq_pipeline_keep_answers(struct mpq_ctx *ctx, struct mpq_pipeli
         if (!answers->output[i])
             return MPQ_E_NOMEM;
     }
-    p->answers = answers;
+    *out = answers;
     return MPQ_OK;
+}
+
+enum mpq_status mpq_pipeline_keep_answers(struct mpq_ctx *ctx, struct mpq_pipeline *p)
+{
+    return make_answers(ctx, p, p->report.n, &p->answers);
 }
 
 static enum mpq_status run_beside(struct mpq_ctx *ctx, struct mpq_pipeline *p,
                                   struct mpq_runner *runner, struct mpq_exec *reference,
                                   const struct mpq_graph *reference_graph,
                                   const struct mpq_part *part, uint32_t n, const char *stage,
-                                  struct side_by_side *out)
+                                  struct mpq_answers *answers, struct side_by_side *out)
 {
-    *out =
-        (struct side_by_side){.p = p, .reference = reference, .reference_graph = reference_graph};
+    *out = (struct side_by_side){
+        .p = p, .reference = reference, .reference_graph = reference_graph, .answers = answers};
     out->comparison =
         mpq_arena_alloc(ctx, p->arena, reference_graph->n_output, sizeof *out->comparison);
     if (!out->comparison)
         return MPQ_E_NOMEM;
     if (mpq_dataset_has_labels(part->dataset) && p->scored != UINT32_MAX)
         out->labelled = part->dataset;
-    if (part == &p->report)
-        out->answers = p->answers;
     return mpq_runner_run(ctx, runner, part->dataset, part->sample, n, stage, compare_batch, out);
 }
 
@@ -216,16 +222,15 @@ static enum mpq_status read_written(struct mpq_ctx *ctx, struct mpq_pipeline *p,
     return mpq_runner_create(ctx, p->arena, graph, p->batch, NULL, out);
 }
 
-/* Run it beside the fake-quantized network on some of the samples that decided. No output may be
- * nearer than least_db. */
+/* Run it beside the fake-quantized network, or beside its `answers`, on the first n of the samples
+ * that decided. No output may be farther off than least_db. */
 static enum mpq_status compare_written(struct mpq_ctx *ctx, struct mpq_pipeline *p,
                                        const char *path, struct mpq_runner *written,
-                                       double least_db, struct side_by_side *out)
+                                       double least_db, uint32_t n, struct mpq_answers *answers,
+                                       struct side_by_side *out)
 {
-    enum { MAX_SAMPLES = 64 };
-    uint32_t n = p->decide.n < MAX_SAMPLES ? p->decide.n : MAX_SAMPLES;
     MPQ_TRY(run_beside(ctx, p, written, p->fake_network.exec, p->fake_graph, &p->decide, n,
-                       "verify", out));
+                       "verify", answers, out));
     for (uint32_t i = 0; i < p->graph->n_output; i++) {
         const char *name = p->graph->value[p->graph->output[i]].name;
         double db = mpq_comparison_sqnr_db(&out->comparison[i]);
@@ -277,9 +282,12 @@ static void report_difference(const struct mpq_pipeline *p, const struct side_by
 static enum mpq_status check_same(struct mpq_ctx *ctx, struct mpq_pipeline *p, const char *path,
                                   struct mpq_runner *on_integers, struct mpq_report *report)
 {
+    enum { MAX_SAMPLES = 64 };
     const double least_db = 25, least_integer_db = 10;
+    uint32_t n = p->decide.n < MAX_SAMPLES ? p->decide.n : MAX_SAMPLES;
     struct side_by_side s;
     struct mpq_runner in_float;
+    struct mpq_answers *answers;
     struct mpq_export_plan plan = mpq_pipeline_export_plan(p);
     struct mpq_layer_code *stored =
         mpq_arena_alloc(ctx, p->arena, p->layers.n_layer, sizeof *stored);
@@ -289,9 +297,10 @@ static enum mpq_status check_same(struct mpq_ctx *ctx, struct mpq_pipeline *p, c
     MPQ_TRY(mpq_export_codes(ctx, p->arena, &plan, stored));
     mpq_supernet_apply_codes(&p->net, p->fake_network.exec, stored);
     MPQ_TRY(read_written(ctx, p, path, false, &in_float));
-    MPQ_TRY(compare_written(ctx, p, path, &in_float, least_db, &s));
+    MPQ_TRY(make_answers(ctx, p, n, &answers));
+    MPQ_TRY(compare_written(ctx, p, path, &in_float, least_db, n, answers, &s));
     report->verify_float_db = least_sqnr_db(p, &s);
-    MPQ_TRY(compare_written(ctx, p, path, on_integers, least_integer_db, &s));
+    MPQ_TRY(compare_written(ctx, p, path, on_integers, least_integer_db, n, answers, &s));
     report_difference(p, &s, report);
     return MPQ_OK;
 }
@@ -307,7 +316,7 @@ enum mpq_status mpq_pipeline_verify(struct mpq_ctx *ctx, struct mpq_pipeline *p,
 
     struct side_by_side s;
     MPQ_TRY(run_beside(ctx, p, &written, p->float_network.exec, p->run_graph, &p->report,
-                       p->report.n, "measure", &s));
+                       p->report.n, "measure", p->answers, &s));
     const struct mpq_comparison *c = &s.comparison[p->scored == UINT32_MAX ? 0 : p->scored];
     report->n_eval = p->report.n;
     report->sqnr_db = mpq_comparison_sqnr_db(c);

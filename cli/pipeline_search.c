@@ -259,15 +259,16 @@ static enum mpq_status make_losses(struct mpq_ctx *ctx, struct mpq_pipeline *p)
     return MPQ_OK;
 }
 
-/* As many real evaluations as a fixed amount of arithmetic allows: a function of the model and the
- * data alone, so that a run repeats. */
+/* As many real evaluations as a fixed amount of arithmetic allows, half of it where a resumed run
+ * is to take seconds: a function of the model and the data alone, so that a run repeats. */
 static uint32_t max_scores(const struct mpq_pipeline *p)
 {
-    double per_score = 0;
+    double per_score = 1, budget = p->is_resumed ? 5e11 : 1e12;
+    uint32_t least = p->is_resumed ? 16 : 20;
     for (uint32_t l = 0; l < p->layers.n_layer; l++)
         per_score += (double)p->layers.layer[l].macs * p->decide.n;
-    double n = 1e12 / (per_score + 1);
-    return n < 20 ? 20 : n > 300 ? 300 : (uint32_t)n;
+    double n = budget / per_score;
+    return n < least ? least : n > 300 ? 300 : (uint32_t)n;
 }
 
 enum mpq_status mpq_pipeline_prepare_search(struct mpq_ctx *ctx, struct mpq_pipeline *p)
@@ -329,19 +330,37 @@ static enum mpq_status take_uniform(struct mpq_ctx *ctx, struct mpq_pipeline *p)
     return mpq_fail(ctx, MPQ_E_INFEASIBLE, "no single width for all layers keeps the limits");
 }
 
-/* The search itself; evaluations share their first layers as far as that takes no more memory. */
-static enum mpq_status search(struct mpq_ctx *ctx, struct mpq_pipeline *p)
+static enum mpq_status search_within(struct mpq_ctx *ctx, struct mpq_pipeline *p)
+{
+    return p->options->max_drop > 0 ? mpq_pipeline_search_drop(ctx, p)
+                                    : mpq_search(ctx, p->arena, &p->problem, &p->found);
+}
+
+/* The search with an evaluator of its own, in `kept`: its network runs from one end to the other,
+ * so values share memory and stay in the cache, and evaluations share their first layers. */
+static enum mpq_status search_kept(struct mpq_ctx *ctx, struct mpq_pipeline *p,
+                                   struct mpq_arena *kept)
 {
     const size_t max_bytes = (size_t)256 << 20;
-    struct mpq_arena *kept = mpq_arena_create(ctx);
-    enum mpq_status status = kept ? MPQ_OK : MPQ_E_NOMEM;
-    if (status == MPQ_OK && !p->options->weights_only)
-        status = mpq_evaluator_keep_prefixes(ctx, kept, &p->evaluator, p->act_quant, p->n_act,
-                                             max_bytes);
+    struct mpq_evaluator saved = p->evaluator;
+    struct mpq_network network;
+    MPQ_TRY(mpq_network_create(ctx, kept, p->fake_graph, p->batch, &(struct mpq_exec_options){0},
+                               &network));
+    p->evaluator.network = &network;
+    enum mpq_status status =
+        mpq_evaluator_keep_prefixes(ctx, kept, &p->evaluator, p->act_quant, p->n_act, max_bytes);
     if (status == MPQ_OK)
-        status = p->options->max_drop > 0 ? mpq_pipeline_search_drop(ctx, p)
-                                          : mpq_search(ctx, p->arena, &p->problem, &p->found);
-    p->evaluator.prefixes = NULL;
+        status = search_within(ctx, p);
+    p->evaluator = saved;
+    return status;
+}
+
+static enum mpq_status search(struct mpq_ctx *ctx, struct mpq_pipeline *p)
+{
+    if (p->options->weights_only)
+        return search_within(ctx, p);
+    struct mpq_arena *kept = mpq_arena_create(ctx);
+    enum mpq_status status = kept ? search_kept(ctx, p, kept) : MPQ_E_NOMEM;
     mpq_arena_free(kept);
     return status;
 }
