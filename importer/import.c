@@ -10,6 +10,7 @@
 #include "importer/function.h"
 #include "importer/import_attr.h"
 #include "importer/import_tensor.h"
+#include "importer/order.h"
 #include "importer/subgraph.h"
 #include "importer/unfold.h"
 #include "importer/upgrade.h"
@@ -21,11 +22,6 @@
 #define OPSET_MAX 28
 #define OPSET_IR  13
 
-struct need {
-    const mpq_value_id *id;
-    uint32_t n;
-};
-
 struct import {
     struct mpq_ctx *ctx;
     struct mpq_arena *arena;
@@ -33,7 +29,6 @@ struct import {
     struct mpq_graph *graph;
     int64_t opset;         /* the file's                                         */
     struct mpq_node *node; /* [proto->n_node], as the file spells and lists them */
-    struct need *need;     /* [proto->n_node]: values each node waits for        */
     uint32_t *order;       /* [proto->n_node]: positions in execution order      */
     uint32_t *producer;    /* [n_value]: position in node[], or MPQ_NO_NODE      */
     bool *is_read;         /* [n_value]                                          */
@@ -245,33 +240,6 @@ static enum mpq_status wire_inputs(struct import *im)
     return MPQ_OK;
 }
 
-/* What a node waits for: its inputs, and what its bodies read. */
-static enum mpq_status find_needs(struct import *im)
-{
-    im->need = mpq_arena_alloc(im->ctx, im->arena, im->proto->n_node, sizeof *im->need);
-    if (!im->need)
-        return MPQ_E_NOMEM;
-    for (uint32_t n = 0; n < im->proto->n_node; n++) {
-        const struct mpq_node *node = &im->node[n];
-        mpq_value_id *captured, *all;
-        uint32_t n_captured;
-        MPQ_TRY(mpq_subgraph_captures(im->ctx, im->arena, im->graph, node, &captured, &n_captured));
-        im->need[n] = (struct need){node->in, node->n_in};
-        if (n_captured == 0)
-            continue;
-        all = mpq_arena_grow(im->ctx, im->arena, node->in, node->n_in, node->n_in + n_captured,
-                             sizeof *all);
-        if (!all)
-            return MPQ_E_NOMEM;
-        for (uint32_t i = 0; i < n_captured; i++) {
-            all[node->n_in + i] = captured[i];
-            im->is_read[captured[i]] = true;
-        }
-        im->need[n] = (struct need){all, node->n_in + n_captured};
-    }
-    return MPQ_OK;
-}
-
 static enum mpq_status add_outputs(struct import *im)
 {
     struct mpq_graph *graph = im->graph;
@@ -303,48 +271,14 @@ static enum mpq_status add_outputs(struct import *im)
     return MPQ_OK;
 }
 
-/* --- Order ----------------------------------------------------------------------------------- */
-
-/* Execution order by depth-first search from each node in file order: a file in order stays as it
- * is. `frame` is an explicit stack of (node, next need to look at). */
 static enum mpq_status sort_nodes(struct import *im)
 {
-    enum { NEW, OPEN, DONE };
-    size_t n_node = im->proto->n_node, n_order = 0;
-    uint8_t *state = mpq_arena_alloc(im->ctx, im->arena, n_node, sizeof *state);
-    struct frame {
-        uint32_t node, next;
-    } *frame = mpq_arena_alloc(im->ctx, im->arena, n_node, sizeof *frame);
+    uint32_t n_node = (uint32_t)im->proto->n_node;
     im->order = mpq_arena_alloc(im->ctx, im->arena, n_node, sizeof *im->order);
-    if (!state || !frame || !im->order)
+    if (!im->order)
         return MPQ_E_NOMEM;
-    for (uint32_t root = 0; root < n_node; root++) {
-        size_t depth = 0;
-        if (state[root] == NEW) {
-            state[root] = OPEN;
-            frame[depth++] = (struct frame){root, 0};
-        }
-        while (depth) {
-            struct frame *top = &frame[depth - 1];
-            const struct need *need = &im->need[top->node];
-            if (top->next == need->n) {
-                state[top->node] = DONE;
-                im->order[n_order++] = top->node;
-                depth--;
-                continue;
-            }
-            mpq_value_id v = need->id[top->next++];
-            uint32_t before = v == MPQ_NO_VALUE ? MPQ_NO_NODE : im->producer[v];
-            if (before == MPQ_NO_NODE || state[before] == DONE)
-                continue;
-            if (state[before] == OPEN)
-                return mpq_fail_node(im->ctx, &im->node[top->node], MPQ_E_FORMAT,
-                                     "depends on its own result '%s'", im->graph->value[v].name);
-            state[before] = OPEN;
-            frame[depth++] = (struct frame){before, 0};
-        }
-    }
-    return MPQ_OK;
+    return mpq_execution_order(im->ctx, im->arena, im->graph, im->node, n_node, im->producer,
+                               im->is_read, im->order);
 }
 
 /* --- Constant nodes -------------------------------------------------------------------------- */
@@ -354,62 +288,10 @@ static bool is_constant_node(const struct mpq_node *node)
     return !*node->domain && strcmp(node->op_type, "Constant") == 0;
 }
 
-static enum mpq_status constant_of_attr(struct import *im, const struct mpq_node *node,
-                                        const struct mpq_attr *attr, struct mpq_tensor *out)
-{
-    const struct mpq_shape list = MPQ_SHAPE((int64_t)attr->n), scalar = {.rank = 0};
-    const void *data = NULL;
-    size_t bytes = 0;
-    switch (attr->kind) {
-    case MPQ_ATTR_TENSOR:
-        *out = *attr->tensor;
-        return MPQ_OK;
-    case MPQ_ATTR_FLOAT:
-        *out = (struct mpq_tensor){MPQ_FLOAT, scalar, NULL};
-        data = &attr->f;
-        bytes = sizeof attr->f;
-        break;
-    case MPQ_ATTR_FLOATS:
-        *out = (struct mpq_tensor){MPQ_FLOAT, list, NULL};
-        data = attr->floats;
-        bytes = attr->n * sizeof *attr->floats;
-        break;
-    case MPQ_ATTR_INT:
-        *out = (struct mpq_tensor){MPQ_INT64, scalar, NULL};
-        data = &attr->i;
-        bytes = sizeof attr->i;
-        break;
-    case MPQ_ATTR_INTS:
-        *out = (struct mpq_tensor){MPQ_INT64, list, NULL};
-        data = attr->ints;
-        bytes = attr->n * sizeof *attr->ints;
-        break;
-    case MPQ_ATTR_STRING:
-        *out = (struct mpq_tensor){MPQ_STRING, scalar, NULL};
-        data = &attr->s;
-        bytes = sizeof attr->s;
-        break;
-    case MPQ_ATTR_STRINGS:
-        *out = (struct mpq_tensor){MPQ_STRING, list, NULL};
-        data = attr->strings;
-        bytes = attr->n * sizeof *attr->strings;
-        break;
-    default:
-        return mpq_fail_node(im->ctx, node, MPQ_E_UNSUPPORTED, "a constant in the form of '%s'",
-                             attr->name);
-    }
-    out->data = mpq_arena_copy(im->ctx, im->arena, data, bytes);
-    return out->data ? MPQ_OK : MPQ_E_NOMEM;
-}
-
 static enum mpq_status import_constant(struct import *im, const struct mpq_node *node)
 {
-    if (node->n_in != 0 || node->n_out != 1 || node->attr_set.n != 1)
-        return mpq_fail_node(im->ctx, node, MPQ_E_FORMAT,
-                             "a constant has one attribute and one output, not %zu and %u",
-                             node->attr_set.n, node->n_out);
     struct mpq_tensor tensor;
-    MPQ_TRY(constant_of_attr(im, node, &node->attr_set.attr[0], &tensor));
+    MPQ_TRY(mpq_import_constant_node(im->ctx, im->arena, node, &tensor));
     return set_constant(im, node->out[0], &tensor);
 }
 
@@ -515,7 +397,6 @@ static enum mpq_status import_graph(struct import *im)
     MPQ_TRY(add_inputs(im));
     MPQ_TRY(add_nodes(im));
     MPQ_TRY(wire_inputs(im));
-    MPQ_TRY(find_needs(im));
     MPQ_TRY(add_outputs(im));
     MPQ_TRY(sort_nodes(im));
     MPQ_TRY(append_nodes(im));

@@ -140,3 +140,62 @@ enum mpq_status mpq_import_attrs(struct mpq_ctx *ctx, struct mpq_arena *arena,
     *out = set;
     return MPQ_OK;
 }
+
+static enum mpq_status constant_of_attr(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                        const struct mpq_node *node, const struct mpq_attr *attr,
+                                        struct mpq_tensor *out)
+{
+    const struct mpq_shape list = MPQ_SHAPE((int64_t)attr->n), scalar = {.rank = 0};
+    const void *data = NULL;
+    size_t bytes = 0;
+    switch (attr->kind) {
+    case MPQ_ATTR_TENSOR:
+        *out = *attr->tensor;
+        return MPQ_OK;
+    case MPQ_ATTR_FLOAT:
+        *out = (struct mpq_tensor){MPQ_FLOAT, scalar, NULL};
+        data = &attr->f;
+        bytes = sizeof attr->f;
+        break;
+    case MPQ_ATTR_FLOATS:
+        *out = (struct mpq_tensor){MPQ_FLOAT, list, NULL};
+        data = attr->floats;
+        bytes = attr->n * sizeof *attr->floats;
+        break;
+    case MPQ_ATTR_INT:
+        *out = (struct mpq_tensor){MPQ_INT64, scalar, NULL};
+        data = &attr->i;
+        bytes = sizeof attr->i;
+        break;
+    case MPQ_ATTR_INTS:
+        *out = (struct mpq_tensor){MPQ_INT64, list, NULL};
+        data = attr->ints;
+        bytes = attr->n * sizeof *attr->ints;
+        break;
+    case MPQ_ATTR_STRING:
+        *out = (struct mpq_tensor){MPQ_STRING, scalar, NULL};
+        data = &attr->s;
+        bytes = sizeof attr->s;
+        break;
+    case MPQ_ATTR_STRINGS:
+        *out = (struct mpq_tensor){MPQ_STRING, list, NULL};
+        data = attr->strings;
+        bytes = attr->n * sizeof *attr->strings;
+        break;
+    default:
+        return mpq_fail_node(ctx, node, MPQ_E_UNSUPPORTED, "a constant in the form of '%s'",
+                             attr->name);
+    }
+    out->data = mpq_arena_copy(ctx, arena, data, bytes);
+    return out->data ? MPQ_OK : MPQ_E_NOMEM;
+}
+
+enum mpq_status mpq_import_constant_node(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                         const struct mpq_node *node, struct mpq_tensor *out)
+{
+    if (node->n_in != 0 || node->n_out != 1 || node->attr_set.n != 1)
+        return mpq_fail_node(ctx, node, MPQ_E_FORMAT,
+                             "a constant has one attribute and one output, not %zu and %u",
+                             node->attr_set.n, node->n_out);
+    return constant_of_attr(ctx, arena, node, &node->attr_set.attr[0], out);
+}
