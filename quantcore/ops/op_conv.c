@@ -2,6 +2,7 @@
 #include <inttypes.h>
 
 #include "quantcore/ops/conv_attrs.h"
+#include "quantcore/ops/kernel/winograd.h"
 #include "quantcore/ops/op_util.h"
 
 /* Output size and padding in front of one axis; -1 where the filter does not fit in. */
@@ -74,32 +75,46 @@ static size_t conv_workspace(const struct mpq_node *node, const struct mpq_tenso
                              struct mpq_tensor *const *y, bool training)
 {
     (void)y;
-    struct mpq_conv conv = mpq_conv_geometry(node, x);
-    size_t bytes = mpq_conv_forward_bytes(&conv);
-    size_t dx = training ? mpq_conv_dx_bytes(&conv) : 0,
-           dw = training ? mpq_conv_dw_bytes(&conv) : 0;
-    bytes = bytes > dx ? bytes : dx;
-    return bytes > dw ? bytes : dw;
+    struct mpq_conv conv = mpq_conv_geometry(node, x), back;
+    size_t bytes[5] = {mpq_conv_forward_bytes(&conv)}, most = 0;
+    if (mpq_winograd_pays(&conv))
+        bytes[1] = mpq_winograd_bytes(&conv);
+    if (training) {
+        bytes[2] = mpq_conv_dx_bytes(&conv);
+        bytes[3] = mpq_conv_dw_bytes(&conv);
+        if (mpq_winograd_backward(&conv, &back))
+            bytes[4] = mpq_winograd_bytes(&back);
+    }
+    for (int i = 0; i < 5; i++)
+        most = bytes[i] > most ? bytes[i] : most;
+    return most;
 }
 
 static void conv_forward(const struct mpq_kernel_args *args)
 {
     struct mpq_conv conv = mpq_conv_geometry(args->node, args->x);
     const struct mpq_tensor *b = mpq_input(args->node, args->x, 2);
+    if (mpq_winograd_pays(&conv)) {
+        mpq_winograd_run(&conv, false, args->x[0]->data, args->x[1]->data, b ? b->data : NULL,
+                         args->clamp, args->y[0]->data, args->workspace);
+        return;
+    }
     mpq_conv_forward(&conv, args->x[0]->data, args->x[1]->data, b ? b->data : NULL, false,
                      args->clamp, args->y[0]->data, args->workspace);
 }
 
 static void conv_backward(const struct mpq_kernel_args *args)
 {
-    struct mpq_conv conv = mpq_conv_geometry(args->node, args->x);
+    struct mpq_conv conv = mpq_conv_geometry(args->node, args->x), back;
     const mpq_real *dy = args->dy[0];
     mpq_real *dx = mpq_grad(args, 0), *dw = mpq_grad(args, 1), *db = mpq_grad(args, 2);
     if (!dy)
         return;
     mpq_clear_fresh(args, 1);
     mpq_clear_fresh(args, 2);
-    if (dx)
+    if (dx && mpq_is_fresh(args, 0) && mpq_winograd_backward(&conv, &back))
+        mpq_winograd_run(&back, true, dy, args->x[1]->data, NULL, NULL, dx, args->workspace);
+    else if (dx)
         mpq_conv_dx(&conv, dy, args->x[1]->data, !mpq_is_fresh(args, 0), dx, args->workspace);
     if (dw)
         mpq_conv_dw(&conv, args->x[0]->data, dy, dw, args->workspace);

@@ -5,6 +5,7 @@
 
 #include "quantcore/base/rng.h"
 #include "quantcore/base/thread.h"
+#include "quantcore/ops/kernel/winograd.h"
 #include "tests/check.h"
 #include "tests/unit/op_run.h"
 
@@ -281,18 +282,74 @@ static void test_network_shapes(void **state)
         square(1, 180, 9, 1, 6, 3, 1),     square(3, 200, 40, 1, 5, 3, 1),
         square(2, 40, 200, 1, 5, 3, 2),    square(2, 40, 41, 1, 14, 1, 1),
         square(1, 1600, 9, 1, 15, 1, 1),   square(2, 24, 36, 3, 29, 1, 1),
+        square(8, 17, 33, 1, 8, 3, 1),     square(3, 40, 24, 1, 13, 3, 1),
+        square(1, 16, 64, 1, 55, 3, 1),    square(1, 12, 20, 1, 130, 3, 1),
     };
     for (size_t i = 0; i < MPQ_COUNT(shape); i++)
         check_shape(&shape[i], false, i, 1, 3);
+}
+
+/* Winograd's scheme beside the plain sums: every padding, uneven sizes, bands; errors relative to
+ * the largest output. */
+static void test_winograd(void **state)
+{
+    double worst = 0;
+    int n_paid = 0;
+    (void)state;
+    for (uint64_t step = 0; step < 40; step++) {
+        struct draw d = {step + 5000, 0};
+        struct shape s = square(draw(&d, 1, 6), draw(&d, 8, 70), draw(&d, 8, 70), 1, 1, 3, 1);
+        for (int i = 1; i < 3; i++) {
+            s.in[i] = draw(&d, 5, 40);
+            s.pad[i] = draw(&d, 0, 2);
+            s.pad_end[i] = draw(&d, 0, 3);
+            s.out[i] = s.in[i] + s.pad[i] + s.pad_end[i] - 2;
+        }
+        struct mpq_conv conv = {.n = s.n, .c = s.c, .m = s.m, .group = 1}, back;
+        const int axis[3] = {1, 0, 2}; /* a convolution of two dimensions is {H, 1, W} */
+        for (int i = 0; i < 3; i++) {
+            conv.in[i] = s.in[axis[i]];
+            conv.out[i] = s.out[axis[i]];
+            conv.kernel[i] = s.kernel[axis[i]];
+            conv.stride[i] = conv.dilation[i] = 1;
+            conv.pad[i] = s.pad[axis[i]];
+        }
+        mpq_thread_set_count(1 + (int)(step % 3));
+        n_paid += mpq_winograd_pays(&conv) + mpq_winograd_backward(&conv, &back);
+        check_shape(&s, false, step, 1 + (int)(step % 3), 1 + (int)(step % 3));
+        if (!mpq_winograd_pays(&conv))
+            continue;
+        struct op_run run;
+        set_up(&run, &s, false, step);
+        CHECK_OK(&run.ctx, op_run_infer(&run));
+        op_run_forward(&run);
+        int64_t n_y = mpq_shape_count(&run.out.shape);
+        mpq_real *plain = mpq_arena_alloc(&run.ctx, run.arena, (size_t)n_y, sizeof *plain);
+        void *workspace = mpq_arena_alloc(&run.ctx, run.arena, mpq_conv_forward_bytes(&conv), 1);
+        assert_true(plain && workspace);
+        mpq_conv_forward(&conv, run.x[0]->data, run.x[1]->data, run.x[2]->data, false, NULL, plain,
+                         workspace);
+        double largest = 0, error = 0;
+        for (int64_t i = 0; i < n_y; i++) {
+            largest = fmax(largest, fabs((double)plain[i]));
+            error = fmax(error, fabs((double)plain[i] - (double)((mpq_real *)run.out.data)[i]));
+        }
+        worst = fmax(worst, error / largest);
+        op_run_free(&run);
+    }
+    mpq_thread_set_count(1);
+    assert_true(n_paid > 40);
+    assert_true(worst < 3e-6);
 }
 
 /* An activation fused into each of the ways to convolve is what it is after them. */
 static void test_clamped(void **state)
 {
     (void)state;
-    const struct shape shape[] = {square(2, 16, 16, 1, 12, 3, 1),  square(2, 40, 33, 1, 15, 1, 1),
-                                  square(2, 9, 9, 9, 10, 3, 1),    square(1, 400, 9, 1, 5, 3, 1),
-                                  square(1, 1600, 9, 1, 15, 1, 1), square(0, 4, 4, 1, 5, 3, 1)};
+    const struct shape shape[] = {square(2, 16, 16, 1, 12, 3, 1), square(2, 40, 33, 1, 15, 1, 1),
+                                  square(2, 16, 16, 1, 32, 3, 1), square(2, 9, 9, 9, 10, 3, 1),
+                                  square(1, 400, 9, 1, 5, 3, 1),  square(1, 1600, 9, 1, 15, 1, 1),
+                                  square(0, 4, 4, 1, 5, 3, 1)};
     const struct mpq_clamp clamp = {MPQ_REAL(-0.5), 2};
     for (size_t i = 0; i < MPQ_COUNT(shape); i++) {
         struct op_run run;
@@ -427,7 +484,7 @@ int main(void)
         cmocka_unit_test(test_random),     cmocka_unit_test(test_network_shapes),
         cmocka_unit_test(test_repeatable), cmocka_unit_test(test_empty),
         cmocka_unit_test(test_auto_pad),   cmocka_unit_test(test_refused),
-        cmocka_unit_test(test_clamped),
+        cmocka_unit_test(test_winograd),   cmocka_unit_test(test_clamped),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -154,6 +154,45 @@ static void test_copy_rows(void **state)
                 }
 }
 
+/* One channel, one row of tiles: dealt out, transformed, multiplied and back. */
+static void test_winograd(void **state)
+{
+    enum { TILES = 5, WIDTH = 4 * TILES + 2, LDT = 96 };
+    (void)state;
+    for (int i = 0; mpq_tile_at(i); i++)
+        for (int pad = 0; pad < 3; pad++) {
+            const struct mpq_tile_set *set = mpq_tile_at(i);
+            static mpq_real plane[37 * LDT], u[36 * 16], v[36 * LDT], y[4 * 64];
+            static mpq_real sum[36 * LDT];
+            int64_t place[36];
+            struct mpq_tile_copy copy[4];
+            int vectors = (TILES + set->lanes - 1) / set->lanes, width = WIDTH - pad;
+            for (int k = 0; k < 36; k++)
+                place[k] = k * LDT + LDT / 2;
+            for (int row = 0; row < 6; row++)
+                set->winograd_deal(pad, width, s + row * 31, s + N_S,
+                                   (mpq_real *[2]){plane + place[6 * row], NULL}, TILES, LDT);
+            set->winograd_weights(1, a, a + N_S, u, 16);
+            set->winograd_input(vectors, plane, place, v, LDT);
+            for (int f = 0; f < 36; f++)
+                for (int k = 0; k < TILES; k++)
+                    sum[f * LDT + k] = u[f * 16] * v[f * LDT + k];
+            for (int line = 0; line < 4; line++)
+                copy[line] = (struct mpq_tile_copy){line * 64, line, 0, 4 * TILES};
+            set->winograd_output(1, vectors, sum, LDT, t, NULL, copy, 4, y, 0);
+            for (int row = 0; row < 4; row++)
+                for (int x = 0; x < 4 * TILES; x++) {
+                    double want = (double)t[0];
+                    for (int k = 0; k < 9; k++) {
+                        int at = x + k % 3 - pad;
+                        if (at >= 0)
+                            want += (double)a[k] * (double)s[(row + k / 3) * 31 + at];
+                    }
+                    CHECK_NEAR(y[row * 64 + x], want, 1e-5, 1e-5);
+                }
+        }
+}
+
 static void test_transpose(void **state)
 {
     (void)state;
@@ -179,6 +218,7 @@ int main(void)
         cmocka_unit_test(test_filter_and_correlate),
         cmocka_unit_test(test_filter_rows),
         cmocka_unit_test(test_copy_rows),
+        cmocka_unit_test(test_winograd),
         cmocka_unit_test(test_transpose),
     };
     return cmocka_run_group_tests(tests, set_up, NULL);

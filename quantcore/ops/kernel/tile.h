@@ -23,6 +23,12 @@ struct mpq_tile_run {
     int column, count;
 };
 
+/* Columns from .. from + count of one of a few lines go to `to`. */
+struct mpq_tile_copy {
+    int64_t to;
+    int line, from, count;
+};
+
 struct mpq_tile_set {
     const char *name;
     int lanes, max_rows;
@@ -68,6 +74,28 @@ struct mpq_tile_set {
      * t more may be written, up to i = lanes. */
     void (*transpose)(int64_t rows, int64_t columns, const mpq_real *a, int64_t lda, mpq_real *t,
                       int64_t ldt);
+
+    /* to[i][j * ldt + t] = x[4 * t + j - pad], j in 0 .. 6, for `tiles` tiles t and a row of n
+     * elements with zeros around; 0 <= pad <= 2; for one or two i, the second may be NULL. For
+     * every 4 * lanes of the row `lanes` + 1 of each are written. Nothing is read at or behind
+     * `end`. */
+    void (*winograd_deal)(int64_t pad, int64_t n, const mpq_real *x, const mpq_real *end,
+                          mpq_real *const to[2], int64_t tiles, int64_t ldt);
+
+    /* Winograd's transforms (winograd.inc) of 3 x 3 weights of n channels, w [n, 9], and of 6 x 6
+     * inputs of each tile, read at s[offset[6 * i + j] + tile]: 36 numbers, ldu and ldv apart.
+     * n is rounded up to lanes; nothing is read at or behind `end`. */
+    void (*winograd_weights)(int64_t n, const mpq_real *w, const mpq_real *end, mpq_real *u,
+                             int64_t ldu);
+    void (*winograd_input)(int vectors, const mpq_real *s, const int64_t *offset, mpq_real *v,
+                           int64_t ldv);
+
+    /* `rows` rows of sums m, MPQ_TILE_MAX_COLUMNS apart and each of the 36 ldm apart, back to 4 x 4
+     * outputs of each tile, with bias [rows] or NULL and clamp or NULL; line i has row i of all
+     * tiles, 4 columns each. Copied to y of each row, ldy apart. */
+    void (*winograd_output)(int rows, int vectors, const mpq_real *m, int64_t ldm,
+                            const mpq_real *bias, const struct mpq_clamp *clamp,
+                            const struct mpq_tile_copy *copy, int n_copy, mpq_real *y, int64_t ldy);
 };
 
 /* The best set this processor has; and all it has, plainest first, NULL past the last: for tests.

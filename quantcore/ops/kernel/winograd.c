@@ -1,0 +1,267 @@
+#include "quantcore/ops/kernel/winograd.h"
+
+#include <string.h>
+
+#include "quantcore/base/thread.h"
+#include "quantcore/ops/kernel/scratch.h"
+#include "quantcore/ops/kernel/sweep.h"
+
+#define LD       MPQ_TILE_MAX_COLUMNS
+#define SIDE     4 /* outputs of a tile along an axis */
+#define TAPS     9
+#define PRODUCTS 36
+#define APART                                                                                      \
+    16 /* elements between the arrays of two products: else all would share lines of cache */
+
+enum {
+    MAX_CHANNELS = 160, /* transformed inputs of a tile's columns are to stay in cache */
+    MAX_COPY = SIDE * LD
+};
+
+/* A unit of work: some images, or a band of rows of tiles of one. Its padded input is dealt out to
+ * 36 planes, one for each element of the 6 x 6 that a tile reads, in which tiles lie side by side:
+ *   plane[6 * i + j] of a channel [image][row of tiles][tile] */
+struct job {
+    const struct mpq_conv *conv;
+    bool is_gradient;
+    const mpq_real *x, *w, *bias;
+    const struct mpq_clamp *clamp;
+    mpq_real *y;
+    int64_t tiles[2];         /* rows and columns of an image */
+    int64_t images, band;     /* of a unit                    */
+    int64_t n_block, n_band;  /* units                        */
+    int64_t plane, channel;   /* elements                     */
+    int64_t ldu;              /* channels, rounded up to vectors */
+    int64_t offset[PRODUCTS]; /* in a channel                 */
+    int64_t *column;          /* [c] of a channel in v        */
+    mpq_real *u;              /* [PRODUCTS][m][ldu]           */
+    mpq_real *own;            /* [threads][own_elements] staged, v, sums */
+    int64_t staged_elements, own_elements;
+};
+
+struct unit {
+    int64_t image, n_image, row, n_row;
+};
+
+static int64_t ceil_div(int64_t a, int64_t b)
+{
+    return (a + b - 1) / b;
+}
+
+/* Cycles of a vector of tiles, roughly: 36 products, transforms of inputs and outputs; and of the
+ * weights. Against 9 products for each output. */
+bool mpq_winograd_pays(const struct mpq_conv *conv)
+{
+    const double input = 200, output = 300, weights = 15, lanes = mpq_tile_best()->lanes;
+    double c = (double)conv->c, m = (double)conv->m, n = (double)conv->n;
+    if (conv->group != 1 || conv->out[1] != 1 || conv->in[1] != 1 || conv->c > MAX_CHANNELS)
+        return false;
+    for (int i = 0; i < 3; i++)
+        if (conv->kernel[i] != (i == 1 ? 1 : 3) || conv->stride[i] != 1 || conv->dilation[i] != 1 ||
+            conv->pad[i] < 0 || conv->pad[i] > 2)
+            return false;
+    int64_t tiles = ceil_div(conv->out[0], SIDE) * ceil_div(conv->out[2], SIDE);
+    double vectors = n * (double)tiles / lanes;
+    double plain = (double)TAPS * c * m * n * (double)mpq_volume(conv->out) / lanes;
+    double cost = vectors * (PRODUCTS * c * m + input * c + output * m) + weights * c * m;
+    return vectors >= 1 && cost < 0.8 * plain;
+}
+
+bool mpq_winograd_backward(const struct mpq_conv *conv, struct mpq_conv *out)
+{
+    *out = *conv;
+    out->c = conv->m;
+    out->m = conv->c;
+    for (int i = 0; i < 3; i++) {
+        out->in[i] = conv->out[i];
+        out->out[i] = conv->in[i];
+        out->pad[i] = conv->kernel[i] - 1 - conv->pad[i];
+    }
+    return mpq_winograd_pays(out);
+}
+
+/* Images until there are tiles enough, rows until their planes fill a share of the cache. */
+static void cut(struct job *job)
+{
+    enum { STAGE_ELEMENTS = 256 * 1024 / sizeof(mpq_real) };
+    const struct mpq_conv *conv = job->conv;
+    int64_t threads = mpq_thread_count(), all = job->tiles[0];
+    int64_t rows = STAGE_ELEMENTS / (conv->c * PRODUCTS * job->tiles[1]);
+    job->band = rows > all ? all : rows < 1 ? 1 : rows;
+    job->images = rows / all < 1 ? 1 : rows / all;
+    if (job->images > ceil_div(conv->n, threads))
+        job->images = ceil_div(conv->n, threads);
+    if (conv->n < threads && job->band > ceil_div(all * conv->n, threads))
+        job->band = ceil_div(all * conv->n, threads);
+    job->n_band = ceil_div(all, job->band);
+    job->band = ceil_div(all, job->n_band);
+    job->n_block = ceil_div(conv->n, job->images);
+}
+
+static size_t setup(const struct mpq_conv *conv, void *workspace, struct job *job)
+{
+    size_t used = 0;
+    int64_t lanes = mpq_tile_best()->lanes;
+    job->conv = conv;
+    for (int i = 0; i < 2; i++)
+        job->tiles[i] = ceil_div(conv->out[2 * i], SIDE);
+    cut(job);
+    job->plane = job->images * job->band * job->tiles[1] + MPQ_TILE_MAX_COLUMNS;
+    job->channel = PRODUCTS * job->plane + APART;
+    for (int k = 0; k < PRODUCTS; k++)
+        job->offset[k] = APART + k * job->plane; /* before the first an element is put back */
+    job->ldu = ceil_div(conv->c, lanes) * lanes;
+    job->staged_elements = ceil_div(conv->c * job->channel + MPQ_STAGE_SLACK, 16) * 16;
+    job->own_elements = job->staged_elements +
+                        PRODUCTS * ((conv->c + MPQ_TILE_MAX_ROWS) * LD + 2 * APART) +
+                        MPQ_STAGE_SLACK;
+    job->column = mpq_scratch_take(workspace, &used, conv->c, sizeof *job->column);
+    job->u = mpq_scratch_take(workspace, &used, PRODUCTS * (conv->m * job->ldu + APART),
+                              sizeof(mpq_real));
+    job->own = mpq_scratch_take(workspace, &used, mpq_thread_count() * job->own_elements,
+                                sizeof(mpq_real));
+    return used;
+}
+
+size_t mpq_winograd_bytes(const struct mpq_conv *conv)
+{
+    struct job job;
+    return setup(conv, NULL, &job);
+}
+
+/* The weights of some outputs; those of a gradient are turned around, tap 8 first, and their
+ * channels lie m apart. */
+static void weights_piece(void *arg, int64_t begin, int64_t end, int thread)
+{
+    const struct job *job = arg;
+    const struct mpq_tile_set *set = mpq_tile_best();
+    int64_t c = job->conv->c, m = job->conv->m;
+    mpq_real turned[MAX_CHANNELS * TAPS];
+    (void)thread;
+    for (int64_t i = begin; i < end; i++) {
+        for (int64_t j = 0; job->is_gradient && j < c; j++)
+            for (int64_t k = 0; k < TAPS; k++)
+                turned[j * TAPS + k] = job->w[(j * m + i) * TAPS + TAPS - 1 - k];
+        const mpq_real *w = job->is_gradient ? turned : job->w + i * c * TAPS;
+        set->winograd_weights(c, w, job->is_gradient ? w + c * TAPS : job->w + m * c * TAPS,
+                              job->u + i * job->ldu, m * job->ldu + APART);
+    }
+}
+
+/* The rows of x that the unit's tiles read, of all its images and channels. A row is element i of
+ * one row of tiles, and element i + 4 of the row before. */
+static void stage(const struct job *job, const struct unit *unit, mpq_real *staged)
+{
+    const struct mpq_conv *conv = job->conv;
+    int64_t area = mpq_volume(conv->in), width = job->tiles[1] * SIDE + 2 - conv->pad[2];
+    const mpq_real *end = job->x + conv->n * conv->c * area;
+    int64_t start = unit->row * SIDE - conv->pad[0], first = start > 0 ? start : 0;
+    int64_t last = start + unit->n_row * SIDE + 2;
+    last = last < conv->in[0] ? last : conv->in[0];
+    width = width < conv->in[2] ? width : conv->in[2]; /* negative padding behind */
+    for (int64_t c = 0; c < conv->c; c++)
+        for (int64_t image = 0; image < unit->n_image; image++) {
+            const mpq_real *x = job->x + ((unit->image + image) * conv->c + c) * area;
+            mpq_real *planes = staged + c * job->channel + image * job->band * job->tiles[1];
+            for (int64_t row = first; row < last; row++) {
+                mpq_real *to[2] = {NULL, NULL};
+                int n_to = 0;
+                for (int64_t i = (row - start) % SIDE; i < SIDE + 2; i += SIDE) {
+                    int64_t tile = (row - start - i) / SIDE;
+                    if (row - start >= i && tile < unit->n_row)
+                        to[n_to++] = planes + job->offset[6 * i] + tile * job->tiles[1];
+                }
+                mpq_tile_best()->winograd_deal(conv->pad[2], width, x + row * conv->in[2], end, to,
+                                               job->tiles[1], job->plane);
+            }
+        }
+}
+
+/* Where the outputs of places [begin, begin + n) go, from the unit's first image and channel on:
+ * rows of tiles, four lines each, cut at the edges of y. */
+static int list_copies(const struct job *job, const struct unit *unit, int64_t begin, int64_t n,
+                       struct mpq_tile_copy *copy)
+{
+    const int64_t *out = job->conv->out, columns = job->tiles[1];
+    int n_copy = 0;
+    for (int64_t at = begin, next; at < begin + n; at = next) {
+        int64_t line = at / columns, tile = at % columns;
+        int64_t image = line / job->band, row = line % job->band;
+        next = (line + 1) * columns < begin + n ? (line + 1) * columns : begin + n;
+        int64_t y = (unit->row + row) * SIDE, x = tile * SIDE, width = (next - at) * SIDE;
+        width = width < out[2] - x ? width : out[2] - x;
+        for (int i = 0; row < unit->n_row && i < SIDE && y + i < out[0]; i++)
+            copy[n_copy++] = (struct mpq_tile_copy){.to = image * job->conv->m * mpq_volume(out) +
+                                                          (y + i) * out[2] + x,
+                                                    .line = i,
+                                                    .from = (int)(SIDE * (at - begin)),
+                                                    .count = (int)width};
+    }
+    return n_copy;
+}
+
+/* All channels of up to LD tiles from place `begin` on. */
+static void run_columns(const struct job *job, int64_t begin, int vectors,
+                        const struct mpq_tile_copy *copy, int n_copy, mpq_real *own, mpq_real *y)
+{
+    const struct mpq_conv *conv = job->conv;
+    const struct mpq_tile_set *set = mpq_tile_best();
+    int64_t area = mpq_volume(conv->out);
+    int64_t ldv = conv->c * LD + APART, ld_sum = MPQ_TILE_MAX_ROWS * LD + APART;
+    mpq_real *v = own + job->staged_elements, *sum = v + PRODUCTS * ldv;
+    int rows;
+    for (int64_t c = 0; c < conv->c; c++)
+        set->winograd_input(vectors, own + c * job->channel + begin, job->offset, v + c * LD, ldv);
+    for (int64_t row = 0; row < conv->m; row += rows) {
+        rows = set->max_rows;
+        while (rows > conv->m - row)
+            rows /= 2;
+        for (int64_t f = 0; f < PRODUCTS; f++)
+            set->product(rows, vectors, conv->c,
+                         job->u + f * (conv->m * job->ldu + APART) + row * job->ldu, job->ldu,
+                         v + f * ldv, job->column, sum + f * ld_sum, LD);
+        set->winograd_output(rows, vectors, sum, ld_sum, job->bias ? job->bias + row : NULL,
+                             job->clamp, copy, n_copy, y + row * area, area);
+    }
+}
+
+static void run_piece(void *arg, int64_t begin, int64_t end, int thread)
+{
+    const struct job *job = arg;
+    const struct mpq_conv *conv = job->conv;
+    mpq_real *own = job->own + thread * job->own_elements;
+    struct unit last = {0};
+    struct mpq_tile_copy copy[MAX_COPY];
+    int lanes = mpq_tile_best()->lanes;
+    for (int64_t i = begin; i < end; i++) {
+        struct unit unit = {.image = i / job->n_band * job->images,
+                            .row = i % job->n_band * job->band};
+        unit.n_image = conv->n - unit.image < job->images ? conv->n - unit.image : job->images;
+        unit.n_row = job->tiles[0] - unit.row < job->band ? job->tiles[0] - unit.row : job->band;
+        if (unit.n_image != last.n_image || unit.row != last.row || unit.n_row != last.n_row)
+            memset(own, 0, (size_t)job->staged_elements * sizeof *own);
+        last = unit;
+        stage(job, &unit, own);
+        int64_t places = ((unit.n_image - 1) * job->band + unit.n_row) * job->tiles[1];
+        for (int64_t at = 0, n; at < places; at += n) {
+            int vectors = mpq_sweep_vectors(ceil_div(places - at, lanes));
+            n = vectors * lanes < places - at ? vectors * lanes : places - at;
+            int n_copy = list_copies(job, &unit, at, n, copy);
+            if (n_copy > 0)
+                run_columns(job, at, vectors, copy, n_copy, own,
+                            job->y + unit.image * conv->m * mpq_volume(conv->out));
+        }
+    }
+}
+
+void mpq_winograd_run(const struct mpq_conv *conv, bool is_gradient, const mpq_real *x,
+                      const mpq_real *w, const mpq_real *bias, const struct mpq_clamp *clamp,
+                      mpq_real *y, void *workspace)
+{
+    struct job job = {
+        .is_gradient = is_gradient, .x = x, .w = w, .bias = bias, .clamp = clamp, .y = y};
+    (void)setup(conv, workspace, &job);
+    mpq_sweep_panel_offsets(conv->c, job.column);
+    mpq_parallel_for(conv->m, 1, weights_piece, &job);
+    mpq_parallel_for(job.n_block * job.n_band, 1, run_piece, &job);
+}
