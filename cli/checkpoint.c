@@ -102,6 +102,10 @@ static enum mpq_status add_layers(struct list *list, const struct mpq_checkpoint
         candidates[l] = net->layer[l].candidates;
         active[l] = net->layer[l].active;
         add_layer(list, net, l);
+        const struct mpq_equal_edge *edge = mpq_equalize_edge(c->equalize, l);
+        if (edge)
+            add(list, MPQ_FLOAT, c->layers->layer[l].n_channel, edge->gain,
+                mpq_arena_printf(list->ctx, list->arena, "layer%" PRIu32 ".gain", l));
     }
     return MPQ_OK;
 }
@@ -157,7 +161,7 @@ enum mpq_status mpq_checkpoint_save(struct mpq_ctx *ctx, struct mpq_arena *arena
                                     bool overwrite)
 {
     uint32_t n_layer = c->layers->n_layer;
-    size_t most = 11 + (size_t)n_layer * (1 + 4 * MPQ_N_BITS);
+    size_t most = 11 + (size_t)n_layer * (2 + 4 * MPQ_N_BITS);
     struct list list = {ctx, arena, mpq_arena_alloc(ctx, arena, most, sizeof(char *)),
                         mpq_arena_alloc(ctx, arena, most, sizeof(struct mpq_tensor)), 0};
     if (!list.name || !list.tensor)
@@ -376,6 +380,44 @@ static enum mpq_status read_activations(const struct reader *r, const struct mpq
     return MPQ_OK;
 }
 
+/* The gains of the layers, at[l] in the file. What was equalized must still be so: the weights on
+ * both sides have the gains in them. */
+static enum mpq_status read_gains(const struct reader *r, const struct mpq_checkpoint *c,
+                                  const uint32_t *at, uint32_t n_stored)
+{
+    uint32_t n_gain = 0, n_found = 0;
+    for (uint32_t i = 0; i < n_stored; i++) {
+        const char *name = mpq_arena_printf(r->ctx, r->arena, "layer%" PRIu32 ".gain", i);
+        if (!name)
+            return MPQ_E_NOMEM;
+        n_gain += mpq_npz_has(r->npz, name);
+    }
+    for (uint32_t e = 0; n_gain && e < c->equalize->n_edge; e++) {
+        struct mpq_equal_edge *edge = &c->equalize->edge[e];
+        int64_t n = c->layers->layer[edge->from].n_channel;
+        const char *name =
+            mpq_arena_printf(r->ctx, r->arena, "layer%" PRIu32 ".gain", at[edge->from]);
+        struct mpq_tensor gain;
+        if (!name || !mpq_npz_has(r->npz, name))
+            continue;
+        MPQ_TRY(read_array(r, name, MPQ_FLOAT, n, &gain));
+        memcpy(edge->gain, gain.data, (size_t)n * sizeof *edge->gain);
+        for (int64_t i = 0; i < n; i++)
+            if (!(edge->gain[i] > 0))
+                return mpq_fail(r->ctx, MPQ_E_NUMERIC, "%s: a gain of '%s' is not positive",
+                                r->path, c->layers->layer[edge->from].name);
+        n_found++;
+    }
+    if (n_found < n_gain)
+        return mpq_fail(r->ctx, MPQ_E_FORMAT,
+                        "%s: channels of %" PRIu32 " layers were equalized together with layers "
+                        "that are excluded now (--overwrite replaces it)",
+                        r->path, n_gain - n_found);
+    if (!n_gain)
+        c->equalize->n_edge = 0;
+    return MPQ_OK;
+}
+
 enum mpq_status mpq_checkpoint_load(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                     const struct mpq_checkpoint *c, const char *path)
 {
@@ -386,6 +428,7 @@ enum mpq_status mpq_checkpoint_load(struct mpq_ctx *ctx, struct mpq_arena *arena
         return MPQ_E_NOMEM;
     MPQ_TRY(mpq_npz_open(ctx, arena, path, &r.npz));
     MPQ_TRY(find_layers(&r, c, at, &n_stored));
+    MPQ_TRY(read_gains(&r, c, at, n_stored));
     MPQ_TRY(read_activations(&r, c));
     MPQ_TRY(read_array(&r, "active", MPQ_UINT16, n_stored, &active));
     for (uint32_t l = 0; c->net && l < c->layers->n_layer; l++) {

@@ -12,6 +12,8 @@
  *   layerI.weight    float        latent weight of layer I
  *   layerI.B.scale, .bias, .level, .offset of its width B; no bias where the layer has none, no
  *                                 offset where weights are rounded as they are
+ *   layerI.gain      float        what its output channels were multiplied by before all that; not
+ *                                 where they were not
  *   sensitivity      double [(L + G) * 9]  loss by width of each layer, and of each group where W >
  * 1 sensitivity_id   uint64 [1]   fingerprint of the float outputs it was measured against
  *
@@ -20,6 +22,7 @@
 #ifndef MPQ_CLI_CHECKPOINT_H
 #define MPQ_CLI_CHECKPOINT_H
 
+#include "quantcore/pass/equalize.h"
 #include "quantcore/supernet/network.h"
 #include "quantcore/supernet/supernet.h"
 
@@ -27,6 +30,7 @@ struct mpq_checkpoint {
     const struct mpq_graph *graph; /* the simplified float graph */
     const struct mpq_layer_table *layers;
     const struct mpq_act_plan *act;
+    struct mpq_equalize *equalize;                  /* writing: no edges where not equalized  */
     struct mpq_supernet *net;                       /* NULL: reads activations alone         */
     struct mpq_act_quant *act_quant;                /* [n_group] at the widest                */
     struct mpq_act_quant *act_by_width[MPQ_N_BITS]; /* [n_group], NULL: no candidate         */
@@ -40,9 +44,11 @@ enum mpq_status mpq_checkpoint_save(struct mpq_ctx *ctx, struct mpq_arena *arena
                                     const struct mpq_checkpoint *checkpoint, const char *path,
                                     bool overwrite) MPQ_CHECKED;
 
-/* Fill act_quant and act_by_width, and the net's weights and those of its widths that are
- * candidates; the net's candidates stay. FORMAT where the file belongs to another model or lacks a
- * layer or one of these widths. `net` may be NULL to read activations alone. */
+/* Fill act_quant and act_by_width, and the gains of equalize, which comes with the edges that the
+ * layers have now and is left without where the file has no gains; and the net's weights and those
+ * of its widths that are candidates; the net's candidates stay. FORMAT where the file belongs to
+ * another model or lacks a layer or one of these widths. `net` may be NULL to read activations
+ * alone. */
 enum mpq_status mpq_checkpoint_load(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                     const struct mpq_checkpoint *checkpoint,
                                     const char *path) MPQ_CHECKED;

@@ -143,6 +143,8 @@ const struct mpq_option_row mpq_option_table[] = {
      "Do not round to second order before tuning."},
     {"no-codebook", 0, CONVERT, NULL, A_SWITCH, FIELD(no_codebook), "no", NULL,
      "Integers instead of learned levels, at every width."},
+    {"no-equalize", 0, CONVERT, NULL, A_SWITCH, FIELD(no_equalize), "no", NULL,
+     "Do not bring the channels of activations to one range."},
     {"baseline", 0, CONVERT, "none|rtn|mse|rounded", A_CHOICE, FIELD(baseline), "none", NULL,
      "What there is to beat: the widest single width that fits for all layers, integers, no "
      "tuning. "

@@ -234,7 +234,7 @@ static enum mpq_status check_paper(struct mpq_ctx *ctx, struct mpq_options *opti
 {
     static const char *const names[] = {"size",     "avg-bits",     "max-latency",     "max-drop",
                                         "lock",     "weights-only", "saturation-safe", "baseline",
-                                        "no-round", "no-codebook"};
+                                        "no-round", "no-codebook",  "no-equalize"};
     MPQ_TRY(forbid(ctx, options, names, MPQ_COUNT(names), "--recipe paper"));
     if (strcmp(options->target->name, "ort") != 0 && strcmp(options->target->name, "int8") != 0)
         return mpq_fail(ctx, MPQ_E_USAGE, "--recipe paper writes for --target ort or int8");

@@ -195,93 +195,6 @@ struct mpq_samples mpq_pipeline_samples(const struct mpq_part *part)
     return (struct mpq_samples){read_samples, part->dataset};
 }
 
-/* ---- calibrate ---- */
-
-struct observation {
-    struct mpq_observer *observer;
-    const struct mpq_graph *graph;
-};
-
-static enum mpq_status observe(struct mpq_ctx *ctx, void *arg, const struct mpq_runner *runner,
-                               const uint32_t *index, uint32_t n)
-{
-    (void)index, (void)n;
-    struct observation *o = arg;
-    return mpq_observer_add(ctx, o->observer, o->graph, runner->exec);
-}
-
-static struct mpq_checkpoint checkpoint_of(struct mpq_pipeline *p, struct mpq_supernet *net)
-{
-    struct mpq_checkpoint checkpoint = {.graph = p->graph,
-                                        .layers = &p->layers,
-                                        .act = &p->act,
-                                        .net = net,
-                                        .act_quant = p->act_quant,
-                                        .n_act = p->n_act,
-                                        .sensitivity = p->sensitivity};
-    memcpy(checkpoint.act_by_width, p->act_by_width, sizeof p->act_by_width);
-    return checkpoint;
-}
-
-static enum mpq_status alloc_activations(struct mpq_ctx *ctx, struct mpq_pipeline *p)
-{
-    size_t n_width = 0;
-    p->act_quant = mpq_arena_alloc(ctx, p->arena, p->act.n_group, sizeof *p->act_quant);
-    if (!p->act_quant)
-        return MPQ_E_NOMEM;
-    for (int b = MPQ_MIN_BITS; b <= MPQ_MAX_BITS; b++) {
-        if (!p->options->act_bits[b])
-            continue;
-        n_width++;
-        p->act_by_width[b] = mpq_arena_alloc(ctx, p->arena, p->act.n_group, sizeof *p->act_quant);
-        if (!p->act_by_width[b])
-            return MPQ_E_NOMEM;
-    }
-    p->n_act = n_width > 1 ? p->act.n_group : 0;
-    return MPQ_OK;
-}
-
-enum mpq_status mpq_pipeline_calibrate(struct mpq_ctx *ctx, struct mpq_pipeline *p)
-{
-    enum { MAX_SAMPLES = 1024 };
-    MPQ_TRY(mpq_batch_choose(ctx, p->arena, p->graph, p->tune.dataset, &p->run_graph, &p->batch,
-                             &p->takes_batches));
-    MPQ_TRY(alloc_activations(ctx, p));
-    const char *path = p->options->checkpoint;
-    p->is_resumed =
-        p->options->is_resumed || (path && !p->options->overwrite && mpq_file_exists(path));
-    if (p->is_resumed) {
-        struct mpq_checkpoint checkpoint = checkpoint_of(p, NULL);
-        return mpq_checkpoint_load(ctx, p->arena, &checkpoint, path);
-    }
-    MPQ_TRY(mpq_observer_create(ctx, p->arena, p->run_graph, &p->layers, &p->act, &p->observer));
-    struct mpq_arena *scratch = mpq_arena_create(ctx);
-    if (!scratch)
-        return MPQ_E_NOMEM;
-    struct mpq_runner runner;
-    struct observation o = {&p->observer, p->run_graph};
-    uint32_t n = p->tune.n < MAX_SAMPLES ? p->tune.n : MAX_SAMPLES;
-    enum mpq_status status =
-        mpq_runner_create(ctx, scratch, p->run_graph, p->batch,
-                          &(struct mpq_exec_options){.keep = p->observer.keep}, &runner);
-    if (status == MPQ_OK)
-        status = mpq_runner_run(ctx, &runner, p->tune.dataset, p->tune.sample, n, "calibrate",
-                                observe, &o);
-    mpq_arena_free(scratch);
-    MPQ_TRY(status);
-    struct mpq_act_form target = p->options->target->act;
-    target.is_min_max = p->options->baseline == MPQ_BASELINE_rtn;
-    mpq_observer_ranges(&p->observer, target, p->act_quant);
-    for (int b = MPQ_MIN_BITS; b <= MPQ_MAX_BITS; b++)
-        if (p->act_by_width[b]) {
-            struct mpq_act_form form = target;
-            form.bits = b;
-            mpq_observer_ranges(&p->observer, form, p->act_by_width[b]);
-            memcpy(p->act_quant, p->act_by_width[b], p->act.n_group * sizeof *p->act_quant);
-        }
-    return MPQ_OK;
-}
-
 /* ---- prepare ---- */
 
 static enum mpq_status fit(struct mpq_ctx *ctx, struct mpq_pipeline *p)
@@ -294,7 +207,7 @@ static enum mpq_status fit(struct mpq_ctx *ctx, struct mpq_pipeline *p)
         mpq_supernet_fit_min_max(&p->net);
         return MPQ_OK;
     }
-    return mpq_supernet_fit(ctx, &p->net, p->graph, p->observer.stats, integers);
+    return mpq_supernet_fit(ctx, &p->net, p->equal_graph, p->observer.stats, integers);
 }
 
 enum mpq_status mpq_pipeline_prepare(struct mpq_ctx *ctx, struct mpq_pipeline *p)
@@ -307,7 +220,7 @@ enum mpq_status mpq_pipeline_prepare(struct mpq_ctx *ctx, struct mpq_pipeline *p
     bool *keep = mpq_arena_alloc(ctx, p->arena, p->run_graph->n_value, sizeof *keep);
     if (!p->sensitivity || !node_of || !p->layer_node || !keep)
         return MPQ_E_NOMEM;
-    MPQ_TRY(mpq_insert_fake_quant(ctx, p->arena, p->run_graph, &p->act, p->act_quant,
+    MPQ_TRY(mpq_insert_fake_quant(ctx, p->arena, p->equal_run_graph, &p->act, p->act_quant,
                                   &p->fake_graph, node_of));
     for (uint32_t l = 0; l < n_layer; l++) {
         p->layer_node[l] = node_of[p->layers.layer[l].node];
@@ -319,9 +232,9 @@ enum mpq_status mpq_pipeline_prepare(struct mpq_ctx *ctx, struct mpq_pipeline *p
                                &(struct mpq_exec_options){.keep = keep}, &p->float_network));
     MPQ_TRY(mpq_network_create(ctx, p->arena, p->fake_graph, p->batch,
                                &(struct mpq_exec_options){.keep_all = true}, &p->fake_network));
-    MPQ_TRY(mpq_supernet_create(ctx, p->arena, p->graph, &p->layers, p->candidates, &p->net));
+    MPQ_TRY(mpq_supernet_create(ctx, p->arena, p->equal_graph, &p->layers, p->candidates, &p->net));
     if (p->is_resumed) {
-        struct mpq_checkpoint checkpoint = checkpoint_of(p, &p->net);
+        struct mpq_checkpoint checkpoint = mpq_pipeline_checkpoint(p, &p->net);
         MPQ_TRY(mpq_checkpoint_load(ctx, p->arena, &checkpoint, p->options->checkpoint));
     } else
         MPQ_TRY(fit(ctx, p));
@@ -493,7 +406,7 @@ static uint64_t sensitivity_id(const struct mpq_pipeline *p)
 static enum mpq_status measure_sensitivity(struct mpq_ctx *ctx, struct mpq_pipeline *p)
 {
     if (p->is_resumed) {
-        struct mpq_checkpoint checkpoint = checkpoint_of(p, &p->net);
+        struct mpq_checkpoint checkpoint = mpq_pipeline_checkpoint(p, &p->net);
         bool is_found;
         checkpoint.sensitivity_id = sensitivity_id(p);
         MPQ_TRY(mpq_checkpoint_load_sensitivity(ctx, p->arena, &checkpoint, p->options->checkpoint,
@@ -512,7 +425,7 @@ static enum mpq_status measure_sensitivity(struct mpq_ctx *ctx, struct mpq_pipel
 
 static enum mpq_status save_checkpoint(struct mpq_ctx *ctx, struct mpq_pipeline *p)
 {
-    struct mpq_checkpoint checkpoint = checkpoint_of(p, &p->net);
+    struct mpq_checkpoint checkpoint = mpq_pipeline_checkpoint(p, &p->net);
     checkpoint.sensitivity_id = sensitivity_id(p);
     checkpoint.options = mpq_options_kept(ctx, p->arena, p->options);
     if (!checkpoint.options)

@@ -6,10 +6,12 @@
 
 #include "calibration/dataset.h"
 #include "calibration/observe.h"
+#include "cli/checkpoint.h"
 #include "cli/options.h"
 #include "cli/plan.h"
 #include "exporter/export.h"
 #include "quantcore/pass/cut.h"
+#include "quantcore/pass/equalize.h"
 #include "quantcore/quant/report.h"
 #include "quantcore/quant/weight_fit.h"
 #include "quantcore/search/search.h"
@@ -62,6 +64,10 @@ struct mpq_pipeline {
     struct mpq_act_quant *act_by_width[MPQ_N_BITS]; /* [n_group], NULL: no candidate            */
     uint32_t n_act;  /* groups whose width is searched: n_group, or 0 where there is one width   */
     bool is_resumed; /* from the checkpoint: neither calibrated nor tuned */
+    struct mpq_equalize equalize; /* no edges: channels are as the model has them */
+    /* `graph` and `run_graph` with the gains of that: what is quantized, and calibrated for. Where
+     * the quantized model is compared with the float one, that is the latter as it came. */
+    const struct mpq_graph *equal_graph, *equal_run_graph;
 
     /* prepare */
     struct mpq_graph *fake_graph; /* run_graph with FakeQuant nodes                   */
@@ -183,6 +189,9 @@ enum mpq_status mpq_pipeline_keep_answers(struct mpq_ctx *ctx, struct mpq_pipeli
 struct mpq_export_plan mpq_pipeline_export_plan(const struct mpq_pipeline *p);
 
 struct mpq_samples mpq_pipeline_samples(const struct mpq_part *part);
+
+/* What a checkpoint is made of and read into; net as in struct mpq_checkpoint. */
+struct mpq_checkpoint mpq_pipeline_checkpoint(struct mpq_pipeline *p, struct mpq_supernet *net);
 
 /* The rest of the report, except what the files on disk say. */
 enum mpq_status mpq_pipeline_report(struct mpq_ctx *ctx, struct mpq_pipeline *p,

@@ -367,6 +367,9 @@ static enum mpq_status layer_sqnr(struct mpq_ctx *ctx, struct mpq_pipeline *p,
         for (uint32_t l = 0; l < p->layers.n_layer; l++) {
             mpq_value_id y = p->layers.layer[l].y;
             const struct mpq_tensor *want = mpq_exec_tensor(p->float_network.exec, y);
+            const struct mpq_equal_edge *edge = mpq_equalize_edge(&p->equalize, l);
+            if (edge)
+                mpq_equalize_scale(edge, want);
             mpq_comparison_add(&comparison[l], want->data,
                                mpq_exec_tensor(p->fake_network.exec, y)->data, 1,
                                mpq_shape_count(&want->shape), 0);
@@ -381,7 +384,7 @@ static enum mpq_status echo_options(struct mpq_ctx *ctx, struct mpq_pipeline *p,
                                     struct mpq_report *report)
 {
     size_t n = mpq_option_count(), n_version = mpq_version_count();
-    struct mpq_report_fact *fact = mpq_arena_alloc(ctx, p->arena, n + n_version + 9, sizeof *fact);
+    struct mpq_report_fact *fact = mpq_arena_alloc(ctx, p->arena, n + n_version + 10, sizeof *fact);
     if (!fact)
         return MPQ_E_NOMEM;
     uint32_t n_fact = 0;
@@ -404,6 +407,9 @@ static enum mpq_status echo_options(struct mpq_ctx *ctx, struct mpq_pipeline *p,
         {"refining", p->options->no_refine || p->options->baseline ? "none"
                      : p->refining_helped                          ? "kept"
                                                                    : "left out"},
+        {"equalizing", p->options->no_equalize || p->options->baseline ? "none"
+                       : p->equalize.n_edge                            ? "kept"
+                                                                       : "left out"},
         {"uniform_bits", mpq_arena_printf(ctx, p->arena, "%d", p->found.uniform_bits)},
         {"uniform_loss", mpq_arena_printf(ctx, p->arena, "%.9g", p->found.uniform_loss)},
         {"tune_samples", mpq_arena_printf(ctx, p->arena, "%u", p->tune.n)},

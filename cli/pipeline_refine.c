@@ -16,16 +16,38 @@ static uint32_t n_sample(const struct mpq_pipeline *p)
 }
 
 static enum mpq_status round_again(struct mpq_ctx *ctx, struct mpq_pipeline *p,
-                                   struct mpq_supernet *net)
+                                   struct mpq_network *float_network, struct mpq_supernet *net)
 {
     const struct mpq_samples samples = mpq_pipeline_samples(&p->tune);
     const struct mpq_moment_source source = {.network = &p->fake_network,
                                              .layer_node = p->layer_node,
-                                             .float_network = &p->float_network,
+                                             .float_network = float_network,
                                              .samples = &samples,
                                              .sample = p->tune.sample,
                                              .n_sample = n_sample(p)};
     return mpq_round_allocation(ctx, p->arena, net, &source, p->bits);
+}
+
+/* Aimed at the float model with the channels that the quantized one has. */
+static enum mpq_status round_equalized(struct mpq_ctx *ctx, struct mpq_pipeline *p,
+                                       struct mpq_supernet *net)
+{
+    struct mpq_network network;
+    if (!p->equalize.n_edge)
+        return round_again(ctx, p, &p->float_network, net);
+    struct mpq_arena *scratch = mpq_arena_create(ctx);
+    bool *keep = scratch ? mpq_arena_alloc(ctx, scratch, p->graph->n_value, sizeof *keep) : NULL;
+    enum mpq_status status = keep ? MPQ_OK : MPQ_E_NOMEM;
+    for (uint32_t l = 0; keep && l < p->layers.n_layer; l++)
+        if (p->layers.layer[l].x != MPQ_NO_VALUE)
+            keep[p->layers.layer[l].x] = true;
+    if (status == MPQ_OK)
+        status = mpq_network_create(ctx, scratch, p->equal_run_graph, p->batch,
+                                    &(struct mpq_exec_options){.keep = keep}, &network);
+    if (status == MPQ_OK)
+        status = round_again(ctx, p, &network, net);
+    mpq_arena_free(scratch);
+    return status;
 }
 
 enum mpq_status mpq_pipeline_refine(struct mpq_ctx *ctx, struct mpq_pipeline *p)
@@ -37,7 +59,7 @@ enum mpq_status mpq_pipeline_refine(struct mpq_ctx *ctx, struct mpq_pipeline *p)
     if (!loss)
         return MPQ_E_NOMEM;
     MPQ_TRY(mpq_supernet_copy(ctx, p->arena, &p->net, &refined));
-    MPQ_TRY(round_again(ctx, p, &refined));
+    MPQ_TRY(round_equalized(ctx, p, &refined));
     struct mpq_evaluator evaluator = p->evaluator;
     evaluator.net = &refined;
     MPQ_TRY(mpq_evaluate_samples(ctx, &evaluator, p->bits, loss));

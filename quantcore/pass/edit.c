@@ -50,7 +50,7 @@ static enum mpq_status bind_shapes(struct mpq_edit *edit)
 }
 
 /* A graph inside an attribute (If, Loop, Scan) may read any value of ours by its name. */
-static bool has_inner_graph(const struct mpq_graph *graph)
+bool mpq_has_inner_graph(const struct mpq_graph *graph)
 {
     for (uint32_t n = 0; n < graph->n_node; n++)
         for (size_t i = 0; i < graph->node[n].attr_set.n; i++)
@@ -72,7 +72,7 @@ enum mpq_status mpq_edit_begin(struct mpq_ctx *ctx, struct mpq_arena *arena,
         for (uint32_t i = 0; i < graph->node[n].n_in; i++)
             if (graph->node[n].in[i] != MPQ_NO_VALUE)
                 edit.value[graph->node[n].in[i]].n_read++;
-    bool inner = has_inner_graph(graph);
+    bool inner = mpq_has_inner_graph(graph);
     for (uint32_t v = 0; v < graph->n_value; v++)
         edit.value[v].is_pinned = inner;
     for (uint32_t i = 0; i < graph->n_output; i++)

@@ -36,6 +36,9 @@ struct mpq_edit {
     bool has_changed;
 };
 
+/* Whether a node has a graph inside an attribute, which may read values by name. */
+bool mpq_has_inner_graph(const struct mpq_graph *graph);
+
 enum mpq_status mpq_edit_begin(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                const struct mpq_graph *graph, struct mpq_edit *out) MPQ_CHECKED;
 enum mpq_status mpq_edit_finish(struct mpq_edit *edit, struct mpq_graph **out) MPQ_CHECKED;

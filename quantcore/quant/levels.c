@@ -1,6 +1,7 @@
 #include "quantcore/quant/levels.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum { BINS = 8192, Z_RANGE = 256, MAX_LEVELS = 256 };
@@ -258,20 +259,24 @@ static double spread(int bits, uint32_t k)
     return 1.2 * grid(bits) * (0.6 * u + 0.4 * u * u * u);
 }
 
-/* Stretch the centers to the grid and round them to distinct integers. */
+static int compare_centers(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* Stretch ascending centers to the grid and round them to distinct integers. */
 static void round_levels(int bits, double *center, uint32_t n, struct mpq_levels *out)
 {
     double most = fmax(-center[0], center[n - 1]);
     int8_t level[MAX_LEVELS];
-    for (uint32_t k = 0; k < n; k++)
-        level[k] = (int8_t)lrint(center[k] * grid(bits) / most);
-    for (uint32_t k = 1; k < n; k++)
-        if (level[k] <= level[k - 1])
-            level[k] = (int8_t)(level[k - 1] + 1);
-    for (uint32_t k = n; k-- > 0;) {
+    int last = -grid(bits) - 1;
+    for (uint32_t k = 0; k < n; k++) {
+        int nearest = (int)lrint(center[k] * grid(bits) / most);
         int top = grid(bits) - (int)(n - 1 - k);
-        if (level[k] > top)
-            level[k] = (int8_t)top;
+        last = nearest > last ? nearest : last + 1;
+        last = last < top ? last : top;
+        level[k] = (int8_t)last;
     }
     mpq_levels_set(bits, level, n, out);
 }
@@ -307,6 +312,8 @@ enum mpq_status mpq_levels_fit(struct mpq_ctx *ctx, const struct mpq_layer *laye
                 center[k] = round ? levels.level[k] : spread(bits, k);
             gather(&fit, scale);
             lloyd(&fit, center, levels.n);
+            /* Those that nothing was nearest to stayed, and others may have passed them. */
+            qsort(center, levels.n, sizeof *center, compare_centers);
             double stretch = fmax(-center[0], center[levels.n - 1]) / grid(bits);
             if (!(stretch > 0))
                 break;

@@ -125,6 +125,39 @@ static void fit_survives_degenerate_weights(void **state)
         }
 }
 
+/* Weights of many sizes, the large ones of inputs that hardly speak: most levels have nothing near.
+ */
+static void levels_ascend_whatever_the_weights(void **state)
+{
+    (void)state;
+    enum { CHANNELS = 8, INPUTS = 96 };
+    static mpq_real w[CHANNELS * INPUTS], importance[INPUTS];
+    struct mpq_ctx ctx;
+    mpq_ctx_init(&ctx);
+    for (int64_t i = 0; i < INPUTS; i++)
+        importance[i] = (mpq_real)1 / (mpq_real)(1 << i % 12 * 2);
+    for (uint64_t seed = 1; seed <= 20; seed++) {
+        fill_normal(w, CHANNELS * INPUTS, seed);
+        for (int64_t i = 0; i < CHANNELS * INPUTS; i++)
+            w[i] *= (mpq_real)(1 << i % 12);
+        for (int bits = 2; bits <= 6; bits++) {
+            struct mpq_layer layer = {.n_group = 1,
+                                      .n_outer = 1,
+                                      .n_channel = CHANNELS,
+                                      .n_inner = INPUTS,
+                                      .n_param = CHANNELS * INPUTS};
+            struct mpq_levels levels;
+            mpq_real scale[CHANNELS];
+            CHECK_OK(&ctx,
+                     mpq_levels_fit(&ctx, &layer, w, importance, bits, false, &levels, scale));
+            for (uint32_t k = 0; k < levels.n; k++) {
+                assert_true(levels.level[k] >= -127);
+                assert_true(k == 0 || levels.level[k - 1] < levels.level[k]);
+            }
+        }
+    }
+}
+
 static void channels_of_a_matmul_weight_are_columns(void **state)
 {
     (void)state;
@@ -391,6 +424,7 @@ int main(void)
         cmocka_unit_test(nearest_is_nearest),
         cmocka_unit_test(gaussian_errors_are_those_of_the_literature),
         cmocka_unit_test(fit_survives_degenerate_weights),
+        cmocka_unit_test(levels_ascend_whatever_the_weights),
         cmocka_unit_test(channels_of_a_matmul_weight_are_columns),
         cmocka_unit_test(weights_alone_are_fitted),
         cmocka_unit_test(gradients_follow_lsq),
