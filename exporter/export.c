@@ -71,7 +71,15 @@ static enum mpq_status write_node(struct mpq_qdq *qdq, mpq_node_id n)
             return MPQ_E_NOMEM;
     }
     MPQ_TRY(mpq_respell(&qdq->build, node, graph->opset, qdq->opset, out));
-    return mpq_build_append_node(&qdq->build, out) ? MPQ_OK : MPQ_E_NOMEM;
+    const char *bias = mpq_qdq_added_bias(qdq, n), *sum = output[0];
+    if (bias) {
+        out->n_input = 2;
+        output[0] = mpq_write_text(mpq_build_name(&qdq->build));
+    }
+    if (ctx->status != MPQ_OK || !mpq_build_append_node(&qdq->build, out) ||
+        (bias && !MPQ_BUILD_OP(&qdq->build, "Add", {output[0], bias}, .out = sum)))
+        return MPQ_E_NOMEM;
+    return MPQ_OK;
 }
 
 static enum mpq_status write_nodes(struct mpq_qdq *qdq)

@@ -440,6 +440,11 @@ static const char *weight_zero(struct mpq_qdq *qdq, const struct mpq_layer *laye
     return zero.data ? mpq_build_shared(&qdq->build, &zero) : NULL;
 }
 
+static bool is_recurrent(const struct mpq_node *node)
+{
+    return mpq_node_is(node, "LSTM") || mpq_node_is(node, "GRU") || mpq_node_is(node, "RNN");
+}
+
 /* A weight whose data input is quantized becomes int8 behind a DequantizeLinear, the form that
  * integer kernels are made from. One whose input stays float is spelled in plain arithmetic
  * instead: runtimes fold that into a float initializer, while a DequantizeLinear of a constant runs
@@ -454,7 +459,9 @@ static const char *write_weight(struct mpq_qdq *qdq, uint32_t l)
     const char *scale = qdq->param[l].scale_name;
     int end, axis = channel_axes(layer, shape, &end);
     bool is_integer = input_scale(qdq, l) > 0.0f;
-    if (is_integer || (qdq->form == MPQ_PARAM_PLAIN && end == axis + 1)) {
+    bool is_folded =
+        qdq->plan->target->folds_recurrent && is_recurrent(&qdq->plan->graph->node[layer->node]);
+    if (is_integer || (qdq->form == MPQ_PARAM_PLAIN && end == axis + 1 && !is_folded)) {
         const char *zero = is_integer ? weight_zero(qdq, layer) : NULL;
         return MPQ_BUILD_OP(build, "DequantizeLinear", {q, scale, zero}, .out = name,
                             .attr = axis == 1 ? NULL : "axis", .attr_int = axis);
@@ -466,6 +473,8 @@ static const char *write_weight(struct mpq_qdq *qdq, uint32_t l)
         const char *column = mpq_build_shared_ints(build, dim, (size_t)(shape->rank - axis));
         scale = MPQ_BUILD_OP(build, "Reshape", {scale, column});
     }
+    if (is_folded) /* OpenVINO takes one Cast and a Mul for a DequantizeLinear, but not two */
+        q = MPQ_BUILD_OP(build, "Cast", {q}, .attr = "to", .attr_int = MPQ_INT32);
     const char *level = MPQ_BUILD_OP(build, "Cast", {q}, .attr = "to", .attr_int = MPQ_FLOAT);
     return MPQ_BUILD_OP(build, "Mul", {level, scale}, .out = name);
 }
@@ -487,6 +496,23 @@ static void write_own_input(struct mpq_qdq *qdq, mpq_node_id node)
     if (act && act->own_group && act->own_group[node] != MPQ_NO_GROUP)
         qdq->own_input = write_quantized(qdq, qdq->read_as[qdq->plan->graph->node[node].in[0]],
                                          &qdq->plan->act_quant[act->own_group[node]], NULL);
+}
+
+const char *mpq_qdq_added_bias(struct mpq_qdq *qdq, mpq_node_id node)
+{
+    const struct mpq_graph *graph = qdq->plan->graph;
+    if (!qdq->plan->target->adds_bias || !mpq_node_is(&graph->node[node], "Conv") ||
+        graph->node[node].n_in < 3 || !is_replaced(qdq, node, 2))
+        return NULL;
+    const struct mpq_layer *layer =
+        &qdq->plan->layers->layer[qdq->layer_of[graph->node[node].in[2]]];
+    int64_t dim[MPQ_MAX_RANK] = {-1};
+    int rank = graph->value[layer->weight].constant->shape.rank - 1;
+    for (int d = 1; d < rank; d++)
+        dim[d] = 1;
+    return MPQ_BUILD_OP(
+        &qdq->build, "Reshape",
+        {mpq_qdq_input(qdq, node, 2), mpq_build_shared_ints(&qdq->build, dim, (size_t)rank)});
 }
 
 /* Layers come in the order of their nodes. */

@@ -41,6 +41,10 @@ enum mpq_status mpq_qdq_after_value(struct mpq_qdq *qdq, mpq_value_id value) MPQ
  * but this Clip only where no narrower activation makes the range of the 8-bit type a wider one. */
 bool mpq_qdq_is_relu(const struct mpq_qdq *qdq, mpq_node_id node);
 
+/* Where the target wants it so, the bias of a convolution in the form in which an Add behind it
+ * takes it; NULL: the node reads it itself, or there was no memory. */
+const char *mpq_qdq_added_bias(struct mpq_qdq *qdq, mpq_node_id node);
+
 /* Write what comes after all nodes: Casts of outputs to the type that the file gives them. */
 enum mpq_status mpq_qdq_end(struct mpq_qdq *qdq) MPQ_CHECKED;
 

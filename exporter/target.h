@@ -17,6 +17,9 @@ struct mpq_target {
      * (mpq_levels_integers). */
     enum mpq_dtype container[MPQ_N_BITS];
     struct mpq_act_form act; /* symmetric: written as a signed type with zero point 0          */
+    bool adds_bias;          /* a convolution's bias is an Add behind it                   */
+    bool folds_recurrent;    /* weights of LSTM, GRU and RNN are spelled so that they become float
+                                constants, where a DequantizeLinear would stay                  */
     bool has_float_bias;     /* else int32 in units of input scale times weight scale          */
 };
 

@@ -93,7 +93,7 @@ class Targets(unittest.TestCase):
     rows = {
         "ort": ((13, 7), (13, 7), None, TensorProto.UINT8, N_CONV),
         "int8": ((13, 7), (13, 7), TensorProto.INT8, TensorProto.UINT8, N_CONV),
-        "openvino": ((13, 7), (13, 7), TensorProto.INT8, TensorProto.UINT8, N_CONV),
+        "openvino": ((13, 7), (13, 7), TensorProto.INT8, TensorProto.UINT8, None),
         "tensorrt": ((13, 7), (13, 7), TensorProto.INT8, TensorProto.INT8, None),
         "onnx": ((13, 7), (21, 10), TensorProto.INT4, TensorProto.UINT8, 0),
         "qnn": ((13, 7), (21, 10), TensorProto.INT4, TensorProto.UINT8, 0),

@@ -1,12 +1,17 @@
 """Files of every target and width, on many versions of ONNX Runtime and on OpenVINO.
 
     build/venv/bin/python tests/e2e/version_matrix.py build/cli/onnx-mpq
-        [--versions 1.17.3,1.19.2,...,openvino] [--models resnet20,...] [--targets ...] [--bits 2,3,...]
+        [--versions 1.17.3,1.19.2,...,openvino] [--models resnet20,...] [--targets ...] [--widths 2,3,...]
+        [--csv build/matrix/results.csv] [--table]
 
 Makes a virtual environment for each version in build/matrix/ (pip downloads what is missing), converts the
 models of ../shared, runs the files there on a few samples and compares with what onnx-mpq itself computes.
-Prints a Markdown table; says of each file that is not right what happened, and exits 1 if there is any. Half
-an hour on two cores, so it is no part of ctest; tests/e2e/test_targets.py is, with the version installed.
+Says of each file that is not right what happened, and exits 1 if there is any. Hours on two busy cores, so it
+is no part of ctest (tests/e2e/test_targets.py is, with the version installed) and runs in pieces: each model
+appends its verdicts to the CSV, later rows count, and files newer than the tool are not converted again.
+At the end all of the CSV is printed as a Markdown table, a row a model and target, a column a version; --table
+does nothing else. A cell has the widths that are right, in parentheses those that are close, then what is wrong
+with others; "-": the version cannot know the file.
 
 A file is right where 99 % of the outputs lie within one quantization step of ours (0.5 % of the largest output
 where that is more, or where outputs are not quantized), close where they are 30 dB from ours: a float kernel sums
@@ -16,6 +21,7 @@ the bits that int8 weights give, where all its layers run on integers, and as ma
 
 import argparse
 import collections
+import csv
 import json
 import pathlib
 import subprocess
@@ -135,10 +141,13 @@ def make_inputs(file, data):
 
 def convert(tool, name, file, inputs, target, bits):
     out = FOLDER / f"{name}.{target}.{bits}.onnx"
+    ours = out.with_suffix(".npz")
+    if ours.exists() and out.stat().st_mtime > tool.stat().st_mtime:
+        return out
     subprocess.run([tool, "convert", SHARED / "models" / f"{file}.onnx", "--data", inputs, "--effort", "none",
                     "--size", "100%", "--bits", str(bits), "--target", target, "-q", "--overwrite", "-o", out],
                    check=True)
-    subprocess.run([tool, "eval", out, "--data", inputs, "--outputs", out.with_suffix(".npz"), "--overwrite", "-q"],
+    subprocess.run([tool, "eval", out, "--data", inputs, "--outputs", ours, "--overwrite", "-q"],
                    check=True, capture_output=True)
     return out
 
@@ -238,10 +247,54 @@ def run_version(version, files, inputs_of, report):
     return verdict
 
 
+COLUMNS = ["model", "target", "width", "version", "verdict"]
+
+
+def ranges(widths):
+    """2, 3, 4, 6 -> "2-4, 6"."""
+    runs = []
+    for width in sorted(widths):
+        if runs and runs[-1][1] == width - 1:
+            runs[-1][1] = width
+        else:
+            runs.append([width, width])
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
+
+
 def cell(verdicts):
-    count = collections.Counter(verdicts)
-    n = len(verdicts) - count["new"]
-    return f"{count['right']} + {count['close']} of {n}" if n else "-"
+    """Of {width: verdict}."""
+    by_verdict = collections.defaultdict(list)
+    for width, verdict in sorted(verdicts.items()):
+        by_verdict[verdict].append(width)
+    parts = [ranges(by_verdict.pop("right", []))]
+    close, new = by_verdict.pop("close", []), by_verdict.pop("new", [])
+    if close:
+        parts.append(f"({ranges(close)})")
+    parts += [f"{ranges(widths)}: {reason}" for reason, widths in by_verdict.items()]
+    return " ".join(part for part in parts if part) or ("-" if new else "")
+
+
+def print_table(path):
+    with open(path, newline="", encoding="utf-8") as file:
+        verdicts = {tuple(row[c] for c in COLUMNS[:4]): row["verdict"] for row in csv.DictReader(file)}
+    versions = [v for v in VERSIONS if any(key[3] == v for key in verdicts)]
+    print("| model | target | " + " | ".join(versions) + " |")
+    print("|---|---|" + "---|" * len(versions))
+    for name, _, _ in MODELS:
+        for target in TARGETS:
+            if any(key[:2] == (name, target) for key in verdicts):
+                cells = [cell({int(key[2]): verdict for key, verdict in verdicts.items()
+                               if key[:2] == (name, target) and key[3] == version}) for version in versions]
+                print(f"| {name} | `{target}` | " + " | ".join(cells) + " |")
+
+
+def append(path, version, verdicts):
+    is_new = not path.exists()
+    with open(path, "a", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        if is_new:
+            writer.writerow(COLUMNS)
+        writer.writerows([name, target, bits, version, verdict] for (name, target, bits), verdict in verdicts.items())
 
 
 def main():
@@ -252,40 +305,38 @@ def main():
     parser.add_argument("--versions", default=",".join(VERSIONS))
     parser.add_argument("--models", default=",".join(m[0] for m in MODELS))
     parser.add_argument("--targets", default=",".join(TARGETS))
-    parser.add_argument("--bits", default="2,3,4,5,6,7,8")
+    parser.add_argument("--widths", default="2,3,4,5,6,7,8")
+    parser.add_argument("--csv", type=pathlib.Path, default=FOLDER / "results.csv")
+    parser.add_argument("--table", action="store_true")
     arguments = parser.parse_args()
+    if arguments.table:
+        print_table(arguments.csv)
+        return 0
     if not SHARED.is_dir():
         print(f"skipped: there is no {SHARED}", file=sys.stderr)
         return 77
     FOLDER.mkdir(parents=True, exist_ok=True)
     wanted, targets = arguments.models.split(","), arguments.targets.split(",")
     targets.sort(key=lambda t: t != "int8")  # what the storage program is compared with comes first
-    files, inputs_of, problems = {}, {}, []
+    n_problem = 0
+
+    def report(line):
+        nonlocal n_problem
+        n_problem += 1
+        print(line, file=sys.stderr, flush=True)
+
     for name, file, data in MODELS:
         if name not in wanted:
             continue
-        inputs_of[name] = make_inputs(file, data)
-        for bits in arguments.bits.split(","):
-            for target in targets:
-                files[name, target, int(bits)] = convert(arguments.tool, name, file, inputs_of[name], target,
-                                                         int(bits))
+        inputs = make_inputs(file, data)
+        files = {(name, target, int(bits)): convert(arguments.tool, name, file, inputs, target, int(bits))
+                 for bits in arguments.widths.split(",") for target in targets}
         print(f"converted {name}", file=sys.stderr, flush=True)
-
-    def report(line):
-        problems.append(line)
-        print(line, file=sys.stderr, flush=True)
-
-    versions = arguments.versions.split(",")
-    verdicts = {version: run_version(version, files, inputs_of, report) for version in versions}
-    print("| target | bits | " + " | ".join(versions) + " |")
-    print("|---|---|" + "---|" * len(versions))
-    for target in TARGETS:
-        for label, widths in (("2-4", range(2, 5)), ("5-8", range(5, 9))):
-            keys = [key for key in files if key[1] == target and key[2] in widths]
-            if keys:
-                cells = [cell([verdicts[v][key] for key in keys]) for v in versions]
-                print(f"| `{target}` | {label} | " + " | ".join(cells) + " |")
-    return 1 if problems else 0
+        for version in arguments.versions.split(","):
+            append(arguments.csv, version, run_version(version, files, {name: inputs}, report))
+            print(f"ran {name} on {version}", file=sys.stderr, flush=True)
+    print_table(arguments.csv)
+    return 1 if n_problem else 0
 
 
 if __name__ == "__main__":

@@ -129,6 +129,27 @@ static uint32_t input_of(const struct case_ *c, const struct mpq_layer *layer, m
     return 0;
 }
 
+/* The bias of a layer's node, or of the Add behind it. */
+static const struct mpq_tensor *bias_input(struct case_ *c, const struct mpq_graph *graph,
+                                           const char *name)
+{
+    mpq_value_id out = MPQ_NO_VALUE;
+    for (uint32_t n = 0; n < graph->n_node; n++) {
+        const struct mpq_node *node = &graph->node[n];
+        if (strcmp(node->name, name) == 0 && node->n_in > 2)
+            return constant_input(c, graph, name, 2);
+        if (strcmp(node->name, name) == 0)
+            out = node->out[0];
+        struct mpq_binding binding;
+        if (strcmp(node->op_type, "Add") != 0 || node->in[0] != out)
+            continue;
+        CHECK_OK(&c->net->ctx, mpq_bind_batch(&c->net->ctx, c->net->arena, graph, 1, &binding));
+        return &binding.tensor[node->in[1]];
+    }
+    fail_msg("'%s' has no bias", name);
+    return NULL;
+}
+
 /* Weights, and biases within float16 and one step, are what the codes say. */
 static void check_layers(struct case_ *c, const struct mpq_graph *graph)
 {
@@ -150,7 +171,7 @@ static void check_layers(struct case_ *c, const struct mpq_graph *graph)
         }
         if (!code->bias)
             continue;
-        const struct mpq_tensor *b = constant_input(c, graph, name, 2);
+        const struct mpq_tensor *b = bias_input(c, graph, name);
         for (int64_t i = 0; i < layer->n_channel; i++)
             CHECK_NEAR(((const float *)b->data)[i], code->bias[i], 1e-3, 1e-3);
     }
@@ -280,6 +301,48 @@ static void test_tensorrt(void **state)
     }
     const struct mpq_node *conv = &graph->node[graph->value[mpq_graph_find(graph, "c1")].producer];
     assert_int_equal(graph->value[conv->in[2]].constant->dtype, MPQ_FLOAT);
+}
+
+/* What OpenVINO gets wrong or refuses otherwise: biases of convolutions are nodes of their own,
+ * weights of recurrent layers behind two Casts. */
+static void test_openvino(void **state)
+{
+    struct case_ c;
+    build_small(*state);
+    case_init(&c, *state);
+    aim(&c, "openvino");
+    for (uint32_t l = 0; l < c.layers.n_layer; l++)
+        code_layer(&c, l, 8);
+    struct mpq_graph *graph = round_trip(&c);
+    assert_int_equal(net_count(graph, "Add"), 1); /* of c1; the Gemm keeps its own */
+    mpq_value_id c1 = mpq_graph_find(graph, "c1");
+    const struct mpq_node *add = &graph->node[graph->value[c1].producer];
+    assert_string_equal(add->op_type, "Add");
+    const struct mpq_node *conv = &graph->node[graph->value[add->in[0]].producer];
+    assert_int_equal(conv->n_in, 2);
+    assert_string_equal(conv->name, "c1");
+}
+
+static void test_openvino_recurrent(void **state)
+{
+    struct net *net = *state;
+    struct case_ c;
+    const struct mpq_attr attrs[] = {NET_INT("hidden_size", 34)};
+    mpq_value_id x = net_input(net, "x", MPQ_SHAPE(7, 1, 23));
+    mpq_value_id w = net_random(net, "w", MPQ_SHAPE(1, 102, 23), false);
+    mpq_value_id r = net_random(net, "r", MPQ_SHAPE(1, 102, 34), false);
+    net_output(net, net_node(net, "GRU", "h", MPQ_COUNT(attrs), attrs, NET_IN(x, w, r)));
+    case_init(&c, net);
+    assert_int_equal(c.layers.n_layer, 2);
+    for (size_t t = 0; t < 2; t++) {
+        aim(&c, t ? "openvino" : "int8");
+        code_layer(&c, 0, 8);
+        code_layer(&c, 1, 4);
+        struct mpq_graph *graph = round_trip(&c);
+        check_layers(&c, graph);
+        assert_int_equal(net_count(graph, "DequantizeLinear"), t ? 0 : 2);
+        assert_int_equal(net_count(graph, "Cast"), t ? 4 : 0);
+    }
 }
 
 /* What was made for one target is refused by another, with a sentence. */
@@ -768,6 +831,8 @@ int main(void)
         cmocka_unit_test(test_native_types),
         cmocka_unit_test(test_target_names),
         cmocka_unit_test_setup_teardown(test_tensorrt, net_setup, net_teardown),
+        cmocka_unit_test_setup_teardown(test_openvino, net_setup, net_teardown),
+        cmocka_unit_test_setup_teardown(test_openvino_recurrent, net_setup, net_teardown),
         cmocka_unit_test_setup_teardown(test_other_target, net_setup, net_teardown),
         cmocka_unit_test_setup_teardown(test_later_opset, net_setup, net_teardown),
         cmocka_unit_test_setup_teardown(test_weight_only, net_setup, net_teardown),
