@@ -6,7 +6,7 @@ int64_t mpq_compat_ir_version_of(int64_t opset)
 {
     static const struct {
         int64_t opset, ir_version;
-    } since[] = {{13, 7}, {15, 8}, {19, 9}, {21, 10}, {23, 11}, {24, 12}, {25, 13}};
+    } since[] = {{13, 7}, {15, 8}, {19, 9}, {21, 10}, {23, 11}, {24, 12}, {25, 13}, {28, 14}};
     int64_t version = since[0].ir_version;
     for (size_t i = 0; i < MPQ_COUNT(since); i++)
         if (opset >= since[i].opset)
