@@ -4,6 +4,28 @@
 
 #include "importer/contrib_rules.h"
 
+/* Operators that ONNX took over as they were: from the opset that has them, to the last that spells
+ * them like this. */
+static bool became_onnx(struct mpq_job *job)
+{
+    static const struct {
+        const char *op_type;
+        int64_t first, last;
+        size_t n_in;
+    } same[] = {{"GatherND", 12, INT64_MAX, 2},
+                {"GridSample", 16, 19, 2},
+                {"Range", 11, INT64_MAX, 3},
+                {"Trilu", 14, INT64_MAX, 2}};
+    static const char *const keeps[] = {"align_corners", "mode", "padding_mode", "upper", NULL};
+    for (size_t i = 0; i < MPQ_COUNT(same); i++)
+        if (strcmp(same[i].op_type, job->node->op_type) == 0 && job->opset >= same[i].first &&
+            job->opset <= same[i].last) {
+            mpq_make_like(job, same[i].op_type, mpq_job_out(job, 0), same[i].n_in, keeps);
+            return true;
+        }
+    return false;
+}
+
 static const struct {
     const char *op_type;
     size_t n_in; /* that must be present */
@@ -18,17 +40,22 @@ static const struct {
     {"FusedGemm", 2, mpq_contrib_fused_gemm},
     {"FusedMatMul", 2, mpq_contrib_fused_matmul},
     {"GatherBlockQuantized", 3, mpq_contrib_gather_block_quantized},
+    {"GatherND", 2, became_onnx},
     {"Gelu", 1, mpq_contrib_gelu},
+    {"GridSample", 2, became_onnx},
     {"MatMulIntegerToFloat", 4, mpq_contrib_matmul_integer_to_float},
     {"MatMulNBits", 3, mpq_contrib_matmul_nbits},
     {"MultiHeadAttention", 1, mpq_contrib_multi_head_attention},
     {"QAttention", 5, mpq_contrib_qattention},
+    {"QLinearWhere", 3, mpq_contrib_qlinear_where},
     {"QuickGelu", 1, mpq_contrib_quick_gelu},
+    {"Range", 2, became_onnx},
     {"RotaryEmbedding", 4, mpq_contrib_rotary_embedding},
     {"SimplifiedLayerNormalization", 2, mpq_contrib_simplified},
     {"SkipLayerNormalization", 3, mpq_contrib_skip_layer_normalization},
     {"SkipSimplifiedLayerNormalization", 3, mpq_contrib_skip_simplified},
     {"TransposeMatMul", 2, mpq_contrib_fused_matmul},
+    {"Trilu", 1, became_onnx},
 };
 
 /* ONNX Runtime has SimplifiedLayerNormalization in the domain of ONNX, which does not. */
@@ -69,14 +96,16 @@ enum mpq_status mpq_translate_contrib(struct mpq_ctx *ctx, struct mpq_arena *are
 {
     Onnx__GraphProto *graph = model->graph;
     struct mpq_rewrite rewrite;
+    struct mpq_job_names names;
     bool any = false;
     for (size_t n = 0; n < graph->n_node; n++)
         any |= is_contrib(graph->node[n]);
     if (!any)
         return MPQ_OK;
     MPQ_TRY(mpq_rewrite_begin(ctx, arena, graph, &rewrite));
+    MPQ_TRY(mpq_job_names_build(&rewrite, &names));
     for (size_t n = 0; n < graph->n_node; n++) {
-        struct mpq_job job = {&rewrite, graph->node[n], default_opset(model), false};
+        struct mpq_job job = {&rewrite, &names, graph->node[n], default_opset(model), false};
         bool is_done = false;
         size_t first = rewrite.n_node;
         if (is_contrib(graph->node[n]))

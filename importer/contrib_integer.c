@@ -1,4 +1,4 @@
-/* Matrix products with quantized operands. */
+/* Matrix products, tables and choices with quantized operands. */
 #include "importer/contrib_job.h"
 #include "importer/contrib_rules.h"
 
@@ -200,5 +200,19 @@ bool mpq_contrib_gather_block_quantized(struct mpq_job *job)
     mpq_make(job, "Gather", mpq_job_out(job, 0), mpq_make_constant(job, &whole), mpq_job_in(job, 1),
              NULL);
     mpq_set_int(job, "axis", mpq_job_int(job, "gather_axis", 0));
+    return true;
+}
+
+/* QLinearWhere: a condition; two tensors with scale and zero point each; those of the result. */
+bool mpq_contrib_qlinear_where(struct mpq_job *job)
+{
+    char *choice[2];
+    if (job->opset < 10 || !mpq_job_in(job, 4) || !mpq_job_in(job, 5) || !mpq_job_in(job, 7))
+        return false;
+    for (size_t i = 0; i < 2; i++)
+        choice[i] = mpq_make(job, "DequantizeLinear", NULL, mpq_job_in(job, 3 * i + 1),
+                             mpq_job_in(job, 3 * i + 2), mpq_job_in(job, 3 * i + 3));
+    char *y = mpq_make(job, "Where", NULL, mpq_job_in(job, 0), choice[0], choice[1]);
+    mpq_make(job, "QuantizeLinear", mpq_job_out(job, 0), y, mpq_job_in(job, 7), mpq_job_in(job, 8));
     return true;
 }

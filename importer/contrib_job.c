@@ -4,7 +4,8 @@
 
 #include "importer/import_tensor.h"
 
-#define MAX_IN 5 /* of a node that is made */
+#define MAX_IN    5 /* of a node that is made                                */
+#define MAX_CASTS 4 /* one after the other that are looked through for a rank */
 
 char *mpq_job_in(const struct mpq_job *job, size_t i)
 {
@@ -34,14 +35,71 @@ bool mpq_job_attr_is(const struct mpq_job *job, const char *name, const char *va
     return attr && attr->s.len == strlen(value) && memcmp(attr->s.data, value, attr->s.len) == 0;
 }
 
+/* ---- names ---- */
+
+static enum mpq_status add_name(struct mpq_rewrite *rewrite, struct mpq_strmap *map,
+                                const char *name, size_t index)
+{
+    if (!name || !*name)
+        return MPQ_OK;
+    return mpq_strmap_add(rewrite->ctx, rewrite->arena, map, name, (uint32_t)index, NULL);
+}
+
+/* What nodes and outputs read, also those of bodies, whose own names do not matter here. */
+static enum mpq_status add_reads(struct mpq_rewrite *rewrite, const Onnx__GraphProto *graph,
+                                 struct mpq_strmap *read)
+{
+    for (size_t i = 0; i < graph->n_output; i++)
+        MPQ_TRY(add_name(rewrite, read, graph->output[i]->name, 0));
+    for (size_t n = 0; n < graph->n_node; n++) {
+        const Onnx__NodeProto *node = graph->node[n];
+        for (size_t i = 0; i < node->n_input; i++)
+            MPQ_TRY(add_name(rewrite, read, node->input[i], 0));
+        for (size_t i = 0; i < node->n_attribute; i++) {
+            const Onnx__AttributeProto *attr = node->attribute[i];
+            if (attr->g)
+                MPQ_TRY(add_reads(rewrite, attr->g, read));
+            for (size_t j = 0; j < attr->n_graphs; j++)
+                MPQ_TRY(add_reads(rewrite, attr->graphs[j], read));
+        }
+    }
+    return MPQ_OK;
+}
+
+static enum mpq_status add_ranks(struct mpq_rewrite *rewrite, Onnx__ValueInfoProto **info, size_t n,
+                                 struct mpq_strmap *rank)
+{
+    for (size_t i = 0; i < n; i++) {
+        const Onnx__TypeProto *type = info[i]->type;
+        if (type && type->value_case == ONNX__TYPE_PROTO__VALUE_TENSOR_TYPE &&
+            type->tensor_type->shape)
+            MPQ_TRY(add_name(rewrite, rank, info[i]->name, type->tensor_type->shape->n_dim));
+    }
+    return MPQ_OK;
+}
+
+enum mpq_status mpq_job_names_build(struct mpq_rewrite *rewrite, struct mpq_job_names *out)
+{
+    const Onnx__GraphProto *graph = rewrite->graph;
+    *out = (struct mpq_job_names){0};
+    for (size_t i = 0; i < graph->n_initializer; i++)
+        MPQ_TRY(add_name(rewrite, &out->constant, graph->initializer[i]->name, i));
+    for (size_t n = 0; n < graph->n_node; n++)
+        for (size_t i = 0; i < graph->node[n]->n_output && graph->node[n]->op_type; i++)
+            MPQ_TRY(add_name(rewrite, &out->producer, graph->node[n]->output[i], n));
+    MPQ_TRY(add_ranks(rewrite, graph->input, graph->n_input, &out->rank));
+    MPQ_TRY(add_ranks(rewrite, graph->value_info, graph->n_value_info, &out->rank));
+    MPQ_TRY(add_ranks(rewrite, graph->output, graph->n_output, &out->rank));
+    return add_reads(rewrite, graph, &out->read);
+}
+
 const Onnx__TensorProto *mpq_job_constant(const struct mpq_job *job, const char *name)
 {
-    for (size_t i = 0; name && i < job->rewrite->n_initializer; i++)
-        if (job->rewrite->initializer[i]->name &&
-            strcmp(job->rewrite->initializer[i]->name, name) == 0)
-            return job->rewrite->initializer[i];
-    return NULL;
+    uint32_t i = name ? mpq_strmap_get(&job->names->constant, name) : MPQ_STRMAP_NONE;
+    return i == MPQ_STRMAP_NONE ? NULL : job->rewrite->graph->initializer[i];
 }
+
+/* ---- nodes ---- */
 
 static char *check(struct mpq_job *job, enum mpq_status status, char *name)
 {
@@ -232,55 +290,38 @@ void mpq_set_string(struct mpq_job *job, const char *name, const char *text)
     attr->s = (ProtobufCBinaryData){strlen(text), (uint8_t *)(uintptr_t)text};
 }
 
-/* Of a value that the file declares, or NULL. */
-static const Onnx__TypeProto__Tensor *declared(const Onnx__GraphProto *graph, const char *name)
-{
-    Onnx__ValueInfoProto **list[] = {graph->input, graph->value_info, graph->output};
-    const size_t n[] = {graph->n_input, graph->n_value_info, graph->n_output};
-    for (size_t k = 0; k < MPQ_COUNT(list); k++)
-        for (size_t i = 0; i < n[k]; i++)
-            if (list[k][i]->name && strcmp(list[k][i]->name, name) == 0 && list[k][i]->type &&
-                list[k][i]->type->value_case == ONNX__TYPE_PROTO__VALUE_TENSOR_TYPE)
-                return list[k][i]->type->tensor_type;
-    return NULL;
-}
-
-static const Onnx__NodeProto *producer(const Onnx__GraphProto *graph, const char *name)
-{
-    for (size_t n = 0; n < graph->n_node; n++)
-        for (size_t i = 0; i < graph->node[n]->n_output; i++)
-            if (graph->node[n]->op_type && strcmp(graph->node[n]->output[i], name) == 0)
-                return graph->node[n];
-    return NULL;
-}
-
 static bool is_cast(const Onnx__NodeProto *node)
 {
     return node && strcmp(node->op_type, "Cast") == 0 && node->n_input == 1;
 }
 
+static const Onnx__NodeProto *producer(const struct mpq_job *job, const char *name)
+{
+    uint32_t n = mpq_strmap_get(&job->names->producer, name);
+    return n == MPQ_STRMAP_NONE ? NULL : job->rewrite->graph->node[n];
+}
+
 const Onnx__NodeProto *mpq_job_maker(const struct mpq_job *job, const char *name)
 {
-    const Onnx__GraphProto *graph = job->rewrite->graph;
-    const Onnx__NodeProto *maker = producer(graph, name);
-    for (size_t n = 0; n < graph->n_node && is_cast(maker); n++) /* a file may have circles */
-        maker = producer(graph, maker->input[0]);
+    const Onnx__NodeProto *maker = producer(job, name);
+    for (int n = 0; n < MAX_CASTS && is_cast(maker); n++)
+        maker = producer(job, maker->input[0]);
     return maker;
 }
 
 int mpq_job_rank(const struct mpq_job *job, const char *name)
 {
-    const Onnx__GraphProto *graph = job->rewrite->graph;
     const Onnx__TensorProto *tensor = mpq_job_constant(job, name);
+    const Onnx__NodeProto *maker = NULL;
     if (tensor)
         return (int)tensor->n_dims;
-    for (size_t n = 0; n <= graph->n_node; n++) { /* Casts keep the rank */
-        const Onnx__TypeProto__Tensor *type = declared(graph, name);
-        const Onnx__NodeProto *maker = producer(graph, name);
-        if (type && type->shape)
-            return (int)type->shape->n_dim;
+    for (int n = 0; n <= MAX_CASTS; n++) { /* they keep the rank */
+        uint32_t rank = mpq_strmap_get(&job->names->rank, name);
+        if (rank != MPQ_STRMAP_NONE)
+            return (int)rank;
+        maker = producer(job, name);
         if (!is_cast(maker))
-            return -1;
+            break;
         name = maker->input[0];
     }
     return -1;
@@ -288,15 +329,8 @@ int mpq_job_rank(const struct mpq_job *job, const char *name)
 
 bool mpq_job_is_read(const struct mpq_job *job, size_t i)
 {
-    const Onnx__GraphProto *graph = job->rewrite->graph;
     const char *name = mpq_job_out(job, i);
-    bool found = name && mpq_rewrite_bodies_read(graph, name);
-    for (size_t n = 0; n < graph->n_node && name && !found; n++)
-        for (size_t k = 0; k < graph->node[n]->n_input && !found; k++)
-            found = strcmp(graph->node[n]->input[k], name) == 0;
-    for (size_t k = 0; k < graph->n_output && name && !found; k++)
-        found = graph->output[k]->name && strcmp(graph->output[k]->name, name) == 0;
-    return found;
+    return name && mpq_strmap_get(&job->names->read, name) != MPQ_STRMAP_NONE;
 }
 
 bool mpq_job_read_constant(struct mpq_job *job, size_t i, struct mpq_tensor *out)

@@ -5,12 +5,24 @@
 
 #include "importer/rewrite.h"
 
+/* Names of the graph as it was, by what they lead to. */
+struct mpq_job_names {
+    struct mpq_strmap constant; /* position among the initializers                 */
+    struct mpq_strmap producer; /* position of the node that computes it           */
+    struct mpq_strmap rank;     /* that the file declares                          */
+    struct mpq_strmap read;     /* by a node, a body, or as an output of the graph */
+};
+
 struct mpq_job {
     struct mpq_rewrite *rewrite;
+    const struct mpq_job_names *names;
     const Onnx__NodeProto *node;
     int64_t opset; /* the file's */
     bool failed;   /* out of memory, or a constant is broken: the error is in the ctx */
 };
+
+enum mpq_status mpq_job_names_build(struct mpq_rewrite *rewrite,
+                                    struct mpq_job_names *out) MPQ_CHECKED;
 
 /* ---- the node; absent inputs, outputs and constants are NULL ---- */
 

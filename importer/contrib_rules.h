@@ -24,6 +24,7 @@ bool mpq_contrib_dynamic_quantize_matmul(struct mpq_job *job);
 bool mpq_contrib_gather_block_quantized(struct mpq_job *job);
 bool mpq_contrib_matmul_integer_to_float(struct mpq_job *job);
 bool mpq_contrib_matmul_nbits(struct mpq_job *job);
+bool mpq_contrib_qlinear_where(struct mpq_job *job);
 
 /* contrib_attention.c */
 bool mpq_contrib_attention(struct mpq_job *job);

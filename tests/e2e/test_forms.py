@@ -310,6 +310,16 @@ ATTENTION = {
         g = Concat <axis = -1> (a, c, f)  y = MatMul (g, w)""",
                         {"x": weight(8, 5, 16), "h": weight(8, 2, 5, 8), "at": PLACES}, cos=weight(9, 4), sin=weight(9, 4),
                         cos2=weight(9, 2), sin2=weight(9, 2), shape=np.int64([0, 0, 16]), w=weight(48, 8)),
+    "qlinear_where": attention("float[N, 6] x", f"""
+        q = QuantizeLinear (x, s, z)  r = QuantizeLinear (x, t, u)  c = Greater (x, zero)
+        w = {M}QLinearWhere (c, q, s, z, r, t, u, v, z)
+        y = DequantizeLinear (w, v, z)""", {"x": weight(8, 6)}, s=np.float32(0.05), t=np.float32(0.02),
+                               v=np.float32(0.04), z=np.uint8(120), u=np.uint8(128), zero=np.float32(0)),
+    "became_onnx": attention("float[1, 1, 4, 6] x", f"""
+        a = {M}Trilu <upper = 0> (x)  b = {M}Trilu (x, one)  c = {M}GridSample <align_corners = 1> (a, grid)
+        d = {M}GatherND (b, at)  n = {M}Range (zero, six, one)  f = Cast <to = 1> (n)
+        g = Add (c, f)  h = Add (g, d)  y = MatMul (h, w)""", {"x": weight(8, 1, 4, 6)}, grid=weight(1, 4, 6, 2) / 2,
+                             one=np.int64(1), zero=np.int64(0), six=np.int64(6), at=np.int64([[0, 0, 2]]), w=weight(6, 5)),
     "gather_blocks": attention("int64[N, 3] at", f"""
         a = {M}GatherBlockQuantized <block_size = 16> (t, at, s, z)
         c = {M}GatherBlockQuantized <block_size = 32, gather_axis = 1, quantize_axis = 0> (u, at, r)
@@ -427,7 +437,8 @@ CASES = {case.__name__: case for case in (functions, known_if, computed_if, loop
                                           half, double, bfloat, old, narrow, overloads, newest,
                                           devices)} | CONTRIB | ATTENTION
 REFERENCE = {"newest", "overloads", "narrow"}  # that ONNX Runtime 1.32 does not read, or rounds activations of
-NO_LAYER = {"loop_stops", "gelus", "layer_norms", "rms_norms", "dynamic", "quantized_attention", "gather_blocks"}
+NO_LAYER = {"loop_stops", "gelus", "layer_norms", "rms_norms", "dynamic", "quantized_attention", "gather_blocks",
+            "qlinear_where"}
 
 
 def run_reference(path, feeds):
