@@ -1,5 +1,6 @@
 /* A folder of JPEG and PNG pictures, in the order of their names. Pictures are decoded when first
- * wanted and kept, cropped, as bytes; those beyond CACHE_BYTES are decoded every time. */
+ * wanted and kept, cropped, as bytes in a file without a name; those beyond CACHE_BYTES are decoded
+ * every time. */
 #include <dirent.h>
 #include <errno.h>
 #include <stdlib.h>
@@ -21,10 +22,10 @@ struct state {
     struct mpq_pixel_table table;
     const char **file; /* [n_sample] paths                                    */
     size_t picture_bytes;
-    uint32_t n_cached;   /* samples 0 .. n_cached-1 have a place in the cache */
-    uint8_t *cache;      /* [n_cached, H, W, C]                               */
-    unsigned char *slot; /* [n_cached] enum slot                              */
-    uint32_t *wanted;    /* [n_cached] room for prepare                       */
+    uint32_t n_cached;     /* samples 0 .. n_cached-1 have a place in the cache */
+    struct mpq_file cache; /* [n_cached, H, W, C]                             */
+    unsigned char *slot;   /* [n_cached] enum slot                              */
+    uint32_t *wanted;      /* [n_cached] room for prepare                       */
 };
 
 static bool folder_accepts(const struct mpq_source_request *request)
@@ -114,10 +115,10 @@ static enum mpq_status make_cache(struct mpq_ctx *ctx, struct mpq_dataset *datas
     state->picture_bytes = (size_t)(layout->height * layout->width * layout->channels);
     size_t n = CACHE_BYTES / state->picture_bytes;
     state->n_cached = n < dataset->n_sample ? (uint32_t)n : dataset->n_sample;
-    state->cache = mpq_arena_alloc(ctx, dataset->arena, state->n_cached, state->picture_bytes);
+    MPQ_TRY(mpq_file_open_scratch(ctx, dataset->arena, &state->cache));
     state->slot = mpq_arena_alloc(ctx, dataset->arena, state->n_cached, sizeof *state->slot);
     state->wanted = mpq_arena_alloc(ctx, dataset->arena, state->n_cached, sizeof *state->wanted);
-    return state->cache && state->slot && state->wanted ? MPQ_OK : MPQ_E_NOMEM;
+    return state->slot && state->wanted ? MPQ_OK : MPQ_E_NOMEM;
 }
 
 static enum mpq_status open_labels(struct mpq_ctx *ctx, const char *path,
@@ -178,8 +179,8 @@ static enum mpq_status decode_wanted(struct mpq_ctx *ctx, struct mpq_arena *scra
     uint32_t sample = state->wanted[i];
     struct mpq_picture fitted;
     MPQ_TRY(decode(ctx, scratch, state, sample, &fitted));
-    memcpy(state->cache + sample * state->picture_bytes, fitted.pixel, state->picture_bytes);
-    return MPQ_OK;
+    return mpq_file_write_at(ctx, &state->cache, sample * state->picture_bytes, fitted.pixel,
+                             state->picture_bytes);
 }
 
 /* Fill the cache before the batch is read, so that a sample that occurs twice in a batch is written
@@ -207,9 +208,13 @@ static enum mpq_status folder_read(struct mpq_ctx *ctx, struct mpq_arena *scratc
     const struct state *state = dataset->state;
     const struct mpq_picture_layout *layout = &state->layout;
     struct mpq_picture fitted = {layout->height, layout->width, layout->channels, NULL};
-    if (sample < state->n_cached)
-        fitted.pixel = state->cache + sample * state->picture_bytes;
-    else
+    if (sample < state->n_cached) {
+        fitted.pixel = mpq_arena_alloc(ctx, scratch, state->picture_bytes, 1);
+        if (!fitted.pixel)
+            return MPQ_E_NOMEM;
+        MPQ_TRY(mpq_file_read_at(ctx, &state->cache, sample * state->picture_bytes, fitted.pixel,
+                                 state->picture_bytes));
+    } else
         MPQ_TRY(decode(ctx, scratch, state, sample, &fitted));
     mpq_preprocess_write(&state->preprocess, &state->table, layout, &fitted, &y[0]);
     return MPQ_OK;

@@ -8,6 +8,7 @@
 #include "calibration/npz.h"
 #include "cli/command.h"
 #include "cli/input_shape.h"
+#include "cli/memory.h"
 #include "cli/progress.h"
 #include "cli/runner.h"
 #include "cli/summary.h"
@@ -119,16 +120,40 @@ static enum mpq_status check_same_form(struct mpq_ctx *ctx, const struct eval_mo
                     model->path, reference->path, what);
 }
 
+/* What each of the two models may take to be run. */
+static enum mpq_status memory_left(struct mpq_ctx *ctx, const struct mpq_arena *arena,
+                                   const struct mpq_options *options, const struct evaluation *eval,
+                                   size_t *out_bytes)
+{
+    const struct mpq_graph *graph = eval->model.graph;
+    size_t left, least = 0, outputs = 0, n_model = eval->reference.path ? 2 : 1;
+    double again;
+    MPQ_TRY(mpq_memory_left(ctx, arena, options->max_memory, &left));
+    for (uint32_t i = 0; options->outputs && i < graph->n_output; i++) /* and the file's bytes */
+        outputs +=
+            3 * eval->n_sample * mpq_tensor_bytes(&eval->model.binding.tensor[graph->output[i]]);
+    MPQ_TRY(mpq_exec_measure(ctx, graph, &eval->model.binding, &(struct mpq_exec_options){0},
+                             &least, &again));
+    if (left < outputs + n_model * least)
+        return mpq_memory_fail(ctx, options->max_memory,
+                               options->max_memory - left + outputs + n_model * least, "eval");
+    *out_bytes = (left - outputs) / n_model;
+    return MPQ_OK;
+}
+
 static enum mpq_status make_runners(struct mpq_ctx *ctx, struct mpq_arena *arena,
-                                    struct evaluation *eval)
+                                    const struct mpq_options *options, struct evaluation *eval)
 {
     struct eval_model *model = &eval->model, *reference = &eval->reference;
     bool is_free;
-    MPQ_TRY(mpq_batch_choose(ctx, arena, model->graph, eval->dataset, &model->graph, &model->batch,
-                             &is_free));
+    size_t left = 0;
+    if (options->max_memory)
+        MPQ_TRY(memory_left(ctx, arena, options, eval, &left));
+    MPQ_TRY(mpq_batch_choose(ctx, arena, model->graph, eval->dataset, left, &model->graph,
+                             &model->batch, &is_free));
     if (reference->path) {
-        MPQ_TRY(mpq_batch_choose(ctx, arena, reference->graph, eval->dataset, &reference->graph,
-                                 &reference->batch, &is_free));
+        MPQ_TRY(mpq_batch_choose(ctx, arena, reference->graph, eval->dataset, left,
+                                 &reference->graph, &reference->batch, &is_free));
         if (reference->batch < model->batch)
             model->batch = reference->batch;
         MPQ_TRY(mpq_runner_create(ctx, arena, reference->graph, model->batch, NULL,
@@ -319,7 +344,7 @@ enum mpq_status mpq_cmd_eval(struct mpq_ctx *ctx, struct mpq_arena *arena,
     }
     find_scores(&eval);
     MPQ_TRY(open_data(ctx, arena, options, &eval));
-    MPQ_TRY(make_runners(ctx, arena, &eval));
+    MPQ_TRY(make_runners(ctx, arena, options, &eval));
     MPQ_TRY(make_records(ctx, arena, options, &eval));
     MPQ_TRY(mpq_runner_run(ctx, &eval.model.runner, eval.dataset, NULL, eval.n_sample, "eval",
                            add_batch, &eval));

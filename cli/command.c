@@ -5,6 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "cli/memory.h"
 #include "cli/progress.h"
 #include "cli/version.h"
 #include "quantcore/base/thread.h"
@@ -162,6 +163,8 @@ static enum mpq_status run_command(struct mpq_ctx *ctx, struct mpq_arena *arena,
     mpq_thread_set_count((int)options.threads);
     ctx->n_threads = (int)options.threads;
     ctx->seed = options.seed;
+    if (options.max_memory)
+        mpq_memory_return_early();
     enum mpq_status status = command->run(ctx, arena, &options);
     mpq_terminal_clear(&terminal);
     ctx->log = NULL; /* the terminal goes with this function */

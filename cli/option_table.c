@@ -178,6 +178,11 @@ const struct mpq_option_row mpq_option_table[] = {
 
     {"threads", 0, MADE | EVAL, "N", mpq_parse_threads, "a number of threads from 1 to 1024",
      FIELD(threads), "all", NULL, "Threads to use; all: one a core."},
+    {"max-memory", 0, MADE | EVAL, "SIZE", mpq_parse_memory, "a size as 500MB or 2G",
+     FIELD(max_memory), NULL, "no limit",
+     "What the process may take at most: samples are run fewer at a time, and tuning computes "
+     "again what it then does not keep. --verbose prints the plan. Where it cannot be kept the "
+     "least that can is named."},
     {"quiet", 'q', ANY, NULL, A_SWITCH, FIELD(quiet), "no", NULL,
      "Print nothing but errors and what was asked for."},
     {"verbose", 'v', ANY, NULL, A_SWITCH, FIELD(verbose), "no", NULL, "Say what is being done."},

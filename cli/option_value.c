@@ -169,6 +169,15 @@ bool mpq_parse_size(const struct mpq_option_row *row, const char *text, void *fi
     return false;
 }
 
+bool mpq_parse_memory(const struct mpq_option_row *row, const char *text, void *field)
+{
+    struct mpq_size size;
+    if (!mpq_parse_size(row, text, &size) || !size.bytes)
+        return false;
+    *(uint64_t *)field = size.bytes;
+    return true;
+}
+
 /* Sizes joined by commas, each with what it is called in a file name. */
 bool mpq_parse_sizes(const struct mpq_option_row *row, const char *text, void *field)
 {

@@ -86,7 +86,8 @@ struct mpq_options {
     int effort;                                  /* enum mpq_effort                            */
     int64_t steps;                               /* -1: as the effort says                     */
     uint64_t seed;
-    int64_t threads; /* >= 1                                             */
+    uint64_t max_memory; /* bytes of the process; 0: no limit                         */
+    int64_t threads;     /* >= 1                                             */
     const struct mpq_target *target;
     const struct mpq_target *reader; /* of lint; NULL: anyone                            */
     bool overwrite, no_freeze, no_align, no_refine, no_round, no_codebook, no_equalize,

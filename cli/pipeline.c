@@ -289,6 +289,12 @@ static uint32_t tune_steps(const struct mpq_pipeline *p, uint32_t batch)
     return steps < 20 ? 20 : (uint32_t)steps;
 }
 
+uint32_t mpq_pipeline_tune_batch(const struct mpq_pipeline *p)
+{
+    uint32_t batch = tune_batch(p);
+    return tune_steps(p, batch) ? batch : 0;
+}
+
 /* The sampler's walk from all widest until the weights take at most `bits_total` bits. */
 static void walk_to(const struct mpq_pipeline *p, const struct mpq_sampler *sampler,
                     double bits_total, uint8_t *bits)
@@ -338,7 +344,7 @@ static enum mpq_status round_widths(struct mpq_ctx *ctx, struct mpq_pipeline *p)
     struct mpq_samples samples = mpq_pipeline_samples(&p->tune);
     uint32_t n = p->tune.n < MAX_SAMPLES ? p->tune.n : MAX_SAMPLES;
     return mpq_round_supernet(ctx, p->arena, &p->net, &p->fake_network, p->layer_node, &samples,
-                              p->tune.sample, n);
+                              p->tune.sample, n, p->memory.gather_bytes);
 }
 
 static enum mpq_status tune(struct mpq_ctx *ctx, struct mpq_pipeline *p, struct mpq_arena *scratch,
@@ -355,6 +361,7 @@ static enum mpq_status tune(struct mpq_ctx *ctx, struct mpq_pipeline *p, struct 
         .scale_rate = 2e-4,
         .bias_rate = 1e-4,
         .align_weight = 0.1,
+        .max_bytes = p->memory.tune_bytes,
         .sensitivity = p->sensitivity,
         .stats = p->observer.stats,
     };
@@ -438,7 +445,7 @@ enum mpq_status mpq_pipeline_tune(struct mpq_ctx *ctx, struct mpq_pipeline *p)
 {
     if (p->is_resumed)
         return measure_sensitivity(ctx, p);
-    uint32_t batch = tune_batch(p);
+    uint32_t batch = p->memory.tune_batch ? p->memory.tune_batch : tune_batch(p);
     p->n_step = tune_steps(p, batch);
     struct mpq_arena *scratch = mpq_arena_create(ctx);
     if (!scratch)

@@ -7,6 +7,7 @@
 #include "calibration/dataset.h"
 #include "calibration/observe.h"
 #include "cli/checkpoint.h"
+#include "cli/memory.h"
 #include "cli/options.h"
 #include "cli/plan.h"
 #include "exporter/export.h"
@@ -59,6 +60,7 @@ struct mpq_pipeline {
     const struct mpq_graph *run_graph; /* `graph`, with its batch freed where it was fixed */
     uint32_t batch;                    /* of forward passes                        */
     bool takes_batches;                /* several samples at once give the same answers */
+    struct mpq_memory memory;          /* how --max-memory is kept                      */
     struct mpq_observer observer;
     struct mpq_act_quant *act_quant; /* [n_group] as FakeQuant nodes read it now; else widest  */
     struct mpq_act_quant *act_by_width[MPQ_N_BITS]; /* [n_group], NULL: no candidate            */
@@ -180,6 +182,9 @@ enum mpq_status mpq_pipeline_write(struct mpq_ctx *ctx, struct mpq_pipeline *p) 
 
 /* The widths that --bits allows. */
 mpq_bits_mask mpq_pipeline_candidates(const struct mpq_options *options);
+
+/* Samples of a tuning step where memory has no limit; 0: nothing is tuned. */
+uint32_t mpq_pipeline_tune_batch(const struct mpq_pipeline *p);
 
 /* Keep the float model's answers from the first verification on, for those that follow; unless they
  * are many. */

@@ -191,13 +191,17 @@ enum mpq_status mpq_pipeline_calibrate(struct mpq_ctx *ctx, struct mpq_pipeline 
 {
     struct mpq_equalize gains = {0};
     const struct mpq_options *options = p->options;
-    MPQ_TRY(mpq_batch_choose(ctx, p->arena, p->graph, p->tune.dataset, &p->run_graph, &p->batch,
-                             &p->takes_batches));
+    size_t left = 0;
+    if (options->max_memory)
+        MPQ_TRY(mpq_memory_left(ctx, p->arena, options->max_memory, &left));
+    MPQ_TRY(mpq_batch_choose(ctx, p->arena, p->graph, p->tune.dataset, left, &p->run_graph,
+                             &p->batch, &p->takes_batches));
     MPQ_TRY(alloc_activations(ctx, p));
     p->equal_graph = p->graph;
     p->equal_run_graph = p->run_graph;
     const char *path = options->checkpoint;
     p->is_resumed = options->is_resumed || (path && !options->overwrite && mpq_file_exists(path));
+    MPQ_TRY(mpq_memory_plan(ctx, p));
     if (p->is_resumed)
         return resume(ctx, p);
     if (!options->no_equalize && !options->baseline && p->act.n_group)

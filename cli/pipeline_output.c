@@ -155,7 +155,7 @@ static enum mpq_status compare_batch(struct mpq_ctx *ctx, void *arg,
 static enum mpq_status make_answers(struct mpq_ctx *ctx, struct mpq_pipeline *p, uint32_t n,
                                     struct mpq_answers **out)
 {
-    const size_t most = (size_t)256 << 20;
+    const size_t most = mpq_memory_cache(p, (size_t)256 << 20);
     const struct mpq_graph *graph = p->run_graph;
     struct mpq_answers *answers = mpq_arena_alloc(ctx, p->arena, 1, sizeof *answers);
     size_t bytes = 0;

@@ -24,7 +24,8 @@ static enum mpq_status round_again(struct mpq_ctx *ctx, struct mpq_pipeline *p,
                                              .float_network = float_network,
                                              .samples = &samples,
                                              .sample = p->tune.sample,
-                                             .n_sample = n_sample(p)};
+                                             .n_sample = n_sample(p),
+                                             .max_bytes = p->memory.walk_bytes};
     return mpq_round_allocation(ctx, p->arena, net, &source, p->bits);
 }
 

@@ -341,7 +341,7 @@ static enum mpq_status search_within(struct mpq_ctx *ctx, struct mpq_pipeline *p
 static enum mpq_status search_kept(struct mpq_ctx *ctx, struct mpq_pipeline *p,
                                    struct mpq_arena *kept)
 {
-    const size_t max_bytes = (size_t)256 << 20;
+    const size_t max_bytes = mpq_memory_cache(p, (size_t)256 << 20);
     struct mpq_evaluator saved = p->evaluator;
     struct mpq_network network;
     MPQ_TRY(mpq_network_create(ctx, kept, p->fake_graph, p->batch, &(struct mpq_exec_options){0},

@@ -168,25 +168,30 @@ static enum mpq_status check_batch(struct mpq_ctx *ctx, struct mpq_arena *scratc
     return compare_with_single(ctx, scratch, one, &many, dataset, out_same);
 }
 
-static uint32_t affordable_batch(size_t bytes_of_one, uint32_t n_sample)
+/* One sample by itself runs beside the batch. */
+static uint32_t affordable_batch(size_t bytes_of_one, uint32_t n_sample, size_t max_bytes)
 {
     uint32_t batch = 1;
     while (2 * batch <= MAX_BATCH && 2 * batch <= n_sample &&
-           2 * batch * bytes_of_one <= TARGET_BYTES * (size_t)mpq_thread_count())
+           2 * batch * bytes_of_one <= TARGET_BYTES * (size_t)mpq_thread_count() &&
+           (2 * batch + 1) * bytes_of_one <= max_bytes)
         batch *= 2;
     return batch;
 }
 
 static enum mpq_status try_batch(struct mpq_ctx *ctx, struct mpq_arena *scratch,
                                  const struct mpq_graph *graph, const struct mpq_graph *rebatched,
-                                 struct mpq_dataset *dataset, uint32_t *out_batch,
+                                 struct mpq_dataset *dataset, size_t max_bytes, uint32_t *out_batch,
                                  bool *out_is_free)
 {
     struct mpq_runner one;
     MPQ_TRY(mpq_runner_create(ctx, scratch, graph, 1, NULL, &one));
     uint32_t n_sample = mpq_dataset_count(dataset);
-    uint32_t batch = affordable_batch(mpq_exec_bytes(one.exec), n_sample);
+    max_bytes = max_bytes ? max_bytes : SIZE_MAX;
+    uint32_t batch = affordable_batch(mpq_exec_bytes(one.exec), n_sample, max_bytes);
     bool same = true;
+    if (mpq_exec_bytes(one.exec) > max_bytes / 3)
+        n_sample = 1;
     if (n_sample > 1)
         MPQ_TRY(check_batch(ctx, scratch, &one, rebatched, batch > 1 ? batch : 2, dataset, &same));
     *out_batch = same ? batch : 1;
@@ -210,8 +215,8 @@ static bool has_joint_range(const struct mpq_graph *graph)
 
 enum mpq_status mpq_batch_choose(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                  const struct mpq_graph *graph, struct mpq_dataset *dataset,
-                                 const struct mpq_graph **out_graph, uint32_t *out_batch,
-                                 bool *out_is_free)
+                                 size_t max_bytes, const struct mpq_graph **out_graph,
+                                 uint32_t *out_batch, bool *out_is_free)
 {
     struct mpq_graph *rebatched;
     bool changed;
@@ -226,8 +231,8 @@ enum mpq_status mpq_batch_choose(struct mpq_ctx *ctx, struct mpq_arena *arena,
     struct mpq_arena *scratch = mpq_arena_create(ctx);
     if (!scratch)
         return MPQ_E_NOMEM;
-    enum mpq_status status =
-        try_batch(ctx, scratch, graph, changed ? rebatched : graph, dataset, &batch, &is_free);
+    enum mpq_status status = try_batch(ctx, scratch, graph, changed ? rebatched : graph, dataset,
+                                       max_bytes, &batch, &is_free);
     mpq_arena_free(scratch);
     MPQ_TRY(status);
     *out_graph = is_free && changed ? rebatched : graph;

@@ -9,11 +9,12 @@
  * that mpq_rebatch() made of it where the file fixes the first dimension at 1. The largest batch
  * whose buffers stay in the cache, or 2, is tried on real samples against one at a time; where the
  * results differ, or the shapes do not follow the batch, *out_batch is 1 and *out_graph is `graph`.
+ * Trying takes no more than max_bytes (0: no limit); where two samples would, it is left out.
  * *out_is_free: they do not differ, *out_graph takes any batch. */
 enum mpq_status mpq_batch_choose(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                  const struct mpq_graph *graph, struct mpq_dataset *dataset,
-                                 const struct mpq_graph **out_graph, uint32_t *out_batch,
-                                 bool *out_is_free) MPQ_CHECKED;
+                                 size_t max_bytes, const struct mpq_graph **out_graph,
+                                 uint32_t *out_batch, bool *out_is_free) MPQ_CHECKED;
 
 struct mpq_runner {
     const struct mpq_graph *graph;

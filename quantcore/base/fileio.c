@@ -122,6 +122,24 @@ enum mpq_status mpq_file_append(struct mpq_ctx *ctx, const struct mpq_file *file
     return write_fd(ctx, file->path, file->fd, data, bytes);
 }
 
+enum mpq_status mpq_file_write_at(struct mpq_ctx *ctx, const struct mpq_file *file, size_t offset,
+                                  const void *data, size_t bytes)
+{
+    const uint8_t *p = data;
+    while (bytes) {
+        ssize_t n = pwrite(file->fd, p, bytes, (off_t)offset);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return mpq_fail(ctx, MPQ_E_IO, "%s: cannot be written: %s", file->path,
+                            strerror(errno));
+        p += n;
+        offset += (size_t)n;
+        bytes -= (size_t)n;
+    }
+    return MPQ_OK;
+}
+
 enum mpq_status mpq_file_read_at(struct mpq_ctx *ctx, const struct mpq_file *file, size_t offset,
                                  void *data, size_t bytes)
 {

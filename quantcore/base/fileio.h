@@ -11,7 +11,7 @@ enum mpq_status mpq_file_read(struct mpq_ctx *ctx, struct mpq_arena *arena, cons
 
 /* A file read in parts, closed with the arena: one that exists, or one without a name for what is
  * too large for memory, in the folder that TMPDIR names or else /var/tmp, gone when it is closed.
- * mpq_file_read_at may be called on several threads at once, each with a ctx of its own. */
+ * Both ..._at may be called on several threads at once, each with a ctx of its own. */
 struct mpq_file {
     const char *path; /* for sentences */
     int fd;
@@ -23,6 +23,8 @@ enum mpq_status mpq_file_open_scratch(struct mpq_ctx *ctx, struct mpq_arena *are
                                       struct mpq_file *out) MPQ_CHECKED;
 enum mpq_status mpq_file_append(struct mpq_ctx *ctx, const struct mpq_file *file, const void *data,
                                 size_t bytes) MPQ_CHECKED;
+enum mpq_status mpq_file_write_at(struct mpq_ctx *ctx, const struct mpq_file *file, size_t offset,
+                                  const void *data, size_t bytes) MPQ_CHECKED;
 enum mpq_status mpq_file_read_at(struct mpq_ctx *ctx, const struct mpq_file *file, size_t offset,
                                  void *data, size_t bytes) MPQ_CHECKED;
 

@@ -155,15 +155,18 @@ enum mpq_status mpq_exec_create(struct mpq_ctx *ctx, struct mpq_arena *arena,
 
 enum mpq_status mpq_exec_measure(struct mpq_ctx *ctx, const struct mpq_graph *graph,
                                  const struct mpq_binding *binding,
-                                 const struct mpq_exec_options *options, size_t *out_bytes)
+                                 const struct mpq_exec_options *options, size_t *out_bytes,
+                                 double *out_again)
 {
     struct mpq_exec *exec;
     struct mpq_arena *scratch = mpq_arena_create(ctx);
     if (!scratch)
         return MPQ_E_NOMEM;
     enum mpq_status status = make(ctx, scratch, graph, binding, options, true, &exec);
-    if (status == MPQ_OK)
+    if (status == MPQ_OK) {
         *out_bytes = exec->bytes;
+        *out_again = exec->again;
+    }
     mpq_arena_free(scratch);
     return status;
 }

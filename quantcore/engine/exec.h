@@ -40,11 +40,11 @@ enum mpq_status mpq_exec_create(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                 const struct mpq_exec_options *options,
                                 struct mpq_exec **out) MPQ_CHECKED;
 
-/* The mpq_exec_bytes() of such an exec, without creating it. */
+/* The mpq_exec_bytes() and mpq_exec_again() of such an exec, without creating it. */
 enum mpq_status mpq_exec_measure(struct mpq_ctx *ctx, const struct mpq_graph *graph,
                                  const struct mpq_binding *binding,
-                                 const struct mpq_exec_options *options,
-                                 size_t *out_bytes) MPQ_CHECKED;
+                                 const struct mpq_exec_options *options, size_t *out_bytes,
+                                 double *out_again) MPQ_CHECKED;
 
 /* A value's tensor: to fill an input before forward, to read an output or kept value after it. */
 struct mpq_tensor *mpq_exec_tensor(struct mpq_exec *exec, mpq_value_id value);

@@ -153,6 +153,15 @@ static bool is_gathered(const struct mpq_layer *layer, const struct mpq_moment_s
            in.n == layer->n_outer * layer->n_inner;
 }
 
+size_t mpq_moments_bytes(const struct mpq_layer *layer, bool has_cross)
+{
+    size_t k = (size_t)(layer->n_outer * layer->n_inner);
+    size_t of_input = k * sizeof(mpq_real) + sizeof(double), room = 2 * ROWS * k * sizeof(mpq_real);
+    if (k > MAX_INPUTS)
+        return 0;
+    return (size_t)layer->n_group * k * of_input * (has_cross ? 2 : 1) + room;
+}
+
 static enum mpq_status create(struct mpq_ctx *ctx, struct mpq_arena *arena,
                               const struct mpq_layer *layer, bool has_cross,
                               struct mpq_moments *out)
@@ -203,7 +212,7 @@ enum mpq_status mpq_moment_walk_create(struct mpq_ctx *ctx, struct mpq_arena *ar
                                        const struct mpq_moment_source *source,
                                        struct mpq_moment_walk *out)
 {
-    const size_t most = (size_t)1 << 30;
+    const size_t most = source->max_bytes ? source->max_bytes : (size_t)1 << 30;
     struct mpq_moment_walk walk = {0};
     size_t float_bytes = 0;
     for (uint32_t l = 0; l < layers->n_layer; l++) {

@@ -24,11 +24,13 @@ struct mpq_moment_source {
     const struct mpq_samples *samples;
     const uint32_t *sample; /* [n_sample] */
     uint32_t n_sample;
+    size_t max_bytes; /* of states kept on a walk; 0: 1 GiB                                      */
 };
 
 /* How far a source's samples have run, for layers that are gathered one after the other: what each
  * batch still needs is kept, so that every node runs about once for all layers instead of once for
- * each. Takes up to 1 GiB; batches that would exceed it run from the first node each time. */
+ * each. Takes up to source->max_bytes; batches that would exceed it run from the first node each
+ * time. */
 struct mpq_moment_walk {
     char *state;                  /* [n_kept, n_byte] of the network, then of the float network */
     size_t n_byte, float_offset;  /* of a batch                                                 */
@@ -40,6 +42,9 @@ enum mpq_status mpq_moment_walk_create(struct mpq_ctx *ctx, struct mpq_arena *ar
                                        const struct mpq_layer_table *layers,
                                        const struct mpq_moment_source *source,
                                        struct mpq_moment_walk *out) MPQ_CHECKED;
+
+/* What the moments of a layer take, and the room to gather them. */
+size_t mpq_moments_bytes(const struct mpq_layer *layer, bool has_cross);
 
 /* Moments of layers [begin, end), out[begin..end), under whatever weights the network computes with
  * now; the rest of `out` is left alone. walk: of this source, whose earlier gathers began no later

@@ -3,33 +3,64 @@
 #include <math.h>
 #include <string.h>
 
+/* The options with heads that survive the forward pass and take the seeds; for the graph as bound
+ * in `network`, whose heads are found. */
+static enum mpq_status add_heads(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                 struct mpq_network *network, struct mpq_exec_options *options)
+{
+    const struct mpq_graph *graph = network->graph;
+    MPQ_TRY(mpq_bind_batch(ctx, arena, graph, network->batch, &network->binding));
+    MPQ_TRY(mpq_loss_create(ctx, arena, graph, &network->binding, network->batch, &network->loss));
+    bool *keep = mpq_arena_alloc(ctx, arena, graph->n_value, sizeof *keep);
+    bool *seed = mpq_arena_alloc(ctx, arena, graph->n_value, sizeof *seed);
+    if (!keep || !seed)
+        return MPQ_E_NOMEM;
+    if (options->keep)
+        memcpy(keep, options->keep, graph->n_value * sizeof *keep);
+    if (options->seed)
+        memcpy(seed, options->seed, graph->n_value * sizeof *seed);
+    for (uint32_t h = 0; h < network->loss.n_head; h++)
+        keep[network->loss.head[h].value] = seed[network->loss.head[h].value] = true;
+    options->keep = keep;
+    options->seed = seed;
+    return MPQ_OK;
+}
+
 enum mpq_status mpq_network_create(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                    const struct mpq_graph *graph, uint32_t batch,
                                    const struct mpq_exec_options *options, struct mpq_network *out)
 {
     struct mpq_network network = {.graph = graph, .batch = batch};
-    MPQ_TRY(mpq_bind_batch(ctx, arena, graph, batch, &network.binding));
-    MPQ_TRY(mpq_loss_create(ctx, arena, graph, &network.binding, batch, &network.loss));
-    /* The heads must survive the forward pass and take the seeds. */
-    bool *keep = mpq_arena_alloc(ctx, arena, graph->n_value, sizeof *keep);
-    bool *seed = mpq_arena_alloc(ctx, arena, graph->n_value, sizeof *seed);
-    network.input = mpq_arena_alloc(ctx, arena, graph->n_input, sizeof(struct mpq_tensor *));
-    if (!keep || !seed || !network.input)
-        return MPQ_E_NOMEM;
     struct mpq_exec_options with_heads = *options;
-    if (options->keep)
-        memcpy(keep, options->keep, graph->n_value * sizeof *keep);
-    if (options->seed)
-        memcpy(seed, options->seed, graph->n_value * sizeof *seed);
-    for (uint32_t h = 0; h < network.loss.n_head; h++)
-        keep[network.loss.head[h].value] = seed[network.loss.head[h].value] = true;
-    with_heads.keep = keep;
-    with_heads.seed = seed;
+    MPQ_TRY(add_heads(ctx, arena, &network, &with_heads));
+    network.input = mpq_arena_alloc(ctx, arena, graph->n_input, sizeof(struct mpq_tensor *));
+    if (!network.input)
+        return MPQ_E_NOMEM;
     MPQ_TRY(mpq_exec_create(ctx, arena, graph, &network.binding, &with_heads, &network.exec));
     for (uint32_t i = 0; i < graph->n_input; i++)
         network.input[i] = mpq_exec_tensor(network.exec, graph->input[i]);
     *out = network;
     return MPQ_OK;
+}
+
+static enum mpq_status measure(struct mpq_ctx *ctx, struct mpq_arena *scratch,
+                               struct mpq_network *network, struct mpq_exec_options options,
+                               size_t *out_bytes, double *out_again)
+{
+    MPQ_TRY(add_heads(ctx, scratch, network, &options));
+    return mpq_exec_measure(ctx, network->graph, &network->binding, &options, out_bytes, out_again);
+}
+
+enum mpq_status mpq_network_measure(struct mpq_ctx *ctx, const struct mpq_graph *graph,
+                                    uint32_t batch, const struct mpq_exec_options *options,
+                                    size_t *out_bytes, double *out_again)
+{
+    struct mpq_network network = {.graph = graph, .batch = batch};
+    struct mpq_arena *scratch = mpq_arena_create(ctx);
+    enum mpq_status status =
+        scratch ? measure(ctx, scratch, &network, *options, out_bytes, out_again) : MPQ_E_NOMEM;
+    mpq_arena_free(scratch);
+    return status;
 }
 
 enum mpq_status mpq_network_read(struct mpq_ctx *ctx, struct mpq_network *network,

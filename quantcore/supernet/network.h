@@ -25,6 +25,12 @@ enum mpq_status mpq_network_create(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                    const struct mpq_exec_options *options,
                                    struct mpq_network *out) MPQ_CHECKED;
 
+/* What activations, gradients and workspace of such a network would take, and the share of a
+ * forward pass that its backward would run again (engine/exec.h). */
+enum mpq_status mpq_network_measure(struct mpq_ctx *ctx, const struct mpq_graph *graph,
+                                    uint32_t batch, const struct mpq_exec_options *options,
+                                    size_t *out_bytes, double *out_again) MPQ_CHECKED;
+
 /* Read samples index[0..n), n <= batch, into the inputs; the rest of the batch repeats the last
  * one, and whoever reads outputs looks at the first n only. */
 enum mpq_status mpq_network_read(struct mpq_ctx *ctx, struct mpq_network *network,

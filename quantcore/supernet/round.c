@@ -261,10 +261,33 @@ static enum mpq_status round_range(struct mpq_ctx *ctx, struct mpq_arena *arena,
     return status;
 }
 
+/* The end of the layers from `begin` whose moments take no more than max_bytes; of one at least. */
+static uint32_t end_of_batch(const struct mpq_layer_table *layers, uint32_t begin, size_t max_bytes)
+{
+    size_t bytes = mpq_moments_bytes(&layers->layer[begin], false);
+    uint32_t end = begin + 1;
+    for (; end < layers->n_layer; end++) {
+        bytes += mpq_moments_bytes(&layers->layer[end], false);
+        if (max_bytes && bytes > max_bytes)
+            break;
+    }
+    return end;
+}
+
+size_t mpq_round_bytes(const struct mpq_layer *layer)
+{
+    size_t k = (size_t)(layer->n_outer * layer->n_inner);
+    size_t of_weights = (size_t)layer->n_param * (sizeof(mpq_real) + 1);
+    size_t of_channels = (size_t)layer->n_channel * (2 * sizeof(double) + 8 * sizeof(mpq_real));
+    size_t of_rows =
+        k * (sizeof(struct strength) + 4 + 3 * sizeof(double) * (size_t)mpq_thread_count());
+    return k * k * sizeof(double) + of_weights + of_channels + of_rows;
+}
+
 enum mpq_status mpq_round_supernet(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                    struct mpq_supernet *net, struct mpq_network *network,
                                    const mpq_node_id *layer_node, const struct mpq_samples *samples,
-                                   const uint32_t *sample, uint32_t n)
+                                   const uint32_t *sample, uint32_t n, size_t max_bytes)
 {
     const struct mpq_moment_source source = {.network = network,
                                              .layer_node = layer_node,
@@ -280,10 +303,15 @@ enum mpq_status mpq_round_supernet(struct mpq_ctx *ctx, struct mpq_arena *arena,
             net->layer[l].width[b].offset = NULL;
         mpq_supernet_apply_layer(net, network->exec, l, mpq_bits_highest(net->layer[l].candidates));
     }
-    struct mpq_moments *moments = mpq_arena_alloc(ctx, scratch, n_layer, sizeof *moments);
-    enum mpq_status status =
-        !moments ? MPQ_E_NOMEM
-                 : round_range(ctx, arena, scratch, net, &source, NULL, 0, n_layer, NULL, moments);
+    enum mpq_status status = MPQ_OK;
+    for (uint32_t begin = 0, end; begin < n_layer && status == MPQ_OK; begin = end) {
+        end = end_of_batch(net->layers, begin, max_bytes);
+        struct mpq_moments *moments = mpq_arena_alloc(ctx, scratch, n_layer, sizeof *moments);
+        status = !moments ? MPQ_E_NOMEM
+                          : round_range(ctx, arena, scratch, net, &source, NULL, begin, end, NULL,
+                                        moments);
+        mpq_arena_reset(scratch);
+    }
     mpq_arena_free(scratch);
     return status;
 }

@@ -122,12 +122,36 @@ static void align(void *arg, mpq_value_id v)
     mpq_parallel_for(n, GRAIN, pull_piece, &job);
 }
 
+/* The marks [n_value] of what backward is to give and to stop at. */
+static enum mpq_status mark_wanted(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                   const struct mpq_graph *graph,
+                                   const struct mpq_layer_table *layers,
+                                   const struct mpq_tune_options *options,
+                                   struct mpq_exec_options *out)
+{
+    bool *want = mpq_arena_alloc(ctx, arena, graph->n_value, sizeof *want);
+    bool *hooked = mpq_arena_alloc(ctx, arena, graph->n_value, sizeof *hooked);
+    if (!want || !hooked)
+        return MPQ_E_NOMEM;
+    for (uint32_t l = 0; l < layers->n_layer; l++) {
+        want[layers->layer[l].weight] = true;
+        if (layers->layer[l].bias != MPQ_NO_VALUE)
+            want[layers->layer[l].bias] = true;
+        hooked[layers->layer[l].y] = options->align;
+    }
+    *out = (struct mpq_exec_options){
+        .want_grad = want, .hooked = hooked, .max_bytes = options->max_bytes};
+    return MPQ_OK;
+}
+
 static enum mpq_status create(struct mpq_ctx *ctx, struct mpq_arena *arena, struct tuner *t,
                               const struct mpq_graph *graph, uint32_t batch)
 {
     const struct mpq_layer_table *layers = t->net->layers;
-    bool *want = mpq_arena_alloc(ctx, arena, graph->n_value, sizeof *want);
-    bool *hooked = mpq_arena_alloc(ctx, arena, graph->n_value, sizeof *hooked);
+    struct mpq_exec_options options;
+    MPQ_TRY(mark_wanted(ctx, arena, graph, layers, t->options, &options));
+    options.hook = align;
+    options.hook_arg = t;
     t->layer = mpq_arena_alloc(ctx, arena, layers->n_layer, sizeof *t->layer);
     t->order = mpq_arena_alloc(ctx, arena, t->targets->n_sample, sizeof *t->order);
     t->row = mpq_arena_alloc(ctx, arena, batch, sizeof *t->row);
@@ -136,28 +160,17 @@ static enum mpq_status create(struct mpq_ctx *ctx, struct mpq_arena *arena, stru
     t->last_bits = mpq_arena_alloc(ctx, arena, layers->n_layer, sizeof *t->last_bits);
     t->node_of = mpq_arena_alloc(ctx, arena, layers->n_layer, sizeof *t->node_of);
     t->layer_of = mpq_arena_alloc(ctx, arena, graph->n_value, sizeof *t->layer_of);
-    if (!want || !hooked || !t->layer || !t->order || !t->row || !t->sample || !t->bits ||
-        !t->last_bits || !t->node_of || !t->layer_of)
+    if (!t->layer || !t->order || !t->row || !t->sample || !t->bits || !t->last_bits ||
+        !t->node_of || !t->layer_of)
         return MPQ_E_NOMEM;
-    for (uint32_t l = 0; l < layers->n_layer; l++) {
-        want[layers->layer[l].weight] = true;
-        if (layers->layer[l].bias != MPQ_NO_VALUE)
-            want[layers->layer[l].bias] = true;
+    for (uint32_t l = 0; l < layers->n_layer; l++)
         t->layer_of[layers->layer[l].y] = l;
-        hooked[layers->layer[l].y] = t->options->align;
-    }
     for (mpq_node_id n = 0; n < graph->n_node; n++)
         for (uint32_t l = 0; l < layers->n_layer; l++)
             for (uint32_t i = 0; i < graph->node[n].n_in; i++)
                 if (graph->node[n].in[i] == layers->layer[l].weight)
                     t->node_of[l] = n;
-    MPQ_TRY(mpq_network_create(ctx, arena, graph, batch,
-                               &(struct mpq_exec_options){.want_grad = want,
-                                                          .hooked = hooked,
-                                                          .hook = align,
-                                                          .hook_arg = t,
-                                                          .max_bytes = t->options->max_bytes},
-                               &t->network));
+    MPQ_TRY(mpq_network_create(ctx, arena, graph, batch, &options, &t->network));
     for (uint32_t l = 0; l < layers->n_layer; l++)
         MPQ_TRY(create_layer_state(ctx, arena, t, l));
     return mpq_sampler_create(ctx, arena, t->net, t->options->sensitivity, &t->sampler);
@@ -307,5 +320,39 @@ enum mpq_status mpq_tune(struct mpq_ctx *ctx, struct mpq_supernet *net,
     if (status == MPQ_OK)
         status = tune(ctx, &t, out);
     mpq_arena_free(arena);
+    return status;
+}
+
+static enum mpq_status measure(struct mpq_ctx *ctx, struct mpq_arena *scratch,
+                               const struct mpq_layer_table *layers, const struct mpq_graph *graph,
+                               uint32_t batch, const struct mpq_tune_options *options,
+                               struct mpq_tune_memory *out)
+{
+    struct mpq_exec_options marks;
+    struct mpq_binding binding;
+    *out = (struct mpq_tune_memory){0};
+    MPQ_TRY(mark_wanted(ctx, scratch, graph, layers, options, &marks));
+    MPQ_TRY(mpq_network_measure(ctx, graph, batch, &marks, &out->network_bytes, &out->again));
+    MPQ_TRY(mpq_bind_batch(ctx, scratch, graph, batch, &binding));
+    for (uint32_t l = 0; l < layers->n_layer; l++) {
+        const struct mpq_layer *layer = &layers->layer[l];
+        /* Of a layer's weights the gradient and two moments; of each width's channels the same of
+         * scales and biases. */
+        out->other_bytes +=
+            3 * sizeof(mpq_real) * (size_t)(layer->n_param + 2 * MPQ_N_BITS * layer->n_channel);
+        out->other_bytes += options->align ? mpq_tensor_bytes(&binding.tensor[layer->y]) : 0;
+    }
+    return MPQ_OK;
+}
+
+enum mpq_status mpq_tune_measure(struct mpq_ctx *ctx, const struct mpq_layer_table *layers,
+                                 const struct mpq_graph *graph, uint32_t batch,
+                                 const struct mpq_tune_options *options,
+                                 struct mpq_tune_memory *out)
+{
+    struct mpq_arena *scratch = mpq_arena_create(ctx);
+    enum mpq_status status =
+        scratch ? measure(ctx, scratch, layers, graph, batch, options, out) : MPQ_E_NOMEM;
+    mpq_arena_free(scratch);
     return status;
 }

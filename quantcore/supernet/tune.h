@@ -29,6 +29,19 @@ struct mpq_tune_result {
     double first_loss, last_loss; /* of the random paths, mean over the first and last tenth */
 };
 
+/* What mpq_tune() would take at that batch with these options, of which align and max_bytes count.
+ */
+struct mpq_tune_memory {
+    size_t network_bytes; /* activations, gradients and workspace      */
+    size_t other_bytes;   /* moments, gradients of weights, alignment  */
+    double again;         /* share of a forward pass that is run again */
+};
+
+enum mpq_status mpq_tune_measure(struct mpq_ctx *ctx, const struct mpq_layer_table *layers,
+                                 const struct mpq_graph *graph, uint32_t batch,
+                                 const struct mpq_tune_options *options,
+                                 struct mpq_tune_memory *out) MPQ_CHECKED;
+
 /* Each step draws a batch from the targets' samples and runs the widest path and n_random random
  * ones over it, each distilled from the float model (targets); their gradients add up, then Adam
  * moves latent weights, scales and biases (the paper's SGD needs its 600 epochs; its rates need its

@@ -111,10 +111,13 @@ static struct mpq_exec *create(const struct deep *d, size_t max_bytes, struct mp
                                        .hook_arg = hooked,
                                        .max_bytes = max_bytes};
     size_t bytes;
+    double again;
     CHECK_OK(&net->ctx,
              mpq_exec_create(&net->ctx, net->arena, net->graph, &d->binding, &options, hooked));
-    CHECK_OK(&net->ctx, mpq_exec_measure(&net->ctx, net->graph, &d->binding, &options, &bytes));
+    CHECK_OK(&net->ctx,
+             mpq_exec_measure(&net->ctx, net->graph, &d->binding, &options, &bytes, &again));
     assert_int_equal(bytes, mpq_exec_bytes(*hooked));
+    assert_true(again == mpq_exec_again(*hooked));
     return *hooked;
 }
 
