@@ -53,7 +53,7 @@ static void eval_without_memory(void **state)
     (void)state;
     starve(mpq_cmd_eval, MPQ_COMMAND_EVAL,
            (char *[]){MPQ_MODELS "/digits_mlp.onnx", "--data", MPQ_MODELS "/digits_eval.npz",
-                      "--preprocess", "unit", NULL});
+                      "--preprocess", "unit", "--max-memory", "1G", NULL});
 }
 
 static volatile sig_atomic_t stop;
