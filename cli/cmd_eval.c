@@ -126,18 +126,17 @@ static enum mpq_status memory_left(struct mpq_ctx *ctx, const struct mpq_arena *
                                    size_t *out_bytes)
 {
     const struct mpq_graph *graph = eval->model.graph;
-    size_t left, least = 0, outputs = 0, n_model = eval->reference.path ? 2 : 1;
+    size_t least = 0, held = mpq_memory_taken(arena), n_model = eval->reference.path ? 2 : 1;
     double again;
-    MPQ_TRY(mpq_memory_left(ctx, arena, options->max_memory, &left));
     for (uint32_t i = 0; options->outputs && i < graph->n_output; i++) /* and the file's bytes */
-        outputs +=
+        held +=
             3 * eval->n_sample * mpq_tensor_bytes(&eval->model.binding.tensor[graph->output[i]]);
     MPQ_TRY(mpq_exec_measure(ctx, graph, &eval->model.binding, &(struct mpq_exec_options){0},
                              &least, &again));
-    if (left < outputs + n_model * least)
-        return mpq_memory_fail(ctx, options->max_memory,
-                               options->max_memory - left + outputs + n_model * least, "eval");
-    *out_bytes = (left - outputs) / n_model;
+    least = held + n_model * least;
+    if (options->max_memory < least)
+        return mpq_memory_fail(ctx, options->max_memory, least, "eval");
+    *out_bytes = (options->max_memory - held) / n_model;
     return MPQ_OK;
 }
 

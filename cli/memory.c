@@ -13,7 +13,7 @@
 #define PROGRAM_BYTES ((size_t)16 << 20)
 #define THREAD_BYTES  ((size_t)4 << 20)
 /* A weight of the written file while it is read back and unpacked, in float and on integers. */
-#define VERIFY_BYTES_A_WEIGHT 72
+#define VERIFY_BYTES_A_WEIGHT 48
 #define REFINE_SAMPLES        512 /* at most */
 
 void mpq_memory_return_early(void)
@@ -48,17 +48,9 @@ enum mpq_status mpq_memory_fail(struct mpq_ctx *ctx, size_t limit, size_t least,
                     megabytes(limit), what, whole_megabytes(least));
 }
 
-enum mpq_status mpq_memory_left(struct mpq_ctx *ctx, const struct mpq_arena *arena, size_t limit,
-                                size_t *out_bytes)
+size_t mpq_memory_taken(const struct mpq_arena *arena)
 {
-    size_t taken = program_bytes() + mpq_arena_bytes(arena);
-    if (taken >= limit)
-        return mpq_fail(ctx, MPQ_E_INFEASIBLE,
-                        "--max-memory of %.1f MB cannot be kept: the program and the model alone "
-                        "take %u MB",
-                        megabytes(limit), whole_megabytes(taken));
-    *out_bytes = limit - taken;
-    return MPQ_OK;
+    return program_bytes() + mpq_arena_bytes(arena);
 }
 
 /* ---- what does not depend on the batch ---- */
@@ -143,7 +135,7 @@ static enum mpq_status create(struct mpq_ctx *ctx, struct mpq_arena *scratch, st
         pl->head += (size_t)loss.head[h].n_sample * sizeof(mpq_real);
     add_layers(pl);
     /* Twice where channels are equalized: what is observed, and the weights of both graphs. */
-    pl->base = program_bytes() + mpq_arena_bytes(p->arena) +
+    pl->base = mpq_memory_taken(p->arena) +
                p->act.n_group * sizeof(struct mpq_histogram) * (pl->equalizes ? 2 : 1) +
                (pl->equalizes ? 2 * pl->weights : 0);
     return MPQ_OK;

@@ -20,10 +20,8 @@ struct mpq_memory {
 /* Before anything large is allocated: memory that is given back goes back to the system. */
 void mpq_memory_return_early(void);
 
-/* What is left of `limit` for running a model, besides the program and what is in `arena`.
- * INFEASIBLE, naming what is taken already, where that is nothing. */
-enum mpq_status mpq_memory_left(struct mpq_ctx *ctx, const struct mpq_arena *arena, size_t limit,
-                                size_t *out_bytes) MPQ_CHECKED;
+/* The program, and what is in `arena`. */
+size_t mpq_memory_taken(const struct mpq_arena *arena);
 
 /* With --max-memory: lower p->batch and fill p->memory so that all stages after this, from
  * calibration on, keep the limit; logs a line a stage. INFEASIBLE, naming the stage and the least

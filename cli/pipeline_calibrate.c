@@ -191,9 +191,9 @@ enum mpq_status mpq_pipeline_calibrate(struct mpq_ctx *ctx, struct mpq_pipeline 
 {
     struct mpq_equalize gains = {0};
     const struct mpq_options *options = p->options;
-    size_t left = 0;
-    if (options->max_memory)
-        MPQ_TRY(mpq_memory_left(ctx, p->arena, options->max_memory, &left));
+    size_t taken = mpq_memory_taken(p->arena), left = 0;
+    if (options->max_memory) /* where nothing is left the plan will say so */
+        left = options->max_memory > taken ? options->max_memory - taken : 1;
     MPQ_TRY(mpq_batch_choose(ctx, p->arena, p->graph, p->tune.dataset, left, &p->run_graph,
                              &p->batch, &p->takes_batches));
     MPQ_TRY(alloc_activations(ctx, p));

@@ -49,7 +49,7 @@ def stages(text):
 
 
 def check_refused():
-    code, text, _, data = convert("refused", "30M", "--steps", "5")
+    code, text, _, data = convert("refused", "10M", "--steps", "5")
     assert code == 4 and data is None, (code, text)
     return least_of(text)
 
@@ -77,7 +77,7 @@ def check_resumed():
     checkpoint = os.path.join(folder, "d.npz")
     code, text, *_ = convert("tuned", None, "--effort", "none", "--checkpoint", checkpoint)
     assert code == 0, text
-    code, text, _ = run("search", checkpoint, "--size", "15%", "--overwrite", "--max-memory", "25M", "--threads", "1")
+    code, text, _ = run("search", checkpoint, "--size", "15%", "--overwrite", "--max-memory", "2M", "--threads", "1")
     least = least_of(text)
     code, text, peak = run("search", checkpoint, "--size", "15%", "--overwrite", "--max-memory", f"{least}M",
                            "-o", os.path.join(folder, "s.onnx"), "--threads", "1")
@@ -88,7 +88,7 @@ def check_resumed():
 def check_eval():
     arguments = ("eval", digits[0], *digits[1:])
     code, text, _ = run(*arguments, "--max-memory", "1M")
-    assert code == 4 and "cannot be kept" in text, text
+    assert code == 4 and least_of(text) <= 24, text
     code, text, peak = run(*arguments, "--max-memory", "24M")
     print(f"eval: limit 24 MB, peak {peak / 1e6:.1f} MB")
     assert code == 0 and peak <= 24e6, (peak, text)
