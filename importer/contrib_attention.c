@@ -242,13 +242,15 @@ bool mpq_contrib_multi_head_attention(struct mpq_job *job)
     float masked = mpq_job_float(job, "mask_filter_value", -10000.0f);
     int64_t n_head = mpq_job_int(job, "num_heads", 0);
     int mask_rank = mask ? mask_rank_of(job, mask) : 0;
-    /* Without keys or values they are packed, [batch, sequence, head, 2 or 3, size]; keys and
-     * values that are heads already have rank 4. */
+    /* Without keys or values they are packed, [batch, sequence, head, 2 or 3, size]. */
     if (job->opset < 11 || n_head <= 0 || !in[1] || !in[2] || mpq_job_in(job, 8) ||
         (bias && (!known || known->n_dims != 1 || known->dims[0] % 3)) || mask_rank < 0 ||
-        mask_rank > 3 || mpq_job_rank(job, in[1]) == 4)
+        mask_rank > 3)
         return false;
-    for (size_t i = 0; i < 3; i++)
+    bool are_heads = mpq_job_rank(job, in[1]) == 4; /* keys and values, of another node */
+    if (are_heads && (bias || mpq_job_in(job, 6) || mpq_job_rank(job, in[2]) != 4))
+        return false;
+    for (size_t i = 0; i < (are_heads ? 1 : 3); i++)
         in[i] = split_heads(job, add_bias(job, in[i], bias, (int64_t)i), n_head);
     for (size_t i = 1; i < 3; i++) {
         char *before = mpq_job_in(job, 5 + i), *now = mpq_job_out(job, i);

@@ -297,6 +297,10 @@ ATTENTION = {
         c = {M}MultiHeadAttention <num_heads = 4, unidirectional = 1> (a, k, x)
         d, ck, cv = {M}MultiHeadAttention <num_heads = 2, scale = 0.2> (c, x, x, b, , , pk, pv)
         y = Add (d, x)""", {"x": weight(8, 5, 8), "mask": WORDS["mask"]}, w8=weight(8, 8), v8=weight(8, 8), b=HEADS["b"]),
+    "cross_attention": attention("float[N, 5, 8] x, float[N, 2, 3, 4] k, float[N, 2, 3, 4] v", f"""
+        q = MatMul (x, w8)
+        a = {M}MultiHeadAttention <num_heads = 2> (q, k, v)
+        y = MatMul (a, w8)""", {"x": weight(8, 5, 8), "k": weight(8, 2, 3, 4), "v": weight(8, 2, 3, 4)}, w8=weight(8, 8)),
     "quantized_attention": attention("float[N, 5, 8] x", f"""
         q, s, z = DynamicQuantizeLinear (x)
         y = {M}QAttention <num_heads = 2, unidirectional = 1> (q, w, b, s, scale, , z, zero)""",
