@@ -65,11 +65,8 @@ bool mpq_contrib_matmul_nbits(struct mpq_job *job)
         (is_packed && n_zero != b.n * ((b.n_block * b.bits + 7) / 8)) ||
         (b.has_zero && !is_packed && (b.zero.dtype != MPQ_FLOAT || n_zero != b.n * b.n_block)))
         return false;
-    if (mpq_tensor_alloc(job->rewrite->ctx, job->rewrite->arena, MPQ_FLOAT, &MPQ_SHAPE(b.k, b.n),
-                         &weight) != MPQ_OK) {
-        job->failed = true;
+    if (!mpq_job_alloc(job, &MPQ_SHAPE(b.k, b.n), &weight))
         return true;
-    }
     dequantize(&b, weight.data);
     char *bias = mpq_job_in(job, 5);
     char *y = mpq_make(job, "MatMul", bias ? NULL : mpq_job_out(job, 0), mpq_job_in(job, 0),
@@ -191,11 +188,8 @@ bool mpq_contrib_gather_block_quantized(struct mpq_job *job)
         return job->failed;
     struct mpq_shape shape = t.code.shape;
     shape.dim[t.axis] = t.length;
-    if (mpq_tensor_alloc(job->rewrite->ctx, job->rewrite->arena, MPQ_FLOAT, &shape, &whole) !=
-        MPQ_OK) {
-        job->failed = true;
+    if (!mpq_job_alloc(job, &shape, &whole))
         return true;
-    }
     dequantize_table(&t, whole.data);
     mpq_make(job, "Gather", mpq_job_out(job, 0), mpq_make_constant(job, &whole), mpq_job_in(job, 1),
              NULL);

@@ -84,6 +84,10 @@ enum mpq_status mpq_job_names_build(struct mpq_rewrite *rewrite, struct mpq_job_
     *out = (struct mpq_job_names){0};
     for (size_t i = 0; i < graph->n_initializer; i++)
         MPQ_TRY(add_name(rewrite, &out->constant, graph->initializer[i]->name, i));
+    for (size_t i = 0; i < graph->n_initializer; i++) {
+        const Onnx__TensorProto *tensor = graph->initializer[i];
+        out->room += 64 * ((uint64_t)tensor->raw_data.len + tensor->n_int32_data);
+    }
     for (size_t n = 0; n < graph->n_node; n++)
         for (size_t i = 0; i < graph->node[n]->n_output && graph->node[n]->op_type; i++)
             MPQ_TRY(add_name(rewrite, &out->producer, graph->node[n]->output[i], n));
@@ -331,6 +335,22 @@ bool mpq_job_is_read(const struct mpq_job *job, size_t i)
 {
     const char *name = mpq_job_out(job, i);
     return name && mpq_strmap_get(&job->names->read, name) != MPQ_STRMAP_NONE;
+}
+
+bool mpq_job_alloc(struct mpq_job *job, const struct mpq_shape *shape, struct mpq_tensor *out)
+{
+    struct mpq_ctx *ctx = job->rewrite->ctx;
+    int64_t n = 0;
+    enum mpq_status status = mpq_shape_count_checked(ctx, shape, sizeof(float), &n);
+    uint64_t bytes = (uint64_t)n * sizeof(float);
+    if (status == MPQ_OK && bytes > job->names->room)
+        status = mpq_fail(ctx, MPQ_E_LIMIT, "codes of weights are named by too many nodes");
+    if (status == MPQ_OK)
+        status = mpq_tensor_alloc(ctx, job->rewrite->arena, MPQ_FLOAT, shape, out);
+    if (status == MPQ_OK)
+        job->names->room -= bytes;
+    job->failed |= status != MPQ_OK;
+    return status == MPQ_OK;
 }
 
 bool mpq_job_read_constant(struct mpq_job *job, size_t i, struct mpq_tensor *out)

@@ -11,11 +11,12 @@ struct mpq_job_names {
     struct mpq_strmap producer; /* position of the node that computes it           */
     struct mpq_strmap rank;     /* that the file declares                          */
     struct mpq_strmap read;     /* by a node, a body, or as an output of the graph */
+    uint64_t room;              /* bytes that floats made of codes may still take  */
 };
 
 struct mpq_job {
     struct mpq_rewrite *rewrite;
-    const struct mpq_job_names *names;
+    struct mpq_job_names *names;
     const Onnx__NodeProto *node;
     int64_t opset; /* the file's */
     bool failed;   /* out of memory, or a constant is broken: the error is in the ctx */
@@ -35,6 +36,11 @@ const Onnx__TensorProto *mpq_job_constant(const struct mpq_job *job, const char 
 
 /* Input i, where it is constant; other floats as FLOAT. */
 bool mpq_job_read_constant(struct mpq_job *job, size_t i, struct mpq_tensor *out);
+
+/* A FLOAT tensor for what codes stand for; false where there is no room. Many nodes may name the
+ * same codes: all they make is at most 64 times the initializers, four times what codes of 2 bits
+ * need. */
+bool mpq_job_alloc(struct mpq_job *job, const struct mpq_shape *shape, struct mpq_tensor *out);
 
 /* Whether something in the graph, or in a body, reads output i. */
 bool mpq_job_is_read(const struct mpq_job *job, size_t i);

@@ -90,6 +90,14 @@ class Hostile(unittest.TestCase):
             node = helper.make_node("F0", ["x"], ["y"], domain="d", name="top")
             self.run_both(model([node], [1, 4], functions=functions, domains=["d"]), "inspect", "eval")
 
+    def test_codes_that_many_nodes_name(self):
+        """A megabyte of codes that two thousand nodes would make 8 MB of floats of, each."""
+        codes = helper.make_tensor("w", UINT8, [4096, 16, 16], bytes(1 << 20), raw=True)
+        scales = helper.make_tensor("s", FLOAT, [4096, 16], [1.0] * 65536)
+        nodes = [helper.make_node("MatMulNBits", ["x", "w", "s"], [f"y{k}" if k else "y"], domain="com.microsoft",
+                                  K=512, N=4096, bits=4, block_size=32) for k in range(2000)]
+        self.run_both(model(nodes, [1, 512], [codes, scales], domains=["com.microsoft"]), "inspect", "eval")
+
     def test_loops_of_nothing(self):
         body = helper.make_graph([], "body", [value("i", [], INT64), value("c", [], BOOL), value("s", [1, 4])],
                                  [value("c", [], BOOL), value("s", [1, 4])])
