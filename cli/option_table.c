@@ -181,7 +181,8 @@ const struct mpq_option_row mpq_option_table[] = {
     {"max-memory", 0, MADE | EVAL, "SIZE", mpq_parse_memory, "a size as 500MB or 2G",
      FIELD(max_memory), NULL, "no limit",
      "What the process may take at most: samples are run fewer at a time, and tuning computes "
-     "again what it then does not keep. --verbose prints the plan. Where it cannot be kept the "
+     "again what it then does not keep. Needs --data. --verbose prints the plan. Where it cannot "
+     "be kept the "
      "least that can is named."},
     {"quiet", 'q', ANY, NULL, A_SWITCH, FIELD(quiet), "no", NULL,
      "Print nothing but errors and what was asked for."},

@@ -146,6 +146,8 @@ enum mpq_status mpq_pipeline_data(struct mpq_ctx *ctx, struct mpq_pipeline *p)
     const struct mpq_options *options = p->options;
     struct mpq_dataset *data, *eval = NULL;
     struct mpq_part rest;
+    if (options->max_memory && !options->data) /* making samples up takes what it takes */
+        return mpq_fail(ctx, MPQ_E_USAGE, "--max-memory needs samples: --data PATH");
     if (options->eval)
         MPQ_TRY(open_dataset(ctx, p, options->eval, options->labels, &eval));
     MPQ_TRY(open_dataset(ctx, p, options->data, eval ? NULL : options->labels, &data));

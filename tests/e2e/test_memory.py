@@ -95,6 +95,8 @@ def check_eval():
 
 
 def check_usage():
+    code, text, _ = run("convert", digits[0], "--max-memory", "1G", "-o", os.path.join(folder, "u.onnx"))
+    assert code == 2 and "needs samples" in text, text
     for more in (["--max-memory", "20%"], ["--max-memory", "0"], ["--weights-only", "--max-memory", "1G"],
                  ["--recipe", "paper", "--max-memory", "1G"]):
         arguments = digits[:1] if "--weights-only" in more else digits
