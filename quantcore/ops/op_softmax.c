@@ -78,22 +78,44 @@ MPQ_INLINE double line_exp(const mpq_real *restrict x, mpq_real *restrict y, int
     return sum;
 }
 
+/* Lines one after the other: their exponentials are taken in one loop, which has no ends to spare
+ * where lines are short. */
+MPQ_INLINE void adjacent_lines(const mpq_real *restrict x, mpq_real *restrict y, int64_t n_line,
+                               int64_t n)
+{
+    for (int64_t i = 0; i < n_line; i++) {
+        mpq_real max = line_max(x + i * n, n, 1);
+        for (int64_t k = 0; k < n; k++)
+            y[i * n + k] = x[i * n + k] - max;
+    }
+    for (int64_t k = 0; k < n_line * n; k++)
+        y[k] = mpq_exp_saturated(y[k]);
+    for (int64_t i = 0; i < n_line; i++) {
+        mpq_real scale = (mpq_real)(1 / mpq_sum(y + i * n, n));
+        for (int64_t k = 0; k < n; k++)
+            y[i * n + k] *= scale;
+    }
+}
+
 MPQ_MULTIVERSION
 static void softmax_lines(void *arg, int64_t begin, int64_t end, int thread)
 {
+    enum { BLOCK = 2048 };
     const struct job *job = arg;
     int64_t n = job->n, step = job->inner;
     (void)thread;
+    if (step == 1) {
+        int64_t lines = n < BLOCK ? BLOCK / n : 1;
+        for (int64_t i = begin; i < end; i += lines)
+            adjacent_lines(job->in + i * n, job->out + i * n, end - i < lines ? end - i : lines, n);
+        return;
+    }
     for (int64_t i = begin; i < end; i++) {
         const mpq_real *x = job->in + line_offset(job, i);
         mpq_real *y = job->out + line_offset(job, i);
         mpq_real scale = (mpq_real)(1 / line_exp(x, y, n, step, line_max(x, n, step)));
-        if (step == 1)
-            for (int64_t k = 0; k < n; k++)
-                y[k] *= scale;
-        else
-            for (int64_t k = 0; k < n; k++)
-                y[k * step] *= scale;
+        for (int64_t k = 0; k < n; k++)
+            y[k * step] *= scale;
     }
 }
 

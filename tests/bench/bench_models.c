@@ -4,6 +4,7 @@
  * work is "forward", "train" (a tuning step: the widest path and three random ones, distilled, with
  * the update of all parameters; on noise) or "nodes" (one row an operator: its nodes in one forward
  * pass); without -w the first two. -m: what activations and gradients of a tuning step may take.
+ * "forward" takes the batch in the small batches in which the program runs samples.
  * FLOPs are counted once: 2 a multiply-accumulate, and three times
  * that for forward with backward. Bytes are those of a node's inputs and outputs. Rates are also
  * given as shares of a 2048 cube product of BLAS and of a large copy in the same run. Each work is
@@ -202,20 +203,40 @@ static struct mpq_network float_network(struct bench *b, const struct mpq_exec_o
     return network;
 }
 
+/* As cli/runner.c does it: what fits into the cache goes through all nodes, then the next. */
+static uint32_t slice_of(struct bench *b)
+{
+    const size_t target = (size_t)8 << 20;
+    struct mpq_network one;
+    uint32_t slice = 1;
+    check(b,
+          mpq_network_create(&b->ctx, b->arena, b->graph, 1, &(struct mpq_exec_options){0}, &one));
+    size_t bytes = mpq_exec_bytes(one.exec);
+    while (b->batch % (2 * slice) == 0 && 2 * slice * bytes <= target * (size_t)mpq_thread_count())
+        slice *= 2;
+    return slice;
+}
+
 static void measure_forward(struct bench *b)
 {
     double time[MAX_RUNS], bytes = 0, start;
     int n = 0;
+    uint32_t whole = b->batch;
+    b->batch = slice_of(b);
+    uint32_t n_slice = whole / b->batch;
+    check(b, mpq_bind_batch(&b->ctx, b->arena, b->graph, b->batch, &b->binding));
     struct mpq_network network = float_network(b, &(struct mpq_exec_options){0});
     for (uint32_t i = 0; i < b->graph->n_node; i++)
         if (!b->binding.is_folded[i])
-            bytes += node_bytes(b->graph, &b->binding, i);
+            bytes += n_slice * node_bytes(b->graph, &b->binding, i);
     for (start = now(); n < MIN_RUNS || (n < MAX_RUNS && now() - start < 2); n++) {
         double t = now();
-        mpq_exec_forward(network.exec, 0, b->graph->n_node);
+        for (uint32_t i = 0; i < n_slice; i++)
+            mpq_exec_forward(network.exec, 0, b->graph->n_node);
         time[n] = now() - t;
     }
-    print_row(b, "forward", median(time, n), gigaflops(b), bytes);
+    b->batch = whole;
+    print_row(b, "forward", median(time, n), n_slice * gigaflops(b), bytes);
 }
 
 /* ---- nodes ---- */

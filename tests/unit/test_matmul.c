@@ -188,6 +188,11 @@ static void test_matmul(void **state)
     for (int threads = 1; threads <= 3; threads++) {
         mpq_thread_set_count(threads);
         check_matmul(MPQ_SHAPE(3, 5), MPQ_SHAPE(5, 4), MPQ_SHAPE(3, 4));
+        check_matmul(MPQ_SHAPE(4, 17, 48), MPQ_SHAPE(48, 48), MPQ_SHAPE(4, 17, 48));
+        check_matmul(MPQ_SHAPE(6, 17, 16), MPQ_SHAPE(6, 16, 17), MPQ_SHAPE(6, 17, 17));
+        check_matmul(MPQ_SHAPE(45, 65), MPQ_SHAPE(65, 131), MPQ_SHAPE(45, 131));
+        check_matmul(MPQ_SHAPE(9, 256), MPQ_SHAPE(256, 33), MPQ_SHAPE(9, 33));
+        check_matmul(MPQ_SHAPE(9, 300), MPQ_SHAPE(300, 33), MPQ_SHAPE(9, 33));
         check_matmul(MPQ_SHAPE(2, 6, 3, 5), MPQ_SHAPE(5, 4), MPQ_SHAPE(2, 6, 3, 4));
         check_matmul(MPQ_SHAPE(2, 6, 3, 5), MPQ_SHAPE(1, 1, 5, 4), MPQ_SHAPE(2, 6, 3, 4));
         check_matmul(MPQ_SHAPE(2, 6, 3, 5), MPQ_SHAPE(2, 6, 5, 4), MPQ_SHAPE(2, 6, 3, 4));

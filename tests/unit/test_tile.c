@@ -132,6 +132,34 @@ static void test_filter_rows(void **state)
             }
 }
 
+/* Planes of every width, in bands; what lies beside them is not a number. */
+static void test_filter_same(void **state)
+{
+    (void)state;
+    for (int i = 0; mpq_tile_at(i); i++)
+        for (int n = 1; n < 40; n++)
+            for (int height = 1; height < 10; height++) {
+                static mpq_real x[1024], y[1024];
+                int begin = height / 3, end = height > 5 ? height - 1 : height;
+                memset(x, 0xff, sizeof x);
+                memset(y, 0xff, sizeof y);
+                memcpy(x + 100, s, (size_t)(n * height) * sizeof *x);
+                mpq_tile_at(i)->filter_same(begin, end, height, n, a, x + 100, MPQ_REAL(0.5), NULL,
+                                            y);
+                for (int at = begin * n; at < end * n; at++) {
+                    double sum = 0.5;
+                    for (int k = 0; k < 9; k++) {
+                        int row = at / n + k / 3 - 1, column = at % n + k % 3 - 1;
+                        if (row >= 0 && row < height && column >= 0 && column < n)
+                            sum += (double)a[k] * (double)s[row * n + column];
+                    }
+                    CHECK_NEAR(y[at], sum, 1e-5, 1e-5);
+                }
+                for (int at = end * n; at < 1024; at++)
+                    assert_true(isnan(y[at]));
+            }
+}
+
 /* Up to the last element of the source; behind a row zeros, at most to a full vector. */
 static void test_copy_rows(void **state)
 {
@@ -217,6 +245,7 @@ int main(void)
         cmocka_unit_test(test_gradient),
         cmocka_unit_test(test_filter_and_correlate),
         cmocka_unit_test(test_filter_rows),
+        cmocka_unit_test(test_filter_same),
         cmocka_unit_test(test_copy_rows),
         cmocka_unit_test(test_winograd),
         cmocka_unit_test(test_transpose),

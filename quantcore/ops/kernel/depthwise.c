@@ -106,6 +106,34 @@ static bool has_rows(const struct job *job)
     return has;
 }
 
+/* Whether it is a filter of 3 x 3 that keeps the size: planes are then read where they are. */
+static bool keeps_size(const struct job *job)
+{
+    const struct mpq_stage *s = &job->stage;
+    bool keeps = has_rows(job) && job->taps == 9 && s->source.dim[1] == 1;
+    for (int i = 0; i < 3; i++)
+        keeps = keeps && s->source.step[i] == 1 && s->dilation[i] == 1 && s->stride[i] == 1 &&
+                s->kernel[i] == (i == 1 ? 1 : 3) && s->source.before[i] == (i == 1 ? 0 : 1) &&
+                s->source.dim[i] == s->sink.dim[i];
+    return keeps;
+}
+
+/* False, and nothing done, for planes at either end of the array: what lies beside is read too. */
+static bool filter_same(const struct job *job, const struct mpq_unit *unit,
+                        const struct worker *worker)
+{
+    const struct mpq_tile_set *set = mpq_tile_best();
+    const int64_t *dim = job->stage.sink.dim, area = mpq_volume(dim), c = job->conv->c;
+    int64_t first = unit->image * c + unit->group, last = first + (unit->n_image - 1) * c;
+    if (first == 0 || (job->conv->n * c - 1 - last) * area < set->lanes + 1)
+        return false;
+    for (int64_t i = first; i <= last; i += c)
+        set->filter_same(unit->row, unit->row + unit->n_row, dim[0], dim[2], worker->w,
+                         job->x + i * area, job->bias ? job->bias[unit->group] : 0, job->clamp,
+                         job->to + i * area);
+    return true;
+}
+
 static void filter_rows(const struct job *job, const struct mpq_unit *unit,
                         const struct worker *worker)
 {
@@ -128,14 +156,16 @@ static void filter_piece(void *arg, int64_t begin, int64_t end, int thread)
     struct worker worker;
     (void)worker_setup(job, job->own + (size_t)thread * job->own_bytes, &worker);
     int64_t area = mpq_volume(job->stage.sink.dim);
-    bool in_rows = has_rows(job);
+    bool in_rows = has_rows(job), in_place = keeps_size(job);
     struct mpq_filled filled = {0};
     for (int64_t i = begin; i < end; i++) {
         struct mpq_unit unit = mpq_stage_unit(&job->stage, i);
         mpq_real *to = job->to + (unit.image * job->conv->c + unit.group) * area;
-        mpq_stage_fill(&job->stage, &unit, &filled, job->x, worker.staged);
         for (int64_t t = 0; t < job->taps; t++)
             worker.w[t] = job->w[unit.group * job->taps + job->tap[t]];
+        if (in_place && filter_same(job, &unit, &worker))
+            continue;
+        mpq_stage_fill(&job->stage, &unit, &filled, job->x, worker.staged);
         if (in_rows) {
             filter_rows(job, &unit, &worker);
             continue;

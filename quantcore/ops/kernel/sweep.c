@@ -51,6 +51,18 @@ struct columns {
     struct mpq_tile_run run[LD]; /* the places, where they are gathered          */
 };
 
+/* What will be written: its old contents would be waited for. */
+static void fetch_sink(const struct mpq_sweep *w, const struct columns *c, int rows,
+                       const mpq_real *to)
+{
+    const int line = 64 / (int)sizeof(mpq_real);
+    int64_t area = mpq_volume(w->stage->sink.dim), step = w->stage->sink.step[2];
+    for (int i = 0; i < rows; i++, to += area)
+        for (const struct mpq_part *p = c->part; p < c->part + c->n_part; p++)
+            for (int64_t j = 0; j < p->count * step; j += line)
+                __builtin_prefetch(to + p->to + j, 1);
+}
+
 /* Products [k, k + n_k) of every row. */
 static void all_rows(const struct mpq_sweep *w, const struct columns *columns, const mpq_real *s,
                      const int64_t *offset, int64_t k, int64_t n_k, mpq_real *to)
@@ -64,6 +76,8 @@ static void all_rows(const struct mpq_sweep *w, const struct columns *columns, c
         rows = set->max_rows;
         while (rows > w->n_row - row)
             rows /= 2;
+        if (w->n_row >= w->n_k)
+            fetch_sink(w, columns, rows, to + row * area);
         set->product(rows, vectors, n_k, w->a + row * w->n_k + k, w->n_k, s, offset, tile, LD);
         mpq_stage_store(w->stage, columns->part, columns->n_part, rows, tile, LD, bias,
                         w->add || k > 0, k + n_k == w->n_k ? w->clamp : NULL, to + row * area);

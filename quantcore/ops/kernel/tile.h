@@ -59,6 +59,13 @@ struct mpq_tile_set {
                         const int64_t *offset, const mpq_real *s, int64_t lds, mpq_real bias,
                         const struct mpq_clamp *clamp, mpq_real *y, int64_t ldy);
 
+    /* Rows begin .. end of y [height, n] = bias + x filtered with w [3, 3], zeros around x, clamped
+     * (or NULL). An element before x and lanes + 1 behind it are read; of y, up to `lanes` elements
+     * behind each row but the last are overwritten. */
+    void (*filter_same)(int64_t begin, int64_t end, int64_t height, int64_t n, const mpq_real *w,
+                        const mpq_real *x, mpq_real bias, const struct mpq_clamp *clamp,
+                        mpq_real *y);
+
     /* to[i * to_stride + j] = from[i * from_stride + j * step] for i in 0 .. rows, j in 0 .. n.
      * Zeros are written behind each row, up to n rounded up to lanes; nothing is read at or behind
      * `end`. */
