@@ -250,6 +250,9 @@ static void ranges_hold_zero_and_beat_minmax(void **state)
         relu_mse = fmin(relu_mse, sum / N);
     }
     CHECK_NEAR(mpq_histogram_mse(&h, &quant), relu_mse, 0.03, 0);
+    /* Zero point 0 and a sign leave it the same 16 integers of 5 bits, and the same range. */
+    mpq_histogram_range(&h, (struct mpq_act_form){5, true, false}, &quant);
+    CHECK_NEAR(mpq_histogram_mse(&h, &quant), relu_mse, 0.03, 0);
 }
 
 static void other_forms_of_activations(void **state)
