@@ -24,6 +24,7 @@ import collections
 import csv
 import json
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -145,8 +146,8 @@ def convert(tool, name, file, inputs, target, bits):
     if ours.exists() and out.stat().st_mtime > tool.stat().st_mtime:
         return out
     subprocess.run([tool, "convert", SHARED / "models" / f"{file}.onnx", "--data", inputs, "--effort", "none",
-                    "--size", "100%", "--bits", str(bits), "--target", target, "-q", "--overwrite", "-o", out],
-                   check=True)
+                    "--no-round", "--no-refine", "--size", "100%", "--bits", str(bits), "--target", target, "-q",
+                    "--overwrite", "-o", out], check=True)
     subprocess.run([tool, "eval", out, "--data", inputs, "--outputs", ours, "--overwrite", "-q"],
                    check=True, capture_output=True)
     return out
@@ -265,7 +266,8 @@ def cell(verdicts):
     """Of {width: verdict}."""
     by_verdict = collections.defaultdict(list)
     for width, verdict in sorted(verdicts.items()):
-        by_verdict[verdict].append(width)
+        db = re.search(r" is (\d+)\.\d dB from ours", verdict)
+        by_verdict[f"{db[1]} dB" if db else verdict].append(width)
     parts = [ranges(by_verdict.pop("right", []))]
     close, new = by_verdict.pop("close", []), by_verdict.pop("new", [])
     if close:
