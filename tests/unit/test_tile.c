@@ -170,9 +170,10 @@ static void test_copy_rows(void **state)
                 for (int extra = 0; extra < 2; extra++) {
                     static mpq_real to[1024];
                     const int rows = 5, from = n * step + extra, lanes = mpq_tile_at(i)->lanes;
-                    const mpq_real *end = s + N_S, *x = end - 4 * from - (n - 1) * step - 1;
+                    const mpq_real *end = s + N_S - 128 * extra;
+                    const mpq_real *x = end - 4 * from - (n - 1) * step - 1;
                     memset(to, 0xff, sizeof to);
-                    mpq_tile_at(i)->copy_rows(to, n + extra, x, from, rows, n, step, end);
+                    mpq_tile_at(i)->copy_rows(to, n + extra, x, from, rows, n, step, s + N_S);
                     for (int r = 0; r < rows; r++)
                         for (int j = 0; j < n; j++)
                             assert_true(to[r * (n + extra) + j] == x[r * from + j * step]);
