@@ -5,9 +5,9 @@
 #include "exporter/pack.h"
 
 /* From so many weights of a width on they are cells. Planes take up to 30 ns of load time a weight,
- * cells 3 to 10; their longer chain takes 60 bytes more at 2 and 4 bits, 170 at the others, one to
- * three percent of so many weights. */
-#define CELLS_FROM 16384
+ * cells 3 to 10; their longer chain takes 60 bytes more at 2 and 4 bits, 170 at the others, about
+ * one percent of so many weights. */
+#define CELLS_FROM 32768
 
 /* A layer of so many weights stands alone: temporaries of megabytes cost more than the nodes of a
  * chain of its own. Small layers make groups of up to so many weights. */

@@ -58,7 +58,7 @@ static void test_float_activations(void **state)
     assert_int_equal(net_count(graph, "DequantizeLinear"), 0);
 }
 
-/* 16384 weights of a width and more are stored as cells. */
+/* 32768 weights of a width and more are stored as cells. */
 static void test_large_layers(void **state)
 {
     struct net *net = *state;
