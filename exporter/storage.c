@@ -15,7 +15,7 @@
 #define GROUP_WEIGHTS (INT64_C(1) << 22)
 
 /* From so many layers on, offsets into one table take less text than a table a layer. */
-#define OFFSETS_FROM 3
+#define OFFSETS_FROM 6
 
 /* Every width but 7 needs at most one high part, of 2 or 4 bits a cell. A byte of a plane is a cell
  * of 8 codes of one bit. */
