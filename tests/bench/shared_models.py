@@ -1,10 +1,10 @@
 """Converts real models and judges the files by ONNX Runtime; prints CSV.
 
-    python tests/bench/shared_models.py build/cli/onnx-mpq [--seeds 1,2,3] [--only resnet20]
+    python tests/bench/shared_models.py build/cli/onnx-mpq [--seeds 1,2,3] [--only resnet20] [--folder DIR]
 
 Looks for models and data in ../shared, which are not part of the project, and says so where it is absent.
 Needs onnx, onnxruntime, numpy, pillow. Tuned once a model and seed: further budgets come from the
-checkpoint. Takes about ten minutes a seed on two cores.
+checkpoint, as all do where --folder has one already. Takes about ten minutes a seed on two cores.
 """
 import argparse
 import collections
@@ -88,8 +88,8 @@ def convert(tool, case, seed, size, folder):
     start = time.monotonic()
     subprocess.run([tool, "convert", source, "--data", SHARED / "data" / data / calib, "--eval",
                     SHARED / "data" / data / evaluation, "--preprocess", preset, "--size", size,
-                    "--seed", str(seed), "--checkpoint", folder / f"{model}_{seed}.npz", "-o", out, "-q"],
-                   check=True)
+                    "--seed", str(seed), "--checkpoint", folder / f"{model}_{seed}.npz", "-o", out, "-q",
+                    "--overwrite"], check=True)
     seconds = time.monotonic() - start
     summary = dict(csv.reader(open(out.with_suffix(".summary.csv"), newline="")))
     peak = max(float(v) for k, v in summary.items() if re.search("peak_rss", k))
@@ -104,17 +104,20 @@ def main():
     parser.add_argument("tool", type=lambda p: pathlib.Path(p).resolve())
     parser.add_argument("--seeds", default="1,2,3")
     parser.add_argument("--only", default="")
+    parser.add_argument("--folder", type=pathlib.Path, help="keep files and checkpoints here")
     arguments = parser.parse_args()
     if not SHARED.is_dir():
         print(f"skipped: there is no {SHARED}", file=sys.stderr)
         return 77
     table = csv.writer(sys.stdout)
     table.writerow(FIELDS)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = arguments.folder or pathlib.Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
         for case in CASES:
             for seed in arguments.seeds.split(",") if arguments.only in case[0] else []:
                 for size in case[-1]:
-                    table.writerow(convert(arguments.tool, case, seed, size, pathlib.Path(folder)))
+                    table.writerow(convert(arguments.tool, case, seed, size, folder))
                     sys.stdout.flush()
     return 0
 
