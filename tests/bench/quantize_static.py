@@ -56,7 +56,7 @@ def main():
     environment = dict(os.environ, OMP_NUM_THREADS=threads)
     with tempfile.TemporaryDirectory() as name:
         out = pathlib.Path(name)
-        ours = [program, "convert", model, "--data", folder, "--preprocess", "imagenet", "--effort", "none",
+        ours = [program, "convert", model, "--overwrite", "--data", folder, "--preprocess", "imagenet", "--effort", "none",
                 "--bits", "8", "--size", "100%", "--threads", threads, "-o", str(out / "ours.onnx")]
         theirs = [sys.executable, "-c", STATIC, model, folder, str(out / "theirs.onnx")]
         if threads == "1":
