@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "quantcore/engine/exec_state.h"
+#include "quantcore/pass/pass.h"
 
 /* ---- tying up ---- */
 
@@ -97,6 +98,8 @@ static enum mpq_status create(struct mpq_ctx *ctx, struct mpq_arena *arena,
     bool *reached = mpq_arena_alloc(ctx, scratch, graph->n_value, sizeof *reached);
     if (!reached)
         return MPQ_E_NOMEM;
+    for (mpq_node_id n = 0; n < graph->n_node; n++)
+        exec->is_quantized |= mpq_node_dequantizes(&graph->node[n]);
     exec->hook = options->hook;
     exec->hook_arg = options->hook_arg;
     MPQ_TRY(mpq_flow_find(ctx, lasting, scratch, exec, options, reached));
@@ -200,6 +203,7 @@ static void run_forward(struct mpq_exec *exec, mpq_node_id n)
                                                 .x = step->x,
                                                 .y = step->y,
                                                 .clamp = step->clamps ? &step->clamp : NULL,
+                                                .sums_plainly = exec->is_quantized,
                                                 .workspace = exec->workspace});
 }
 

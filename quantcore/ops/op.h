@@ -20,7 +20,9 @@ struct mpq_kernel_args {
                                           to. NULL, as for rows without sets_dx: none is          */
     const struct mpq_clamp *clamp;     /* forward of rows with clamps_y: what y[0] is clamped to;
                                           NULL: nothing                                           */
-    void *workspace;                   /* op->workspace bytes, 64-byte aligned, content undefined */
+    bool sums_plainly; /* what is summed may lie on a grid of quantized values, where a
+                          sum in another way would fall to the other side of ties */
+    void *workspace;   /* op->workspace bytes, 64-byte aligned, content undefined */
 };
 
 enum { MPQ_IGNORES_X = 1, MPQ_IGNORES_Y = 2 };

@@ -94,7 +94,7 @@ static void conv_forward(const struct mpq_kernel_args *args)
 {
     struct mpq_conv conv = mpq_conv_geometry(args->node, args->x);
     const struct mpq_tensor *b = mpq_input(args->node, args->x, 2);
-    if (mpq_winograd_pays(&conv)) {
+    if (!args->sums_plainly && mpq_winograd_pays(&conv)) {
         mpq_winograd_run(&conv, false, args->x[0]->data, args->x[1]->data, b ? b->data : NULL,
                          args->clamp, args->y[0]->data, args->workspace);
         return;

@@ -1,6 +1,7 @@
 /* 3 x 3 convolution with a quarter of the products: 4 x 4 outputs at a time from 36 products of
  * transformed inputs and weights (winograd.inc). Errors are about 1.5 times those of the plain
- * sums, and sums of integers are not exact. */
+ * sums, and sums of integers are not exact:
+ * files that are quantized already are run without it. */
 #ifndef MPQ_OPS_KERNEL_WINOGRAD_H
 #define MPQ_OPS_KERNEL_WINOGRAD_H
 
