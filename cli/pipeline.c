@@ -250,7 +250,7 @@ enum mpq_status mpq_pipeline_prepare(struct mpq_ctx *ctx, struct mpq_pipeline *p
 /* ---- tune ---- */
 
 /* Multiplications that measuring what each width costs may take; the same for activations. */
-static const double sensitivity_macs = 1e12;
+static const double sensitivity_macs = 3e12;
 
 static uint64_t total_macs(const struct mpq_pipeline *p)
 {

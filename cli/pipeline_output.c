@@ -279,8 +279,8 @@ static void report_difference(const struct mpq_pipeline *p, const struct side_by
  * round the same numbers, one from an int32 sum and one from a sum of floats: they part where a
  * value lies next to a rounding tie, and a deep network makes much of that. So this difference is
  * reported, and only one that no rounding explains is an error. */
-static enum mpq_status check_same(struct mpq_ctx *ctx, struct mpq_pipeline *p, const char *path,
-                                  struct mpq_runner *on_integers, struct mpq_report *report)
+static enum mpq_status compare_forms(struct mpq_ctx *ctx, struct mpq_pipeline *p, const char *path,
+                                     struct mpq_runner *on_integers, struct mpq_report *report)
 {
     enum { MAX_SAMPLES = 64 };
     const double least_db = 25, least_integer_db = 10;
@@ -288,6 +288,19 @@ static enum mpq_status check_same(struct mpq_ctx *ctx, struct mpq_pipeline *p, c
     struct side_by_side s;
     struct mpq_runner in_float;
     struct mpq_answers *answers;
+    MPQ_TRY(read_written(ctx, p, path, false, &in_float));
+    MPQ_TRY(make_answers(ctx, p, n, &answers));
+    MPQ_TRY(compare_written(ctx, p, path, &in_float, least_db, n, answers, &s));
+    report->verify_float_db = least_sqnr_db(p, &s);
+    MPQ_TRY(compare_written(ctx, p, path, on_integers, least_integer_db, n, answers, &s));
+    report_difference(p, &s, report);
+    return MPQ_OK;
+}
+
+/* With the codes of the file, summed as a file is. */
+static enum mpq_status check_same(struct mpq_ctx *ctx, struct mpq_pipeline *p, const char *path,
+                                  struct mpq_runner *on_integers, struct mpq_report *report)
+{
     struct mpq_export_plan plan = mpq_pipeline_export_plan(p);
     struct mpq_layer_code *stored =
         mpq_arena_alloc(ctx, p->arena, p->layers.n_layer, sizeof *stored);
@@ -296,13 +309,10 @@ static enum mpq_status check_same(struct mpq_ctx *ctx, struct mpq_pipeline *p, c
     plan.code = p->code;
     MPQ_TRY(mpq_export_codes(ctx, p->arena, &plan, stored));
     mpq_supernet_apply_codes(&p->net, p->fake_network.exec, stored);
-    MPQ_TRY(read_written(ctx, p, path, false, &in_float));
-    MPQ_TRY(make_answers(ctx, p, n, &answers));
-    MPQ_TRY(compare_written(ctx, p, path, &in_float, least_db, n, answers, &s));
-    report->verify_float_db = least_sqnr_db(p, &s);
-    MPQ_TRY(compare_written(ctx, p, path, on_integers, least_integer_db, n, answers, &s));
-    report_difference(p, &s, report);
-    return MPQ_OK;
+    mpq_exec_sum_plainly(p->fake_network.exec, true);
+    enum mpq_status status = compare_forms(ctx, p, path, on_integers, report);
+    mpq_exec_sum_plainly(p->fake_network.exec, false);
+    return status;
 }
 
 enum mpq_status mpq_pipeline_verify(struct mpq_ctx *ctx, struct mpq_pipeline *p, const char *path,

@@ -99,7 +99,7 @@ static enum mpq_status create(struct mpq_ctx *ctx, struct mpq_arena *arena,
     if (!reached)
         return MPQ_E_NOMEM;
     for (mpq_node_id n = 0; n < graph->n_node; n++)
-        exec->is_quantized |= mpq_node_dequantizes(&graph->node[n]);
+        exec->sums_plainly |= mpq_node_dequantizes(&graph->node[n]);
     exec->hook = options->hook;
     exec->hook_arg = options->hook_arg;
     MPQ_TRY(mpq_flow_find(ctx, lasting, scratch, exec, options, reached));
@@ -203,7 +203,7 @@ static void run_forward(struct mpq_exec *exec, mpq_node_id n)
                                                 .x = step->x,
                                                 .y = step->y,
                                                 .clamp = step->clamps ? &step->clamp : NULL,
-                                                .sums_plainly = exec->is_quantized,
+                                                .sums_plainly = exec->sums_plainly,
                                                 .workspace = exec->workspace});
 }
 
@@ -308,6 +308,11 @@ void mpq_exec_backward(struct mpq_exec *exec)
         } else
             run_backward(exec, n);
     }
+}
+
+void mpq_exec_sum_plainly(struct mpq_exec *exec, bool plainly)
+{
+    exec->sums_plainly = plainly;
 }
 
 size_t mpq_exec_bytes(const struct mpq_exec *exec)

@@ -77,6 +77,11 @@ void mpq_exec_zero_grad(struct mpq_exec *exec);
 mpq_real *mpq_exec_grad(struct mpq_exec *exec, mpq_value_id value);
 void mpq_exec_backward(struct mpq_exec *exec);
 
+/* Whether convolutions multiply and add in the plain way, not by a scheme of fewer products
+ * (Winograd) whose rounding puts sums of quantized values, where ties are common, on their other
+ * side. An exec begins with yes where its graph has DequantizeLinear nodes, with no elsewhere. */
+void mpq_exec_sum_plainly(struct mpq_exec *exec, bool plainly);
+
 size_t mpq_exec_bytes(const struct mpq_exec *exec); /* activations, gradients and workspace */
 
 /* The share of a forward pass that backward runs again, by products and elements written. */

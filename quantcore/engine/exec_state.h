@@ -42,7 +42,7 @@ struct mpq_exec {
     void **anew;                /* [n_value] of values that backward computes again, else NULL */
     mpq_real **grad;            /* [n_value] */
     bool *is_anchored;          /* [n_value] gradient seeded or wanted: cleared by zero_grad */
-    bool is_quantized;          /* the graph is that of a quantized file */
+    bool sums_plainly;          /* see mpq_exec_sum_plainly() */
     mpq_exec_hook *hook;
     void *hook_arg;
     struct step *step; /* [n_node]  */

@@ -95,8 +95,25 @@ static void apply_widest(struct mpq_evaluator *e)
 struct measurement {
     struct mpq_evaluator *e;
     double *loss, *error;
-    mpq_real *kept; /* the layer's output at its widest */
+    mpq_real *kept;    /* the layer's output at its widest */
+    bool measures_all; /* widths; none is left to be filled in */
 };
+
+static mpq_bits_mask measured_of(const struct measurement *m, uint32_t l)
+{
+    mpq_bits_mask candidates = m->e->net->layer[l].candidates;
+    return m->measures_all ? candidates : mpq_sensitivity_measured(candidates);
+}
+
+/* Multiplications that the measured widths of all layers take a batch. */
+static double count_macs(const struct measurement *m)
+{
+    double macs = 0;
+    for (uint32_t l = 0; l < m->e->net->layers->n_layer; l++)
+        macs += (__builtin_popcount(measured_of(m, l)) - 1) *
+                macs_from(m->e->network, m->e->layer_node[l]);
+    return macs;
+}
 
 static double squared_difference(const mpq_real *x, const mpq_real *y, int64_t n)
 {
@@ -123,7 +140,7 @@ static void measure_layer(struct measurement *m, uint32_t batch, uint32_t l, dou
     struct mpq_exec *exec = m->e->network->exec;
     mpq_node_id node = m->e->layer_node[l];
     mpq_bits_mask candidates = net->layer[l].candidates;
-    mpq_bits_mask measured = mpq_sensitivity_measured(candidates);
+    mpq_bits_mask measured = measured_of(m, l);
     const struct mpq_tensor *y = mpq_exec_tensor(exec, net->layers->layer[l].y);
     double *loss = &m->loss[l * MPQ_N_BITS], *error = &m->error[l * MPQ_N_BITS];
     int highest = mpq_bits_highest(candidates);
@@ -147,21 +164,20 @@ static enum mpq_status measure(struct mpq_ctx *ctx, struct mpq_arena *scratch,
                                struct mpq_evaluator *e, double max_macs, double *out)
 {
     uint32_t n_layer = e->net->layers->n_layer;
-    struct measurement m = {.e = e, .loss = out};
+    struct measurement m = {.e = e, .loss = out, .measures_all = true};
     size_t bytes = 0;
-    double macs = 0;
     for (uint32_t l = 0; l < n_layer; l++) {
         size_t y = mpq_tensor_bytes(mpq_exec_tensor(e->network->exec, e->net->layers->layer[l].y));
         bytes = y > bytes ? y : bytes;
-        macs += (__builtin_popcount(mpq_sensitivity_measured(e->net->layer[l].candidates)) - 1) *
-                macs_from(e->network, e->layer_node[l]);
     }
+    m.measures_all = count_macs(&m) * mpq_evaluator_batches(e) <= max_macs;
     m.error = mpq_arena_alloc(ctx, scratch, (size_t)n_layer * MPQ_N_BITS, sizeof *m.error);
     m.kept = mpq_arena_alloc(ctx, scratch, bytes, 1);
     if (!m.error || !m.kept)
         return MPQ_E_NOMEM;
     memset(out, 0, (size_t)n_layer * MPQ_N_BITS * sizeof *out);
-    uint32_t n_batch = count_batches(e, macs, max_macs), n_sample = count_samples(e, n_batch);
+    uint32_t n_batch = count_batches(e, count_macs(&m), max_macs);
+    uint32_t n_sample = count_samples(e, n_batch);
     apply_widest(e);
     for (uint32_t batch = 0; batch < n_batch; batch++) {
         mpq_evaluator_load(e, batch);
@@ -175,7 +191,7 @@ static enum mpq_status measure(struct mpq_ctx *ctx, struct mpq_arena *scratch,
     for (uint32_t i = 0; i < n_layer * MPQ_N_BITS; i++)
         out[i] = e->net->layer[i / MPQ_N_BITS].candidates >> i % MPQ_N_BITS & 1 ? out[i] / n_sample
                                                                                 : (double)NAN;
-    for (uint32_t l = 0; l < n_layer; l++)
+    for (uint32_t l = 0; l < n_layer && !m.measures_all; l++)
         mpq_sensitivity_fill(e->net->layer[l].candidates, &m.error[l * MPQ_N_BITS],
                              &out[l * MPQ_N_BITS]);
     return MPQ_OK;

@@ -7,14 +7,15 @@
 /* out[l * MPQ_N_BITS + b]: the loss with layer l at b bits and all others at their widest, NaN
  * where b is no candidate.
  *
- * Measured are the widest, the narrowest and one width between (mpq_sensitivity_measured()). Of the
- * others the layer alone is run, and the squared error of its output says where their losses lie
+ * All are measured where that takes no more than `max_macs` multiplications. Elsewhere the widest,
+ * the narrowest and one width between are (mpq_sensitivity_measured()); of the others the layer
+ * alone is run, and the squared error of its output says where their losses lie
  * (mpq_sensitivity_fill()): a loss that is least at the float model grows with the square of what
  * disturbs it, the further the less exactly, so between two measured widths along a power.
  *
- * As many batches of samples count as `max_macs` multiplications allow, the first ones; at least 16
- * samples. A function of model, data and batch alone, so that a run repeats. Layers are visited
- * last first, so that what comes before a layer is computed once a batch. */
+ * Then as many batches of samples count as max_macs allows, the first ones; at least 16 samples. A
+ * function of model, data and batch alone, so that a run repeats. Layers are visited last first, so
+ * that what comes before a layer is computed once a batch. */
 enum mpq_status mpq_sensitivity(struct mpq_ctx *ctx, struct mpq_evaluator *evaluator,
                                 double max_macs, double *out) MPQ_CHECKED;
 

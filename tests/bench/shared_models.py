@@ -85,11 +85,13 @@ def convert(tool, case, seed, size, folder):
     model, data, calib, evaluation, preset, _ = case
     out = folder / f"{model}_{seed}_{size.rstrip('%')}.onnx"
     source = SHARED / "models" / f"{model}.onnx"
+    for old in (out, out.with_suffix(".csv"), out.with_suffix(".summary.csv")):
+        old.unlink(missing_ok=True)  # --overwrite would tune anew
     start = time.monotonic()
     subprocess.run([tool, "convert", source, "--data", SHARED / "data" / data / calib, "--eval",
                     SHARED / "data" / data / evaluation, "--preprocess", preset, "--size", size,
-                    "--seed", str(seed), "--checkpoint", folder / f"{model}_{seed}.npz", "-o", out, "-q",
-                    "--overwrite"], check=True)
+                    "--seed", str(seed), "--checkpoint", folder / f"{model}_{seed}.npz", "-o", out, "-q"],
+                   check=True)
     seconds = time.monotonic() - start
     summary = dict(csv.reader(open(out.with_suffix(".summary.csv"), newline="")))
     peak = max(float(v) for k, v in summary.items() if re.search("peak_rss", k))

@@ -118,6 +118,9 @@ class Conversion:
         self.assertEqual(interface(model), interface(source))
         self.assertLessEqual(metadata(source), metadata(model))
 
+    def test_it_is_the_tuned_network_bit_for_bit(self):
+        self.assertEqual(self.summary()["verify_float_db"], "inf")
+
     def test_accuracy_in_onnxruntime(self):
         before = n_correct(onnxruntime_outputs(self.source))
         after = n_correct(onnxruntime_outputs(self.path))
