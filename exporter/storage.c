@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "exporter/pack.h"
+#include "quantcore/base/integer.h"
 
 /* From so many weights of a width on they are cells. Planes take up to 30 ns of load time a weight,
  * cells 3 to 10; their longer chain takes 60 bytes more at 2 and 4 bits, 170 at the others, about
@@ -91,16 +92,6 @@ static bool has_same_tail(const struct mpq_shape *a, const struct mpq_shape *b)
            memcmp(a->dim + 1, b->dim + 1, (size_t)(a->rank - 1) * sizeof *a->dim) == 0;
 }
 
-static int64_t common_divisor(int64_t a, int64_t b)
-{
-    while (b) {
-        int64_t rest = a % b;
-        a = b;
-        b = rest;
-    }
-    return a;
-}
-
 static void measure_group(const struct mpq_storage_program *program, struct group *group)
 {
     int per_cell = codes_per_cell[group->bits];
@@ -109,10 +100,10 @@ static void measure_group(const struct mpq_storage_program *program, struct grou
     for (uint32_t i = 0; i < group->n; i++) {
         int64_t n = mpq_shape_count(shape_of(program, group, i));
         group->n_code += n;
-        group->row = common_divisor(group->row, n);
+        group->row = mpq_gcd(group->row, n);
     }
     group->n_rest = (whole - group->n_code % whole) % whole;
-    group->row = common_divisor(group->row, group->n_rest);
+    group->row = mpq_gcd(group->row, group->n_rest);
     /* A single layer's cells come in rows that no part need be reshaped to. */
     if (group->n == 1 && group->n_rest == 0 && group->has_cells)
         group->row = whole;

@@ -85,28 +85,6 @@ static void back_sum_line(const struct mpq_kernel_args *args, int64_t at, int64_
     }
 }
 
-static void forward(const struct mpq_kernel_args *args)
-{
-    for_each_line(args, forward_line);
-}
-
-static void cum_sum_backward(const struct mpq_kernel_args *args)
-{
-    if (args->dy[0] && args->dx[0])
-        for_each_line(args, back_sum_line);
-}
-
-const struct mpq_op mpq_op_cum_sum = {.name = "CumSum",
-                                      .domain = "",
-                                      .n_in_min = 2,
-                                      .n_in_max = 2,
-                                      .n_out_min = 1,
-                                      .n_out_max = 1,
-                                      .parse = parse,
-                                      .infer = infer,
-                                      .forward = forward,
-                                      .backward = cum_sum_backward};
-
 /* dx_k is the sum over i of dy_i times the product that y_i is without x_k; a quotient y_i / x_k
  * would not do where x_k is 0. */
 static void back_multiply_line(const struct mpq_kernel_args *args, int64_t at, int64_t n,
@@ -128,11 +106,28 @@ static void back_multiply_line(const struct mpq_kernel_args *args, int64_t at, i
     }
 }
 
-static void cum_prod_backward(const struct mpq_kernel_args *args)
+static void forward(const struct mpq_kernel_args *args)
 {
-    if (args->dy[0] && args->dx[0])
-        for_each_line(args, back_multiply_line);
+    for_each_line(args, forward_line);
 }
+
+static void backward(const struct mpq_kernel_args *args)
+{
+    const struct attrs *attrs = args->node->attrs;
+    if (args->dy[0] && args->dx[0])
+        for_each_line(args, attrs->is_product ? back_multiply_line : back_sum_line);
+}
+
+const struct mpq_op mpq_op_cum_sum = {.name = "CumSum",
+                                      .domain = "",
+                                      .n_in_min = 2,
+                                      .n_in_max = 2,
+                                      .n_out_min = 1,
+                                      .n_out_max = 1,
+                                      .parse = parse,
+                                      .infer = infer,
+                                      .forward = forward,
+                                      .backward = backward};
 
 const struct mpq_op mpq_op_cum_prod = {.name = "CumProd",
                                        .domain = "",
@@ -143,4 +138,4 @@ const struct mpq_op mpq_op_cum_prod = {.name = "CumProd",
                                        .parse = parse,
                                        .infer = infer,
                                        .forward = forward,
-                                       .backward = cum_prod_backward};
+                                       .backward = backward};

@@ -22,29 +22,12 @@ struct mpq_lsq_range mpq_lsq_weight_range(int bits)
     return range;
 }
 
-MPQ_INLINE mpq_real clamp(mpq_real z, mpq_real low, mpq_real high)
-{
-    z = z > low ? z : low;
-    return z < high ? z : high;
-}
-
-/* Halves to even, for |z| <= 2^22: 1.5 * 2^23 (2^52 in double) leaves no bits for a fraction. */
-MPQ_INLINE mpq_real round_even(mpq_real z)
-{
-#ifdef MPQ_REAL_DOUBLE
-    const mpq_real magic = 0x1.8p52;
-#else
-    const mpq_real magic = 0x1.8p23f;
-#endif
-    return (z + magic) - magic;
-}
-
 MPQ_MULTIVERSION
 static void fake_quant(mpq_real low, mpq_real high, mpq_real step, const mpq_real *x, int64_t n,
                        mpq_real *y)
 {
     for (int64_t i = 0; i < n; i++)
-        y[i] = round_even(clamp(x[i] / step, low, high)) * step;
+        y[i] = mpq_round_small(mpq_clamp(x[i] / step, low, high)) * step;
 }
 
 void mpq_lsq_forward(struct mpq_lsq_range range, mpq_real step, const mpq_real *x, int64_t n,
@@ -69,9 +52,9 @@ static double step_gradient(mpq_real low, mpq_real high, mpq_real step, const mp
         int64_t end = first + RUN < n ? first + RUN : n;
         mpq_real part = 0, term[RUN];
         for (int64_t i = first; i < end; i++) {
-            mpq_real z = x[i] / step, inside = clamp(z, low, high);
+            mpq_real z = x[i] / step, inside = mpq_clamp(z, low, high);
             /* Beyond the ends inside is the end itself; within, subtract where we came from. */
-            term[i - first] = dy[i] * (round_even(inside) - (z > low && z < high ? z : 0));
+            term[i - first] = dy[i] * (mpq_round_small(inside) - (z > low && z < high ? z : 0));
         }
         for (int64_t i = 0; i < end - first; i++)
             part += term[i];

@@ -146,14 +146,16 @@ static void measure_layer(struct measurement *m, uint32_t batch, uint32_t l, dou
     int highest = mpq_bits_highest(candidates);
     if (l + 1 < net->layers->n_layer && m->e->layer_node[l + 1] == node)
         mpq_exec_forward(exec, node, node + 1); /* which is a layer of the same node */
-    memcpy(m->kept, y->data, mpq_tensor_bytes(y));
+    if (!m->measures_all)
+        memcpy(m->kept, y->data, mpq_tensor_bytes(y));
     loss[highest] += widest;
     for (int b = MPQ_MIN_BITS; b < highest; b++) {
         if (!(candidates >> b & 1))
             continue;
         mpq_supernet_apply_layer(net, exec, l, b);
         mpq_exec_forward(exec, node, node + 1);
-        error[b] += squared_difference(m->kept, y->data, mpq_shape_count(&y->shape));
+        if (!m->measures_all)
+            error[b] += squared_difference(m->kept, y->data, mpq_shape_count(&y->shape));
         if (measured >> b & 1)
             loss[b] += mpq_evaluator_run(m->e, batch, node + 1);
     }

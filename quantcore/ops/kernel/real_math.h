@@ -16,25 +16,6 @@
 #define MPQ_MATH(name) name##f
 #endif
 
-/* x rounded to an integer, halves to even, for |x| <= 2^22: adding 1.5 * 2^23 (2^52 in double)
- * leaves no bits for a fraction. */
-MPQ_INLINE mpq_real mpq_round_small(mpq_real x)
-{
-#ifdef MPQ_REAL_DOUBLE
-    const mpq_real magic = 0x1.8p52;
-#else
-    const mpq_real magic = 0x1.8p23f;
-#endif
-    return (x + magic) - magic;
-}
-
-/* low where x is NaN. */
-MPQ_INLINE mpq_real mpq_clamp(mpq_real x, mpq_real low, mpq_real high)
-{
-    x = x > low ? x : low;
-    return x < high ? x : high;
-}
-
 /* e^x within 2 ulp for -87 <= x <= 88, saturating: 0 below, e^88 above. The coefficients are those
  * of expf in S. Moshier's Cephes library. */
 MPQ_INLINE mpq_real mpq_exp_saturated(mpq_real x)

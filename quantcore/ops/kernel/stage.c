@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "quantcore/base/integer.h"
 #include "quantcore/base/simd.h"
 #include "quantcore/base/thread.h"
 
@@ -21,26 +22,6 @@ static int64_t max64(int64_t a, int64_t b)
     return a > b ? a : b;
 }
 
-static int64_t ceil_div(int64_t a, int64_t b)
-{
-    return a >= 0 ? (a + b - 1) / b : -(-a / b);
-}
-
-static int64_t floor_div(int64_t a, int64_t b)
-{
-    return -ceil_div(-a, b);
-}
-
-static int64_t gcd(int64_t a, int64_t b)
-{
-    while (b) {
-        int64_t r = a % b;
-        a = b;
-        b = r;
-    }
-    return a;
-}
-
 /* The three indices of element i of an array of that shape. */
 static void split(int64_t i, const int64_t dim[3], int64_t out_index[3])
 {
@@ -53,8 +34,8 @@ static void split(int64_t i, const int64_t dim[3], int64_t out_index[3])
 static void clip(int64_t n, int64_t step, int64_t start, int64_t dim, int64_t *out_low,
                  int64_t *out_high)
 {
-    int64_t high = min64(n, ceil_div(dim - start, step));
-    *out_low = min64(n, max64(0, ceil_div(-start, step)));
+    int64_t high = min64(n, mpq_ceil_div(dim - start, step));
+    *out_low = min64(n, max64(0, mpq_ceil_div(-start, step)));
     *out_high = max64(*out_low, high);
 }
 
@@ -77,8 +58,8 @@ static int64_t shared_zeros(const struct mpq_stage *s, int axis)
 static void set_layout(struct mpq_stage *s)
 {
     int64_t shared[3];
-    s->n_block = ceil_div(s->n, s->images);
-    s->n_band = ceil_div(s->total[0], s->band);
+    s->n_block = mpq_ceil_div(s->n, s->images);
+    s->n_band = mpq_ceil_div(s->total[0], s->band);
     for (int i = 0; i < 3; i++) {
         s->extent[i] = (i == 0 ? s->band : s->total[i]) + s->max_shift[i];
         shared[i] = i > 0 || s->n_band == 1 ? shared_zeros(s, i) : 0;
@@ -103,16 +84,16 @@ static void cut(struct mpq_stage *s)
     s->band = s->total[0];
     set_layout(s);
     int64_t room = max64(1, IMAGES_AIM / (s->channels * s->channel));
-    s->images = min64(min64(room, ceil_div(PLACES_AIM, s->image)), s->n);
+    s->images = min64(min64(room, mpq_ceil_div(PLACES_AIM, s->image)), s->n);
     s->images = max64(1, min64(s->images, s->n * s->group / threads));
-    s->images = ceil_div(s->n, ceil_div(s->n, s->images));
+    s->images = mpq_ceil_div(s->n, mpq_ceil_div(s->n, s->images));
     int64_t row = s->channels * (s->channel / s->extent[0]);
     int64_t rows = max64(4, STAGE_AIM / max64(1, row) - s->max_shift[0]);
     if (s->images == 1)
         s->band = min64(s->band, rows);
     if (s->n * s->group < threads)
-        s->band = min64(s->band, ceil_div(s->total[0], ceil_div(threads, s->n * s->group)));
-    s->band = ceil_div(s->total[0], ceil_div(s->total[0], s->band));
+        s->band = min64(s->band, mpq_ceil_div(s->total[0], mpq_ceil_div(threads, s->n * s->group)));
+    s->band = mpq_ceil_div(s->total[0], mpq_ceil_div(s->total[0], s->band));
     set_layout(s);
 }
 
@@ -122,7 +103,7 @@ static void set_taps(const struct mpq_conv *conv, struct mpq_stage *s)
         s->kernel[i] = conv->kernel[i];
         s->dilation[i] = conv->dilation[i];
         s->stride[i] = conv->stride[i];
-        s->period[i] = conv->stride[i] / gcd(conv->stride[i], conv->dilation[i]);
+        s->period[i] = conv->stride[i] / mpq_gcd(conv->stride[i], conv->dilation[i]);
         s->max_shift[i] = (conv->kernel[i] - 1) * conv->dilation[i] / conv->stride[i];
     }
 }
@@ -151,8 +132,8 @@ void mpq_stage_backward(const struct mpq_conv *conv, struct mpq_stage *out)
     struct mpq_stage s = {.n = conv->n, .channels = conv->m / conv->group, .group = conv->group};
     set_taps(conv, &s);
     for (int i = 0; i < 3; i++) {
-        int64_t first = floor_div(conv->pad[i], conv->stride[i]);
-        int64_t last = floor_div(conv->in[i] - 1 + conv->pad[i], conv->stride[i]);
+        int64_t first = mpq_floor_div(conv->pad[i], conv->stride[i]);
+        int64_t last = mpq_floor_div(conv->in[i] - 1 + conv->pad[i], conv->stride[i]);
         s.total[i] = last - first + 1;
         s.n_slot[i] = 1;
         s.source.step[i] = 1;

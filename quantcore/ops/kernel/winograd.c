@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "quantcore/base/integer.h"
 #include "quantcore/base/thread.h"
 #include "quantcore/ops/kernel/scratch.h"
 #include "quantcore/ops/kernel/sweep.h"
@@ -43,11 +44,6 @@ struct unit {
     int64_t image, n_image, row, n_row;
 };
 
-static int64_t ceil_div(int64_t a, int64_t b)
-{
-    return (a + b - 1) / b;
-}
-
 /* Cycles of a vector of tiles, roughly: 36 products, transforms of inputs and outputs; and of the
  * weights. Against 9 products for each output. */
 bool mpq_winograd_pays(const struct mpq_conv *conv)
@@ -60,7 +56,7 @@ bool mpq_winograd_pays(const struct mpq_conv *conv)
         if (conv->kernel[i] != (i == 1 ? 1 : 3) || conv->stride[i] != 1 || conv->dilation[i] != 1 ||
             conv->pad[i] < 0 || conv->pad[i] > 2)
             return false;
-    int64_t tiles = ceil_div(conv->out[0], SIDE) * ceil_div(conv->out[2], SIDE);
+    int64_t tiles = mpq_ceil_div(conv->out[0], SIDE) * mpq_ceil_div(conv->out[2], SIDE);
     double vectors = n * (double)tiles / lanes;
     double plain = (double)TAPS * c * m * n * (double)mpq_volume(conv->out) / lanes;
     double cost = vectors * (PRODUCTS * c * m + input * c + output * m) + weights * c * m;
@@ -89,13 +85,13 @@ static void cut(struct job *job)
     int64_t rows = STAGE_ELEMENTS / (conv->c * PRODUCTS * job->tiles[1]);
     job->band = rows > all ? all : rows < 1 ? 1 : rows;
     job->images = rows / all < 1 ? 1 : rows / all;
-    if (job->images > ceil_div(conv->n, threads))
-        job->images = ceil_div(conv->n, threads);
-    if (conv->n < threads && job->band > ceil_div(all * conv->n, threads))
-        job->band = ceil_div(all * conv->n, threads);
-    job->n_band = ceil_div(all, job->band);
-    job->band = ceil_div(all, job->n_band);
-    job->n_block = ceil_div(conv->n, job->images);
+    if (job->images > mpq_ceil_div(conv->n, threads))
+        job->images = mpq_ceil_div(conv->n, threads);
+    if (conv->n < threads && job->band > mpq_ceil_div(all * conv->n, threads))
+        job->band = mpq_ceil_div(all * conv->n, threads);
+    job->n_band = mpq_ceil_div(all, job->band);
+    job->band = mpq_ceil_div(all, job->n_band);
+    job->n_block = mpq_ceil_div(conv->n, job->images);
 }
 
 static size_t setup(const struct mpq_conv *conv, void *workspace, struct job *job)
@@ -104,14 +100,14 @@ static size_t setup(const struct mpq_conv *conv, void *workspace, struct job *jo
     int64_t lanes = mpq_tile_best()->lanes;
     job->conv = conv;
     for (int i = 0; i < 2; i++)
-        job->tiles[i] = ceil_div(conv->out[2 * i], SIDE);
+        job->tiles[i] = mpq_ceil_div(conv->out[2 * i], SIDE);
     cut(job);
     job->plane = job->images * job->band * job->tiles[1] + MPQ_TILE_MAX_COLUMNS;
     job->channel = PRODUCTS * job->plane + APART;
     for (int k = 0; k < PRODUCTS; k++)
         job->offset[k] = APART + k * job->plane; /* before the first an element is put back */
-    job->ldu = ceil_div(conv->c, lanes) * lanes;
-    job->staged_elements = ceil_div(conv->c * job->channel + MPQ_STAGE_SLACK, 16) * 16;
+    job->ldu = mpq_ceil_div(conv->c, lanes) * lanes;
+    job->staged_elements = mpq_ceil_div(conv->c * job->channel + MPQ_STAGE_SLACK, 16) * 16;
     job->own_elements = job->staged_elements +
                         PRODUCTS * ((conv->c + MPQ_TILE_MAX_ROWS) * LD + 2 * APART) +
                         MPQ_STAGE_SLACK;
@@ -244,7 +240,7 @@ static void run_piece(void *arg, int64_t begin, int64_t end, int thread)
         stage(job, &unit, own);
         int64_t places = ((unit.n_image - 1) * job->band + unit.n_row) * job->tiles[1];
         for (int64_t at = 0, n; at < places; at += n) {
-            int vectors = mpq_sweep_vectors(ceil_div(places - at, lanes));
+            int vectors = mpq_sweep_vectors(mpq_ceil_div(places - at, lanes));
             n = vectors * lanes < places - at ? vectors * lanes : places - at;
             int n_copy = list_copies(job, &unit, at, n, copy);
             if (n_copy > 0)
