@@ -116,7 +116,8 @@ static int64_t chunk_images(const struct mpq_conv *conv)
     return n < 1 ? 1 : n < conv->n ? n : conv->n;
 }
 
-/* The geometry with n the images of a chunk; cuts the workspace. */
+/* The geometry with n the images of a chunk; cuts the workspace, of which the convolution has what
+ * comes last. */
 static size_t setup(const struct mpq_node *node, const struct mpq_tensor *const *x, void *workspace,
                     struct job *job)
 {
@@ -138,14 +139,7 @@ static size_t setup(const struct mpq_node *node, const struct mpq_tensor *const 
         mpq_scratch_take(workspace, &bytes, conv->m * job->c_group * job->taps, sizeof(mpq_real));
     job->sum_real = mpq_scratch_take(workspace, &bytes, n_out, sizeof(mpq_real));
     job->sum = mpq_scratch_take(workspace, &bytes, n_out, sizeof(int32_t));
-    size_t conv_bytes = 0; /* a slice of fewer channels takes another path, perhaps */
-    for (int64_t c = 1; c <= job->c_group; c++) {
-        struct mpq_conv slice = *conv;
-        slice.c = c * conv->group;
-        size_t slice_bytes = mpq_conv_forward_bytes(&slice);
-        conv_bytes = slice_bytes > conv_bytes ? slice_bytes : conv_bytes;
-    }
-    job->workspace = mpq_scratch_take(workspace, &bytes, (int64_t)conv_bytes, 1);
+    job->workspace = mpq_scratch_take(workspace, &bytes, 0, 1);
     return bytes;
 }
 
@@ -155,7 +149,15 @@ static size_t qlinear_conv_workspace(const struct mpq_node *node, const struct m
     (void)y;
     (void)training;
     struct job job;
-    return setup(node, x, NULL, &job);
+    size_t bytes = setup(node, x, NULL, &job), most = 0;
+    for (int64_t c = 1; c <= job.c_group; c++) { /* fewer channels take another path, perhaps */
+        struct mpq_conv slice = job.conv;
+        slice.c = c * job.conv.group;
+        size_t slice_bytes = mpq_conv_forward_bytes(&slice);
+        most = slice_bytes > most ? slice_bytes : most;
+    }
+    mpq_scratch_take(NULL, &bytes, (int64_t)most, 1);
+    return bytes;
 }
 
 /* The longest slice from job->begin on in which no output channel can exceed an exact sum. */
@@ -171,6 +173,9 @@ static int64_t slice_end(const struct job *job)
     for (int64_t m = 0; m < job->conv.m; m++) {
         int32_t zero = mpq_zero_at(job->operands.w_zero, m);
         int64_t sum = 0;
+        if (mpq_sum_of_magnitudes(w + m * length + job->begin, is_signed, zero, end - job->begin) <=
+            room)
+            continue;
         for (int64_t i = job->begin; i < end; i++) {
             int32_t value = mpq_quantized_value(is_signed, w[m * length + i]) - zero;
             sum += value < 0 ? -value : value;

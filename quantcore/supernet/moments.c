@@ -1,5 +1,6 @@
 #include "quantcore/supernet/moments.h"
 
+#include "quantcore/base/thread.h"
 #include "quantcore/ops/conv_attrs.h"
 #include "quantcore/ops/kernel/gemm.h"
 
@@ -9,6 +10,7 @@ enum {
     MAX_POSITIONS = 32768, /* of a convolution, over all samples, */
     LEAST_POSITIONS = 128, /* but no fewer and no more than these of one */
     MOST_POSITIONS = 4096,
+    GRAIN = 8192, /* numbers that are worth a thread */
 };
 
 /* One layer's inputs at work: x as the network has them, f as the float model has, or NULL; rows of
@@ -66,24 +68,76 @@ static void fill_row(const struct mpq_conv *conv, const mpq_real *x, int64_t n, 
     }
 }
 
-static void add_means(double *mean, const mpq_real *rows, int64_t n_row, int64_t k)
+/* Rows of one group to be added to its moments. */
+struct addition {
+    double *mean, *float_mean; /* of the group */
+    const struct input *in;
+    int64_t n_row, k;
+};
+
+static void add_columns(const mpq_real *rows, const struct addition *a, int64_t begin, int64_t end,
+                        double *mean)
 {
-    for (int64_t r = 0; r < n_row; r++)
-        for (int64_t i = 0; i < k; i++)
-            mean[i] += (double)rows[r * k + i];
+    for (int64_t r = 0; r < a->n_row; r++)
+        for (int64_t i = begin; i < end; i++)
+            mean[i] += (double)rows[r * a->k + i];
+}
+
+/* Columns [begin, end): their means, and F - X in place of F. */
+static void add_means(void *arg, int64_t begin, int64_t end, int thread)
+{
+    const struct addition *a = arg;
+    (void)thread;
+    add_columns(a->in->x_row, a, begin, end, a->mean);
+    if (!a->in->f)
+        return;
+    add_columns(a->in->f_row, a, begin, end, a->float_mean);
+    for (int64_t r = 0; r < a->n_row; r++)
+        for (int64_t i = r * a->k + begin; i < r * a->k + end; i++)
+            a->in->f_row[i] -= a->in->x_row[i];
 }
 
 static void add_rows(struct mpq_moments *m, int64_t g, const struct input *in, int64_t n_row)
 {
     int64_t k = m->k;
-    mpq_gemm(true, false, k, k, n_row, 1, in->x_row, k, in->x_row, k, 1, m->gram + g * k * k, k);
-    add_means(m->mean + g * k, in->x_row, n_row, k);
-    if (!in->f)
-        return;
-    add_means(m->float_mean + g * k, in->f_row, n_row, k);
-    for (int64_t i = 0; i < n_row * k; i++)
-        in->f_row[i] -= in->x_row[i];
-    mpq_gemm(true, false, k, k, n_row, 1, in->f_row, k, in->x_row, k, 1, m->cross + g * k * k, k);
+    struct addition addition = {m->mean + g * k, in->f ? m->float_mean + g * k : NULL, in, n_row,
+                                k};
+    mpq_parallel_for(k, 1 + GRAIN / n_row, add_means, &addition);
+    mpq_gram(k, n_row, in->x_row, m->gram + g * k * k);
+    if (in->f)
+        mpq_gemm(true, false, k, k, n_row, 1, in->f_row, k, in->x_row, k, 1, m->cross + g * k * k,
+                 k);
+}
+
+/* The upper triangles of what mpq_gram() has made. */
+static void complete(struct mpq_moments *m)
+{
+    for (int64_t g = 0; g < m->n_group; g++) {
+        mpq_real *gram = m->gram + g * m->k * m->k;
+        for (int64_t i = 0; i < m->k; i++)
+            for (int64_t j = 0; j < i; j++)
+                gram[j * m->k + i] = gram[i * m->k + j];
+    }
+}
+
+/* Rows of a convolution's group g: those of the positions first, first + apart, ... */
+struct positions {
+    const struct mpq_conv *conv;
+    const struct input *in;
+    int64_t first, apart, g, k;
+};
+
+static void fill_rows(void *arg, int64_t begin, int64_t end, int thread)
+{
+    const struct positions *p = arg;
+    int64_t places = mpq_volume(p->conv->out);
+    (void)thread;
+    for (int64_t r = begin; r < end; r++) {
+        int64_t at = p->first + r * p->apart;
+        fill_row(p->conv, p->in->x, at / places, p->g, at % places, p->in->x_row + r * p->k);
+        if (p->in->f)
+            fill_row(p->conv, p->in->f, at / places, p->g, at % places, p->in->f_row + r * p->k);
+    }
 }
 
 /* Evenly spaced output positions of the batch's first n images, about `most` of each; not the same
@@ -95,20 +149,15 @@ static void gather_conv(struct mpq_moments *m, const struct mpq_conv *conv, cons
     if (!total)
         return;
     int64_t apart = (places + most - 1) / most, first = (int64_t)(m->n_row % (uint64_t)apart);
-    for (int64_t g = 0; g < m->n_group; g++) {
-        int64_t n_row = 0;
-        for (int64_t p = first; p < total; p += apart) {
-            int64_t image = p / places, at = p % places;
-            fill_row(conv, in->x, image, g, at, in->x_row + n_row * m->k);
-            if (in->f)
-                fill_row(conv, in->f, image, g, at, in->f_row + n_row * m->k);
-            if (++n_row == ROWS || p + apart >= total) {
-                add_rows(m, g, in, n_row);
-                n_row = 0;
-            }
+    int64_t n_position = (total - first + apart - 1) / apart;
+    for (int64_t g = 0; g < m->n_group; g++)
+        for (int64_t done = 0, n_row; done < n_position; done += n_row) {
+            struct positions p = {conv, in, first + done * apart, apart, g, m->k};
+            n_row = n_position - done < ROWS ? n_position - done : ROWS;
+            mpq_parallel_for(n_row, 1 + GRAIN / m->k, fill_rows, &p);
+            add_rows(m, g, in, n_row);
         }
-    }
-    m->n_row += (uint64_t)((total - first + apart - 1) / apart);
+    m->n_row += (uint64_t)n_position;
 }
 
 /* Row `at` of group g of a plain product's input, wherever its n numbers lie. */
@@ -313,6 +362,9 @@ enum mpq_status mpq_moments_gather(struct mpq_ctx *ctx, struct mpq_arena *arena,
                 gather_layer(source, &layer[l], &network->graph->node[source->layer_node[l]],
                              (double)n / network->batch, &in, &out[l]);
     }
+    for (uint32_t l = begin; l < end; l++)
+        if (out[l].gram)
+            complete(&out[l]);
     if (walk) {
         walk->node = leg.to;
         walk->float_node = float_leg.to;

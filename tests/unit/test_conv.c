@@ -5,6 +5,7 @@
 
 #include "quantcore/base/rng.h"
 #include "quantcore/base/thread.h"
+#include "quantcore/ops/kernel/quantized.h"
 #include "quantcore/ops/kernel/winograd.h"
 #include "tests/check.h"
 #include "tests/unit/op_run.h"
@@ -477,14 +478,38 @@ static void test_refused(void **state)
     op_run_free(&run);
 }
 
+static void magnitudes_of_codes_are_summed(void **state)
+{
+    enum { N = 200001 }; /* more than a sum of 32 bits takes at once */
+    static uint8_t code[N];
+    const int32_t zero[] = {0, 3, 128, 255, -128, 127};
+    (void)state;
+    for (int i = 0; i < N; i++)
+        code[i] = (uint8_t)(i * 37 % 256);
+    for (size_t z = 0; z < MPQ_COUNT(zero); z++)
+        for (int is_signed = 0; is_signed < 2; is_signed++) {
+            int64_t sum = 0;
+            for (int i = 0; i < N; i++)
+                sum += abs(mpq_quantized_value(is_signed, code[i]) - zero[z]);
+            assert_int_equal(mpq_sum_of_magnitudes(code, is_signed, zero[z], N), sum);
+        }
+    const mpq_real x[] = {1, -7, 3};
+    assert_true(mpq_largest_magnitude(x, 3) == 7 && mpq_largest_magnitude(x, 1) == 1);
+}
+
 int main(void)
 {
     printf("seed=%u\n", SEED);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_random),     cmocka_unit_test(test_network_shapes),
-        cmocka_unit_test(test_repeatable), cmocka_unit_test(test_empty),
-        cmocka_unit_test(test_auto_pad),   cmocka_unit_test(test_refused),
-        cmocka_unit_test(test_winograd),   cmocka_unit_test(test_clamped),
+        cmocka_unit_test(test_random),
+        cmocka_unit_test(test_network_shapes),
+        cmocka_unit_test(test_repeatable),
+        cmocka_unit_test(test_empty),
+        cmocka_unit_test(test_auto_pad),
+        cmocka_unit_test(test_refused),
+        cmocka_unit_test(magnitudes_of_codes_are_summed),
+        cmocka_unit_test(test_winograd),
+        cmocka_unit_test(test_clamped),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

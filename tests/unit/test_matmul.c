@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "quantcore/base/thread.h"
+#include "quantcore/ops/kernel/gemm.h"
 #include "tests/check.h"
 #include "tests/unit/op_run.h"
 
@@ -226,12 +227,31 @@ static void test_matmul_refused(void **state)
     op_run_free(&run);
 }
 
+static void gram_adds_the_lower_triangle(void **state)
+{
+    enum { N = 13, K = 5 };
+    mpq_real x[N * K], gram[K * K];
+    (void)state;
+    for (int i = 0; i < N * K; i++)
+        x[i] = (mpq_real)(i * 7 % 11 - 5);
+    for (int i = 0; i < K * K; i++)
+        gram[i] = 100;
+    mpq_gram(K, N, x, gram);
+    mpq_gram(K, 0, x, gram);
+    for (int i = 0; i < K; i++)
+        for (int j = 0; j < K; j++) {
+            double sum = 100;
+            for (int r = 0; r < N && j <= i; r++)
+                sum += (double)x[r * K + i] * (double)x[r * K + j];
+            CHECK_NEAR(gram[i * K + j], sum, 0, 1e-4);
+        }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_gemm),
-        cmocka_unit_test(test_gemm_refused),
-        cmocka_unit_test(test_matmul),
+        cmocka_unit_test(test_gemm),           cmocka_unit_test(gram_adds_the_lower_triangle),
+        cmocka_unit_test(test_gemm_refused),   cmocka_unit_test(test_matmul),
         cmocka_unit_test(test_matmul_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

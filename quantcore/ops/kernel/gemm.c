@@ -9,8 +9,10 @@
 
 #ifdef MPQ_REAL_DOUBLE
 #define GEMM cblas_dgemm
+#define SYRK cblas_dsyrk
 #else
 #define GEMM cblas_sgemm
+#define SYRK cblas_ssyrk
 #endif
 
 static void scale(int64_t m, int64_t n, mpq_real beta, mpq_real *c, int64_t ldc)
@@ -100,6 +102,12 @@ void mpq_gemm(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, mpq_r
     }
     GEMM(CblasRowMajor, trans_a ? CblasTrans : CblasNoTrans, trans_b ? CblasTrans : CblasNoTrans,
          (int)m, (int)n, (int)k, alpha, a, (int)lda, b, (int)ldb, beta, c, (int)ldc);
+}
+
+void mpq_gram(int64_t k, int64_t n, const mpq_real *x, mpq_real *gram)
+{
+    if (n && k)
+        SYRK(CblasRowMajor, CblasLower, CblasTrans, (int)k, (int)n, 1, x, (int)k, 1, gram, (int)k);
 }
 
 /* OpenBLAS built for OpenMP runs a call made inside a parallel region on the calling thread, and

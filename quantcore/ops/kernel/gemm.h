@@ -15,6 +15,10 @@ void mpq_gemm(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, mpq_r
               const mpq_real *a, int64_t lda, const mpq_real *b, int64_t ldb, mpq_real beta,
               mpq_real *c, int64_t ldc);
 
+/* Add x^T x, x [n, k], to the lower triangle, diagonal included, of gram [k, k]; what is above it
+ * stays. */
+void mpq_gram(int64_t k, int64_t n, const mpq_real *x, mpq_real *gram);
+
 /* mpq_parallel_for() for an fn that calls mpq_gemm(): on one thread where BLAS does not allow
  * concurrent calls. */
 void mpq_gemm_parallel_for(int64_t n, int64_t grain,

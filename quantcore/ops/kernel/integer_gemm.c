@@ -42,22 +42,18 @@ static int32_t zero_of(const struct mpq_integer_matrix *x, int64_t i)
 static mpq_real shift(const struct mpq_integer_matrix *x, int64_t rows, int64_t columns,
                       bool by_row, mpq_real *y)
 {
-    mpq_real high = 0;
-    bool is_one = !x->zero || mpq_shape_count(&x->zero->shape) == 1;
-    if (is_one)
-        return mpq_shift_to_real(x->data, x->is_signed, zero_of(x, 0), y, rows * columns);
+    if (!x->zero || mpq_shape_count(&x->zero->shape) == 1) {
+        mpq_shift_to_real(x->data, x->is_signed, zero_of(x, 0), y, rows * columns);
+        return mpq_largest_magnitude(y, rows * columns);
+    }
     for (int64_t r = 0; r < rows; r++) {
         int64_t at = r * columns;
         int32_t zero = by_row ? zero_of(x, r) : 0;
-        mpq_real row_high = mpq_shift_to_real(x->data + at, x->is_signed, zero, y + at, columns);
-        for (int64_t c = 0; !by_row && c < columns; c++) {
+        mpq_shift_to_real(x->data + at, x->is_signed, zero, y + at, columns);
+        for (int64_t c = 0; !by_row && c < columns; c++)
             y[at + c] -= (mpq_real)zero_of(x, c);
-            row_high = y[at + c] > row_high ? y[at + c] : row_high;
-            row_high = -y[at + c] > row_high ? -y[at + c] : row_high;
-        }
-        high = row_high > high ? row_high : high;
     }
-    return high;
+    return mpq_largest_magnitude(y, rows * columns);
 }
 
 void mpq_integer_gemm(int64_t m, int64_t n, int64_t k, const struct mpq_integer_matrix *a,

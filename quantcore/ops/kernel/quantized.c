@@ -103,7 +103,7 @@ static void shift_signed(const int8_t *restrict x, int32_t zero, mpq_real *restr
 }
 
 MPQ_MULTIVERSION
-static mpq_real largest(const mpq_real *x, int64_t n)
+mpq_real mpq_largest_magnitude(const mpq_real *x, int64_t n)
 {
     mpq_real high = 0, low = 0;
     for (int64_t i = 0; i < n; i++) {
@@ -113,13 +113,31 @@ static mpq_real largest(const mpq_real *x, int64_t n)
     return high > -low ? high : -low;
 }
 
-mpq_real mpq_shift_to_real(const uint8_t *x, bool is_signed, int32_t zero, mpq_real *y, int64_t n)
+void mpq_shift_to_real(const uint8_t *x, bool is_signed, int32_t zero, mpq_real *y, int64_t n)
 {
     if (is_signed)
         shift_signed((const int8_t *)x, zero, y, n);
     else
         shift_unsigned(x, zero, y, n);
-    return largest(y, n);
+}
+
+MPQ_MULTIVERSION
+int64_t mpq_sum_of_magnitudes(const uint8_t *x, bool is_signed, int32_t zero, int64_t n)
+{
+    enum { BLOCK = 1 << 16 }; /* whose sum int32_t takes */
+    const int32_t flip = is_signed ? 0x80 : 0;
+    int64_t total = 0;
+    zero += flip; /* the code with its sign bit flipped is the value + 128 */
+    for (int64_t first = 0; first < n; first += BLOCK) {
+        int64_t end = n - first < BLOCK ? n : first + BLOCK;
+        int32_t sum = 0;
+        for (int64_t i = first; i < end; i++) {
+            int32_t value = (x[i] ^ flip) - zero;
+            sum += value < 0 ? -value : value;
+        }
+        total += sum;
+    }
+    return total;
 }
 
 MPQ_MULTIVERSION

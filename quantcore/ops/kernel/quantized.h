@@ -34,8 +34,12 @@ static inline int32_t mpq_quantized_value(bool is_signed, uint8_t code)
     return is_signed ? (int8_t)code : code;
 }
 
-/* y[i] = x[i] - zero, exact. Returns the largest |y[i]|. */
-mpq_real mpq_shift_to_real(const uint8_t *x, bool is_signed, int32_t zero, mpq_real *y, int64_t n);
+/* y[i] = x[i] - zero, exact. */
+void mpq_shift_to_real(const uint8_t *x, bool is_signed, int32_t zero, mpq_real *y, int64_t n);
+
+/* The largest |x[i]|; and the sum of |x[i] - zero| over n codes. */
+mpq_real mpq_largest_magnitude(const mpq_real *x, int64_t n);
+int64_t mpq_sum_of_magnitudes(const uint8_t *x, bool is_signed, int32_t zero, int64_t n);
 
 /* sum[i] = part[i], integers of up to 32 bits; and added to it, modulo 2^32. */
 void mpq_integer_store(int32_t *sum, const mpq_real *part, int64_t n);
