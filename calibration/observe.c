@@ -1,6 +1,9 @@
 #include "calibration/observe.h"
 
-#include <math.h>
+#include <string.h>
+
+#include "quantcore/base/simd.h"
+#include "quantcore/base/thread.h"
 
 enum mpq_status mpq_observer_create(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                     const struct mpq_graph *graph,
@@ -33,6 +36,34 @@ enum mpq_status mpq_observer_create(struct mpq_ctx *ctx, struct mpq_arena *arena
     return MPQ_OK;
 }
 
+enum { LANES = 16 };
+typedef mpq_real lanes __attribute__((vector_size(LANES * sizeof(mpq_real))));
+
+/* Add the sums of x and of its squares: in lanes, of blocks. */
+MPQ_MULTIVERSION
+static void add_sums(const mpq_real *x, int64_t n, double *sum, double *square)
+{
+    enum { BLOCK = 1024 };
+    for (int64_t first = 0; first < n; first += BLOCK) {
+        int64_t end = n - first < BLOCK ? n : first + BLOCK;
+        lanes part = {0}, part_square = {0}, next;
+        int64_t whole = end - (end - first) % LANES;
+        for (int64_t i = first; i < whole; i += LANES) {
+            memcpy(&next, x + i, sizeof next);
+            part += next;
+            part_square += next * next;
+        }
+        next = (lanes){0}; /* the rest, with zeros behind */
+        memcpy(&next, x + whole, (size_t)(end - whole) * sizeof *x);
+        part += next;
+        part_square += next * next;
+        for (int j = 0; j < LANES; j++) {
+            *sum += (double)part[j];
+            *square += (double)part_square[j];
+        }
+    }
+}
+
 /* Mean and mean square at one place (group, c) of the input. */
 static void measure_place(const mpq_real *x, const struct mpq_layer_input *in, int64_t group,
                           int64_t c, double *out_mean, double *out_power)
@@ -42,13 +73,12 @@ static void measure_place(const mpq_real *x, const struct mpq_layer_input *in, i
         for (int64_t m = 0; m < in->middle; m++) {
             int64_t at = ((o * in->group + group) * in->middle + m) * in->n + c;
             const mpq_real *row = x + at * in->inner;
-            mpq_real row_sum = 0, row_square = 0;
-            for (int64_t i = 0; i < in->inner; i++) {
-                row_sum += row[i];
-                row_square += row[i] * row[i];
+            if (in->inner > 1) {
+                add_sums(row, in->inner, &sum, &square);
+                continue;
             }
-            sum += (double)row_sum;
-            square += (double)row_square;
+            sum += (double)row[0];
+            square += (double)row[0] * (double)row[0];
         }
     double n_value = (double)(in->outer * in->middle * in->inner);
     *out_mean = sum / n_value;
@@ -75,12 +105,10 @@ static void observe_input(const struct mpq_layer *layer, const struct mpq_tensor
 
 static double mean_square(const struct mpq_tensor *tensor)
 {
-    const mpq_real *y = tensor->data;
     int64_t n = mpq_shape_count(&tensor->shape);
-    double sum = 0;
-    for (int64_t i = 0; i < n; i++)
-        sum += (double)y[i] * (double)y[i];
-    return sum / (double)n;
+    double sum = 0, square = 0;
+    add_sums(tensor->data, n, &sum, &square);
+    return square / (double)n;
 }
 
 static void observe_layer(struct mpq_observer *o, uint32_t l, struct mpq_exec *exec)
@@ -98,6 +126,31 @@ static void observe_layer(struct mpq_observer *o, uint32_t l, struct mpq_exec *e
         observe_input(layer, mpq_exec_tensor(exec, layer->x), share, stats);
 }
 
+struct addition {
+    struct mpq_observer *observer;
+    struct mpq_exec *exec;
+    uint32_t apart;
+};
+
+/* Every `apart`-th group and layer from begin on: early ones are large, so neighbours part. */
+static void add_some(void *arg, int64_t begin, int64_t end, int thread)
+{
+    const struct addition *a = arg;
+    struct mpq_observer *o = a->observer;
+    (void)thread;
+    for (uint32_t v = 0; v < o->plan->n_value; v++) {
+        uint32_t group = o->plan->group[v];
+        if (group == MPQ_NO_GROUP || o->plan->lossless[v] || group % a->apart < begin ||
+            group % a->apart >= end)
+            continue;
+        const struct mpq_tensor *tensor = mpq_exec_tensor(a->exec, v);
+        mpq_histogram_add(&o->histogram[group], tensor->data, mpq_shape_count(&tensor->shape));
+    }
+    for (uint32_t l = 0; l < o->layers->n_layer; l++)
+        if (l % a->apart >= begin && l % a->apart < end)
+            observe_layer(o, l, a->exec);
+}
+
 enum mpq_status mpq_observer_add(struct mpq_ctx *ctx, struct mpq_observer *o,
                                  const struct mpq_graph *graph, struct mpq_exec *exec)
 {
@@ -111,10 +164,9 @@ enum mpq_status mpq_observer_add(struct mpq_ctx *ctx, struct mpq_observer *o,
             return mpq_fail(ctx, MPQ_E_NUMERIC,
                             "the value '%s' of the float model is %g at element %lld",
                             graph->value[v].name, mpq_tensor_double(tensor, bad), (long long)bad);
-        mpq_histogram_add(&o->histogram[group], tensor->data, mpq_shape_count(&tensor->shape));
     }
-    for (uint32_t l = 0; l < o->layers->n_layer; l++)
-        observe_layer(o, l, exec);
+    struct addition addition = {o, exec, (uint32_t)mpq_thread_count()};
+    mpq_parallel_for(addition.apart, 1, add_some, &addition);
     return MPQ_OK;
 }
 

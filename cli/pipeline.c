@@ -30,6 +30,27 @@ mpq_bits_mask mpq_pipeline_candidates(const struct mpq_options *options)
     return mask;
 }
 
+static int count_of(mpq_bits_mask mask)
+{
+    return __builtin_popcount(mask);
+}
+
+bool mpq_pipeline_is_fixed(const struct mpq_pipeline *p)
+{
+    const struct mpq_options *options = p->options;
+    int n_act = 0;
+    for (int b = 0; b < MPQ_N_BITS; b++)
+        n_act += options->act_bits[b];
+    bool is_tuned = options->steps >= 0 ? options->steps > 0 : options->effort != MPQ_EFFORT_NONE;
+    return count_of(p->candidates) == 1 && n_act <= 1 && !is_tuned && !options->baseline &&
+           !options->checkpoint && !(options->max_drop > 0);
+}
+
+bool mpq_pipeline_runs_plainly(const struct mpq_pipeline *p)
+{
+    return mpq_pipeline_is_fixed(p) && mpq_bits_lowest(p->candidates) > MPQ_REFINED_BITS;
+}
+
 enum mpq_status mpq_pipeline_name_output(struct mpq_ctx *ctx, struct mpq_pipeline *p)
 {
     p->external_name = mpq_output_external_name(ctx, p->arena, p->options->output);
@@ -141,12 +162,29 @@ static enum mpq_status split_report(struct mpq_ctx *ctx, struct mpq_pipeline *p)
     return MPQ_OK;
 }
 
+/* How many of n samples decide, and of what is left report where nothing else does. */
+static void count_parts(const struct mpq_pipeline *p, uint32_t n, uint32_t *out_decide,
+                        uint32_t *out_report)
+{
+    enum { MIN_DECIDE = 100, MAX_DECIDE = 256, TO_VERIFY = 16 };
+    /* A fifth decides, of small sets more: the search picks the best of a hundred candidates and
+     * would pick noise on a few dozen samples. */
+    uint32_t n_decide = n / 5 > MIN_DECIDE ? n / 5 : n / 2 < MIN_DECIDE ? n / 2 : MIN_DECIDE;
+    n_decide = n_decide < MAX_DECIDE ? n_decide : MAX_DECIDE;
+    *out_decide = n_decide;
+    *out_report = (n - n_decide) / 3;
+    if (mpq_pipeline_is_fixed(p))
+        *out_decide = n_decide < TO_VERIFY ? n_decide : TO_VERIFY;
+}
+
 enum mpq_status mpq_pipeline_data(struct mpq_ctx *ctx, struct mpq_pipeline *p)
 {
-    enum { MIN_DECIDE = 100, MAX_DECIDE = 256, MIN_TO_SPLIT = 10 };
+    enum { MIN_TO_SPLIT = 10 };
     const struct mpq_options *options = p->options;
     struct mpq_dataset *data, *eval = NULL;
     struct mpq_part rest;
+    if (mpq_pipeline_is_fixed(p))
+        mpq_memory_return_early();
     if (options->max_memory && !options->data) /* making samples up takes what it takes */
         return mpq_fail(ctx, MPQ_E_USAGE, "--max-memory needs samples: --data PATH");
     if (options->eval)
@@ -166,13 +204,11 @@ enum mpq_status mpq_pipeline_data(struct mpq_ctx *ctx, struct mpq_pipeline *p)
                 n);
         p->tune = p->decide = p->report = rest;
     } else {
-        /* A fifth decides, of small sets more: the search picks the best of a hundred candidates
-         * and would pick noise on a few dozen samples. */
-        uint32_t n_decide = n / 5 > MIN_DECIDE ? n / 5 : n / 2 < MIN_DECIDE ? n / 2 : MIN_DECIDE;
-        n_decide = n_decide < MAX_DECIDE ? n_decide : MAX_DECIDE;
+        uint32_t n_decide, n_report;
+        count_parts(p, n, &n_decide, &n_report);
         p->decide = take(&rest, n_decide);
         if (!eval && !p->is_synthetic)
-            p->report = take(&rest, rest.n / 3);
+            p->report = take(&rest, n_report);
         p->tune = rest;
     }
     if (eval) {
@@ -231,10 +267,13 @@ enum mpq_status mpq_pipeline_prepare(struct mpq_ctx *ctx, struct mpq_pipeline *p
         if (p->layers.layer[l].x != MPQ_NO_VALUE)
             keep[p->layers.layer[l].x] = true;
     }
+    bool is_plain = mpq_pipeline_runs_plainly(p);
     MPQ_TRY(mpq_network_create(ctx, p->arena, p->run_graph, p->batch,
-                               &(struct mpq_exec_options){.keep = keep}, &p->float_network));
+                               &(struct mpq_exec_options){.keep = is_plain ? NULL : keep},
+                               &p->float_network));
     MPQ_TRY(mpq_network_create(ctx, p->arena, p->fake_graph, p->batch,
-                               &(struct mpq_exec_options){.keep_all = true}, &p->fake_network));
+                               &(struct mpq_exec_options){.keep_all = !is_plain},
+                               &p->fake_network));
     MPQ_TRY(mpq_supernet_create(ctx, p->arena, p->equal_graph, &p->layers, p->candidates, &p->net));
     if (p->is_resumed) {
         struct mpq_checkpoint checkpoint = mpq_pipeline_checkpoint(p, &p->net);
@@ -253,7 +292,7 @@ enum mpq_status mpq_pipeline_prepare(struct mpq_ctx *ctx, struct mpq_pipeline *p
 /* Multiplications that measuring what each width costs may take; the same for activations. */
 static const double sensitivity_macs = 3e12;
 
-static uint64_t total_macs(const struct mpq_pipeline *p)
+uint64_t mpq_pipeline_macs(const struct mpq_pipeline *p)
 {
     uint64_t macs = 0;
     for (uint32_t n = 0; n < p->graph->n_node; n++)
@@ -266,7 +305,7 @@ static uint32_t tune_batch(const struct mpq_pipeline *p)
 {
     const uint64_t max_macs = 6000000000u;
     uint32_t batch = 64;
-    while (batch > 8 && batch * total_macs(p) > max_macs)
+    while (batch > 8 && batch * mpq_pipeline_macs(p) > max_macs)
         batch /= 2;
     while (batch > 1 && batch > p->tune.n)
         batch /= 2;
@@ -286,7 +325,8 @@ static uint32_t tune_steps(const struct mpq_pipeline *p, uint32_t batch)
         return (uint32_t)p->options->steps;
     if (p->options->effort == MPQ_EFFORT_NONE || p->options->baseline)
         return 0;
-    double steps = effort_macs[p->options->effort] / (4.0 * 3.0 * batch * (double)total_macs(p));
+    double steps =
+        effort_macs[p->options->effort] / (4.0 * 3.0 * batch * (double)mpq_pipeline_macs(p));
     double most = 30.0 * p->tune.n / batch;
     steps = steps < most ? steps : most;
     return steps < 20 ? 20 : (uint32_t)steps;
@@ -340,14 +380,47 @@ static enum mpq_status family_loss(struct mpq_ctx *ctx, struct mpq_pipeline *p, 
     return MPQ_OK;
 }
 
-/* Second-order codes for all widths, from up to 256 samples of the tune part. */
-static enum mpq_status round_widths(struct mpq_ctx *ctx, struct mpq_pipeline *p)
+/* The fake-quantized network with what layers read, or one in `scratch` where that keeps nothing.
+ */
+static enum mpq_status keep_inputs(struct mpq_ctx *ctx, struct mpq_arena *scratch,
+                                   struct mpq_pipeline *p, struct mpq_network *out)
 {
-    enum { MAX_SAMPLES = 256 };
+    bool *keep = mpq_arena_alloc(ctx, scratch, p->fake_graph->n_value, sizeof *keep);
+    *out = p->fake_network;
+    if (!keep)
+        return MPQ_E_NOMEM;
+    if (!mpq_pipeline_runs_plainly(p))
+        return MPQ_OK;
+    for (uint32_t l = 0; l < p->layers.n_layer; l++) {
+        const struct mpq_layer *layer = &p->layers.layer[l];
+        const struct mpq_node *node = &p->fake_graph->node[p->layer_node[l]];
+        mpq_value_id x = layer->x_input < 0 ? layer->x : node->in[layer->x_input];
+        if (layer->x != MPQ_NO_VALUE)
+            keep[x] = true;
+    }
+    return mpq_network_create(ctx, scratch, p->fake_graph, p->batch,
+                              &(struct mpq_exec_options){.keep = keep}, out);
+}
+
+/* Second-order codes for all widths, from some samples of the tune part: from fewer where layers
+ * are wide and there is less to gain. */
+static enum mpq_status round_widths(struct mpq_ctx *ctx, struct mpq_pipeline *p,
+                                    struct mpq_arena *scratch)
+{
+    enum { MAX_SAMPLES = 256, WIDE_SAMPLES = 32, WIDE_POSITIONS = 8192 };
+    struct mpq_network network;
     struct mpq_samples samples = mpq_pipeline_samples(&p->tune);
-    uint32_t n = p->tune.n < MAX_SAMPLES ? p->tune.n : MAX_SAMPLES;
-    return mpq_round_supernet(ctx, p->arena, &p->net, &p->fake_network, p->layer_node, &samples,
-                              p->tune.sample, n, p->memory.gather_bytes);
+    bool is_wide = mpq_pipeline_runs_plainly(p);
+    uint32_t n = is_wide ? WIDE_SAMPLES : MAX_SAMPLES;
+    MPQ_TRY(keep_inputs(ctx, scratch, p, &network));
+    const struct mpq_moment_source source = {.network = &network,
+                                             .layer_node = p->layer_node,
+                                             .samples = &samples,
+                                             .sample = p->tune.sample,
+                                             .n_sample = n < p->tune.n ? n : p->tune.n,
+                                             .max_bytes = p->memory.gather_bytes,
+                                             .n_position = is_wide ? WIDE_POSITIONS : 0};
+    return mpq_round_supernet(ctx, p->arena, &p->net, &source);
 }
 
 static enum mpq_status tune(struct mpq_ctx *ctx, struct mpq_pipeline *p, struct mpq_arena *scratch,
@@ -386,7 +459,7 @@ static enum mpq_status round_and_tune(struct mpq_ctx *ctx, struct mpq_pipeline *
     bool is_nearest = p->options->no_round || p->options->baseline == MPQ_BASELINE_rtn ||
                       p->options->baseline == MPQ_BASELINE_mse;
     if (!is_nearest)
-        MPQ_TRY(round_widths(ctx, p));
+        MPQ_TRY(round_widths(ctx, p, scratch));
     if (!p->n_step)
         return MPQ_OK;
     MPQ_TRY(family_loss(ctx, p, "before tuning", &before));
@@ -456,7 +529,7 @@ enum mpq_status mpq_pipeline_tune(struct mpq_ctx *ctx, struct mpq_pipeline *p)
     enum mpq_status status = round_and_tune(ctx, p, scratch, batch);
     mpq_arena_free(scratch);
     MPQ_TRY(status);
-    if (p->options->baseline) { /* nothing to search */
+    if (p->options->baseline || mpq_pipeline_is_fixed(p)) { /* nothing to search */
         for (size_t i = 0; i < ((size_t)p->layers.n_layer + p->n_act) * MPQ_N_BITS; i++)
             p->sensitivity[i] = (double)NAN;
         return MPQ_OK;

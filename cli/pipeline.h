@@ -74,7 +74,7 @@ struct mpq_pipeline {
     /* prepare */
     struct mpq_graph *fake_graph; /* run_graph with FakeQuant nodes                   */
     mpq_node_id *layer_node;      /* [n_layer] in fake_graph                          */
-    struct mpq_network float_network, fake_network;
+    struct mpq_network float_network, fake_network; /* with the values of all nodes, see below */
     struct mpq_supernet net;
     struct mpq_targets decide_targets;
     struct mpq_evaluator evaluator;
@@ -182,6 +182,22 @@ enum mpq_status mpq_pipeline_write(struct mpq_ctx *ctx, struct mpq_pipeline *p) 
 
 /* The widths that --bits allows. */
 mpq_bits_mask mpq_pipeline_candidates(const struct mpq_options *options);
+
+/* Whether the options leave one allocation and nothing to tune or to keep for later: all that is
+ * done then is what that one file needs. */
+bool mpq_pipeline_is_fixed(const struct mpq_pipeline *p);
+
+/* Layers of more bits are as often worse as better for being refined (tests/bench/NOTES.md); an
+ * allocation of such layers only is left as it is. */
+#define MPQ_REFINED_BITS 5
+
+/* Whether no stage but rounding looks at what is inside of the networks, so that they run in as
+ * little memory as they can. Else float_network keeps what layers read and answer, fake_network
+ * everything. */
+bool mpq_pipeline_runs_plainly(const struct mpq_pipeline *p);
+
+/* Multiplications of one sample, at least 1. */
+uint64_t mpq_pipeline_macs(const struct mpq_pipeline *p);
 
 /* Samples of a tuning step where memory has no limit; 0: nothing is tuned. */
 uint32_t mpq_pipeline_tune_batch(const struct mpq_pipeline *p);

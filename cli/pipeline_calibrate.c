@@ -30,24 +30,33 @@ static enum mpq_status observe(struct mpq_ctx *ctx, void *arg, const struct mpq_
     return mpq_observer_add(ctx, o->observer, o->graph, runner->exec);
 }
 
+/* Of the tune part, as many samples as ranges are taken from; fewer where nothing else takes time.
+ * A function of model and data alone, so that a run repeats. */
+static uint32_t count_observed(const struct mpq_pipeline *p)
+{
+    enum { LEAST = 64, MOST = 1024 };
+    uint64_t n = MOST, affordable = (uint64_t)3e10 / mpq_pipeline_macs(p);
+    if (mpq_pipeline_is_fixed(p) && affordable < n)
+        n = affordable < LEAST ? LEAST : affordable;
+    return n < p->tune.n ? (uint32_t)n : p->tune.n;
+}
+
 /* Run the float graph over the tune part; fills p->observer, and the edges' ranges. */
 static enum mpq_status observe_graph(struct mpq_ctx *ctx, struct mpq_pipeline *p,
                                      const struct mpq_graph *graph, struct mpq_equalize *equalize)
 {
-    enum { MAX_SAMPLES = 1024 };
     MPQ_TRY(mpq_observer_create(ctx, p->arena, graph, &p->layers, &p->act, &p->observer));
     struct mpq_arena *scratch = mpq_arena_create(ctx);
     if (!scratch)
         return MPQ_E_NOMEM;
     struct mpq_runner runner;
     struct observation o = {&p->observer, equalize, &p->layers, graph};
-    uint32_t n = p->tune.n < MAX_SAMPLES ? p->tune.n : MAX_SAMPLES;
     enum mpq_status status =
         mpq_runner_create(ctx, scratch, graph, p->batch,
                           &(struct mpq_exec_options){.keep = p->observer.keep}, &runner);
     if (status == MPQ_OK)
-        status = mpq_runner_run(ctx, &runner, p->tune.dataset, p->tune.sample, n, "calibrate",
-                                observe, &o);
+        status = mpq_runner_run(ctx, &runner, p->tune.dataset, p->tune.sample, count_observed(p),
+                                "calibrate", observe, &o);
     mpq_arena_free(scratch);
     return status;
 }
@@ -104,27 +113,40 @@ static enum mpq_status activation_loss(struct mpq_ctx *ctx, struct mpq_arena *sc
     return MPQ_OK;
 }
 
+/* What activations alone cost the first n samples of the tune part: the float model's answers, and
+ * the losses, out_loss [n]. */
+static enum mpq_status look(struct mpq_ctx *ctx, struct mpq_pipeline *p, struct mpq_arena *scratch,
+                            uint32_t n, struct mpq_targets *out_targets, double *out_loss)
+{
+    struct mpq_network network;
+    struct mpq_samples samples = mpq_pipeline_samples(&p->tune);
+    MPQ_TRY(mpq_network_create(ctx, scratch, p->run_graph, p->batch, &(struct mpq_exec_options){0},
+                               &network));
+    MPQ_TRY(mpq_targets_create(ctx, scratch, &network, &samples, p->tune.sample, n, out_targets));
+    return activation_loss(ctx, scratch, p, p->run_graph, out_targets, out_loss);
+}
+
 /* Equalize and look again; back to where it was unless activations serve better by more than the
  * standard error. */
 static enum mpq_status equalize(struct mpq_ctx *ctx, struct mpq_pipeline *p,
                                 struct mpq_arena *scratch, struct mpq_equalize *gains)
 {
-    enum { MAX_SAMPLES = 256 };
-    struct mpq_network network;
+    enum { FEW = 16, MAX_SAMPLES = 256 };
     struct mpq_targets targets;
-    struct mpq_samples samples = mpq_pipeline_samples(&p->tune);
     struct mpq_observer observer = p->observer;
-    uint32_t n = p->tune.n < MAX_SAMPLES ? p->tune.n : MAX_SAMPLES;
+    uint32_t n = p->tune.n < MAX_SAMPLES ? p->tune.n : MAX_SAMPLES, few = n < FEW ? n : FEW;
     double *before = mpq_arena_alloc(ctx, scratch, n, sizeof *before);
     double *after = mpq_arena_alloc(ctx, scratch, n, sizeof *after), error;
     if (!before || !after)
         return MPQ_E_NOMEM;
-    MPQ_TRY(mpq_network_create(ctx, scratch, p->run_graph, p->batch, &(struct mpq_exec_options){0},
-                               &network));
-    MPQ_TRY(mpq_targets_create(ctx, scratch, &network, &samples, p->tune.sample, n, &targets));
-    MPQ_TRY(activation_loss(ctx, scratch, p, p->run_graph, &targets, before));
+    /* Next to nothing to gain, and weights may lose. */
+    MPQ_TRY(look(ctx, p, scratch, few, &targets, before));
+    double mean = mpq_search_mean(before, NULL, few, &error);
+    if (few > 1 && mean + 3 * error < MPQ_TUNE_LOSS_FLOOR)
+        return MPQ_OK;
+    MPQ_TRY(look(ctx, p, scratch, n, &targets, before));
     if (mpq_search_mean(before, NULL, n, &error) < MPQ_TUNE_LOSS_FLOOR)
-        return MPQ_OK; /* next to nothing to gain, and weights may lose */
+        return MPQ_OK;
     MPQ_TRY(mpq_equalize_gains(ctx, scratch, p->graph, &p->layers, gains));
     MPQ_TRY(apply_gains(ctx, p, gains));
     MPQ_TRY(observe_graph(ctx, p, p->equal_run_graph, NULL));

@@ -202,24 +202,25 @@ static enum mpq_status run_beside(struct mpq_ctx *ctx, struct mpq_pipeline *p,
 }
 
 /* The file, in float arithmetic or on integers as ONNX Runtime runs it. */
-static enum mpq_status read_written(struct mpq_ctx *ctx, struct mpq_pipeline *p, const char *path,
-                                    bool on_integers, struct mpq_runner *out)
+static enum mpq_status read_written(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                    struct mpq_pipeline *p, const char *path, bool on_integers,
+                                    struct mpq_runner *out)
 {
     struct mpq_graph *graph;
     size_t file_bytes;
-    MPQ_TRY(mpq_import_file(ctx, p->arena, path, &graph, &file_bytes));
+    MPQ_TRY(mpq_import_file(ctx, arena, path, &graph, &file_bytes));
     graph->assumed = p->graph->assumed; /* inputs keep their order */
     if (on_integers) {
-        MPQ_TRY(mpq_fuse_integer(ctx, p->arena, graph, &graph));
-        MPQ_TRY(mpq_simplify(ctx, p->arena, graph, &graph));
+        MPQ_TRY(mpq_fuse_integer(ctx, arena, graph, &graph));
+        MPQ_TRY(mpq_simplify(ctx, arena, graph, &graph));
     }
     if (p->cut.n_carried)
-        MPQ_TRY(mpq_cut_like(ctx, p->arena, graph, &p->cut, &graph));
+        MPQ_TRY(mpq_cut_like(ctx, arena, graph, &p->cut, &graph));
     if (p->run_graph != p->graph) {
         bool changed;
-        MPQ_TRY(mpq_rebatch(ctx, p->arena, graph, &graph, &changed));
+        MPQ_TRY(mpq_rebatch(ctx, arena, graph, &graph, &changed));
     }
-    return mpq_runner_create(ctx, p->arena, graph, p->batch, NULL, out);
+    return mpq_runner_create(ctx, arena, graph, p->batch, NULL, out);
 }
 
 /* Run it beside the fake-quantized network, or beside its `answers`, on the first n of the samples
@@ -279,8 +280,9 @@ static void report_difference(const struct mpq_pipeline *p, const struct side_by
  * round the same numbers, one from an int32 sum and one from a sum of floats: they part where a
  * value lies next to a rounding tie, and a deep network makes much of that. So this difference is
  * reported, and only one that no rounding explains is an error. */
-static enum mpq_status compare_forms(struct mpq_ctx *ctx, struct mpq_pipeline *p, const char *path,
-                                     struct mpq_runner *on_integers, struct mpq_report *report)
+static enum mpq_status compare_forms(struct mpq_ctx *ctx, struct mpq_arena *scratch,
+                                     struct mpq_pipeline *p, const char *path,
+                                     struct mpq_runner *out_on_integers, struct mpq_report *report)
 {
     enum { MAX_SAMPLES = 64 };
     const double least_db = 25, least_integer_db = 10;
@@ -288,18 +290,22 @@ static enum mpq_status compare_forms(struct mpq_ctx *ctx, struct mpq_pipeline *p
     struct side_by_side s;
     struct mpq_runner in_float;
     struct mpq_answers *answers;
-    MPQ_TRY(read_written(ctx, p, path, false, &in_float));
     MPQ_TRY(make_answers(ctx, p, n, &answers));
+    MPQ_TRY(read_written(ctx, scratch, p, path, false, &in_float));
     MPQ_TRY(compare_written(ctx, p, path, &in_float, least_db, n, answers, &s));
     report->verify_float_db = least_sqnr_db(p, &s);
-    MPQ_TRY(compare_written(ctx, p, path, on_integers, least_integer_db, n, answers, &s));
+    mpq_arena_reset(scratch); /* one form at a time */
+    MPQ_TRY(read_written(ctx, scratch, p, path, true, out_on_integers));
+    MPQ_TRY(compare_written(ctx, p, path, out_on_integers, least_integer_db, n, answers, &s));
     report_difference(p, &s, report);
     return MPQ_OK;
 }
 
-/* With the codes of the file, summed as a file is. */
-static enum mpq_status check_same(struct mpq_ctx *ctx, struct mpq_pipeline *p, const char *path,
-                                  struct mpq_runner *on_integers, struct mpq_report *report)
+/* With the codes of the file, summed as a file is; out_on_integers, in `scratch`, goes on to be
+ * measured. */
+static enum mpq_status check_same(struct mpq_ctx *ctx, struct mpq_arena *scratch,
+                                  struct mpq_pipeline *p, const char *path,
+                                  struct mpq_runner *out_on_integers, struct mpq_report *report)
 {
     struct mpq_export_plan plan = mpq_pipeline_export_plan(p);
     struct mpq_layer_code *stored =
@@ -310,17 +316,16 @@ static enum mpq_status check_same(struct mpq_ctx *ctx, struct mpq_pipeline *p, c
     MPQ_TRY(mpq_export_codes(ctx, p->arena, &plan, stored));
     mpq_supernet_apply_codes(&p->net, p->fake_network.exec, stored);
     mpq_exec_sum_plainly(p->fake_network.exec, true);
-    enum mpq_status status = compare_forms(ctx, p, path, on_integers, report);
+    enum mpq_status status = compare_forms(ctx, scratch, p, path, out_on_integers, report);
     mpq_exec_sum_plainly(p->fake_network.exec, false);
     return status;
 }
 
-enum mpq_status mpq_pipeline_verify(struct mpq_ctx *ctx, struct mpq_pipeline *p, const char *path,
-                                    struct mpq_report *report)
+static enum mpq_status verify(struct mpq_ctx *ctx, struct mpq_arena *scratch,
+                              struct mpq_pipeline *p, const char *path, struct mpq_report *report)
 {
     struct mpq_runner written;
-    MPQ_TRY(read_written(ctx, p, path, true, &written));
-    MPQ_TRY(check_same(ctx, p, path, &written, report));
+    MPQ_TRY(check_same(ctx, scratch, p, path, &written, report));
     if (!p->report.n)
         return MPQ_OK;
 
@@ -353,21 +358,51 @@ enum mpq_status mpq_pipeline_verify(struct mpq_ctx *ctx, struct mpq_pipeline *p,
     return MPQ_OK;
 }
 
+enum mpq_status mpq_pipeline_verify(struct mpq_ctx *ctx, struct mpq_pipeline *p, const char *path,
+                                    struct mpq_report *report)
+{
+    struct mpq_arena *scratch = mpq_arena_create(ctx);
+    enum mpq_status status = scratch ? verify(ctx, scratch, p, path, report) : MPQ_E_NOMEM;
+    mpq_arena_free(scratch);
+    return status;
+}
+
 /* ---- report ---- */
 
-/* Each layer's output in the quantized network against the float one, on a few samples. */
-static enum mpq_status layer_sqnr(struct mpq_ctx *ctx, struct mpq_pipeline *p,
-                                  struct mpq_report_layer *row)
+/* The networks with what layers answer, where those there are keep nothing. */
+static enum mpq_status keep_outputs(struct mpq_ctx *ctx, struct mpq_arena *scratch,
+                                    const struct mpq_pipeline *p, struct mpq_network *in_float,
+                                    struct mpq_network *fake)
 {
-    enum { SAMPLES = 32 };
+    struct mpq_exec_options options = {0};
+    bool *keep = mpq_arena_alloc(ctx, scratch, p->fake_graph->n_value, sizeof *keep);
+    *in_float = p->float_network;
+    *fake = p->fake_network;
+    if (!keep)
+        return MPQ_E_NOMEM;
+    if (!mpq_pipeline_runs_plainly(p))
+        return MPQ_OK;
+    for (uint32_t l = 0; l < p->layers.n_layer; l++)
+        keep[p->layers.layer[l].y] = true;
+    options.keep = keep;
+    MPQ_TRY(mpq_network_create(ctx, scratch, p->run_graph, p->batch, &options, in_float));
+    return mpq_network_create(ctx, scratch, p->fake_graph, p->batch, &options, fake);
+}
+
+/* Each layer's output in the quantized network against the float one, on a few samples. */
+static enum mpq_status layer_sqnr(struct mpq_ctx *ctx, struct mpq_arena *scratch,
+                                  struct mpq_pipeline *p, struct mpq_report_layer *row)
+{
+    enum { SAMPLES = 8 };
     struct mpq_samples samples = mpq_pipeline_samples(&p->decide);
     uint32_t n = p->decide.n < SAMPLES ? p->decide.n : SAMPLES;
-    struct mpq_network *networks[] = {&p->float_network, &p->fake_network};
+    struct mpq_network in_float, fake, *networks[] = {&in_float, &fake};
     struct mpq_comparison *comparison =
-        mpq_arena_alloc(ctx, p->arena, p->layers.n_layer, sizeof *comparison);
+        mpq_arena_alloc(ctx, scratch, p->layers.n_layer, sizeof *comparison);
     if (!comparison)
         return MPQ_E_NOMEM;
-    mpq_supernet_apply_codes(&p->net, p->fake_network.exec, p->code);
+    MPQ_TRY(keep_outputs(ctx, scratch, p, &in_float, &fake));
+    mpq_supernet_apply_codes(&p->net, fake.exec, p->code);
     for (uint32_t first = 0; first < n; first += p->batch) {
         uint32_t n_here = n - first < p->batch ? n - first : p->batch;
         for (size_t i = 0; i < MPQ_COUNT(networks); i++) {
@@ -376,12 +411,11 @@ static enum mpq_status layer_sqnr(struct mpq_ctx *ctx, struct mpq_pipeline *p,
         }
         for (uint32_t l = 0; l < p->layers.n_layer; l++) {
             mpq_value_id y = p->layers.layer[l].y;
-            const struct mpq_tensor *want = mpq_exec_tensor(p->float_network.exec, y);
+            const struct mpq_tensor *want = mpq_exec_tensor(in_float.exec, y);
             const struct mpq_equal_edge *edge = mpq_equalize_edge(&p->equalize, l);
             if (edge)
                 mpq_equalize_scale(edge, want);
-            mpq_comparison_add(&comparison[l], want->data,
-                               mpq_exec_tensor(p->fake_network.exec, y)->data, 1,
+            mpq_comparison_add(&comparison[l], want->data, mpq_exec_tensor(fake.exec, y)->data, 1,
                                mpq_shape_count(&want->shape), 0);
         }
     }
@@ -495,8 +529,12 @@ enum mpq_status mpq_pipeline_report(struct mpq_ctx *ctx, struct mpq_pipeline *p,
         report->bitops +=
             row[l].macs * (uint64_t)row[l].weight_bits * (uint64_t)row[l].activation_bits;
     }
-    if (!p->options->weights_only)
-        MPQ_TRY(layer_sqnr(ctx, p, row));
+    if (!p->options->weights_only) {
+        struct mpq_arena *scratch = mpq_arena_create(ctx);
+        enum mpq_status status = scratch ? layer_sqnr(ctx, scratch, p, row) : MPQ_E_NOMEM;
+        mpq_arena_free(scratch);
+        MPQ_TRY(status);
+    }
     for (uint32_t l = 0; l < n_layer && p->options->weights_only; l++)
         row[l].sqnr_db = -10 * log10(row[l].sensitivity[row[l].weight_bits]);
     MPQ_TRY(report_search(ctx, p, report));

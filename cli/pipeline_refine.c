@@ -7,10 +7,8 @@
 static uint32_t n_sample(const struct mpq_pipeline *p)
 {
     enum { LEAST = 32, MOST = 512 };
-    double macs = 1, budget = p->is_resumed ? 3e11 : 1e12;
-    for (mpq_node_id n = 0; n < p->graph->n_node; n++)
-        macs += (double)mpq_bind_macs(p->graph, &p->binding, n);
-    double n = budget / (macs * p->layers.n_layer);
+    double budget = p->is_resumed ? 3e11 : 1e12;
+    double n = budget / ((double)mpq_pipeline_macs(p) * p->layers.n_layer);
     n = n < LEAST ? LEAST : n > MOST ? MOST : n;
     return n < p->tune.n ? (uint32_t)n : p->tune.n;
 }
@@ -51,9 +49,17 @@ static enum mpq_status round_equalized(struct mpq_ctx *ctx, struct mpq_pipeline 
     return status;
 }
 
+static bool has_narrow_layer(const struct mpq_pipeline *p)
+{
+    for (uint32_t l = 0; l < p->layers.n_layer; l++)
+        if (p->bits[l] <= MPQ_REFINED_BITS)
+            return true;
+    return false;
+}
+
 enum mpq_status mpq_pipeline_refine(struct mpq_ctx *ctx, struct mpq_pipeline *p)
 {
-    if (p->options->no_refine || p->options->baseline)
+    if (p->options->no_refine || p->options->baseline || !has_narrow_layer(p))
         return MPQ_OK;
     struct mpq_supernet refined;
     double *loss = mpq_arena_alloc(ctx, p->arena, p->decide.n, sizeof *loss), error;

@@ -357,7 +357,7 @@ static enum mpq_status search_kept(struct mpq_ctx *ctx, struct mpq_pipeline *p,
 
 static enum mpq_status search(struct mpq_ctx *ctx, struct mpq_pipeline *p)
 {
-    if (p->options->weights_only)
+    if (p->options->weights_only || mpq_pipeline_is_fixed(p))
         return search_within(ctx, p);
     struct mpq_arena *kept = mpq_arena_create(ctx);
     enum mpq_status status = kept ? search_kept(ctx, p, kept) : MPQ_E_NOMEM;
@@ -365,8 +365,19 @@ static enum mpq_status search(struct mpq_ctx *ctx, struct mpq_pipeline *p)
     return status;
 }
 
+/* Of the one width there is. */
+static void fill_sensitivity(struct mpq_pipeline *p, double loss)
+{
+    for (size_t i = 0; i < (size_t)p->layers.n_layer * MPQ_N_BITS; i++)
+        p->sensitivity[i] =
+            p->net.layer[i / MPQ_N_BITS].candidates >> i % MPQ_N_BITS & 1 ? loss : (double)NAN;
+}
+
 enum mpq_status mpq_pipeline_search(struct mpq_ctx *ctx, struct mpq_pipeline *p)
 {
+    bool is_fixed = !p->options->weights_only && mpq_pipeline_is_fixed(p);
+    if (is_fixed)
+        fill_sensitivity(p, 0);
     if (!p->problem.n_layer)
         MPQ_TRY(mpq_pipeline_prepare_search(ctx, p));
     set_limits(p, p->options);
@@ -375,6 +386,8 @@ enum mpq_status mpq_pipeline_search(struct mpq_ctx *ctx, struct mpq_pipeline *p)
     else
         MPQ_TRY(search(ctx, p));
     p->bits = p->found.bits;
+    if (is_fixed)
+        fill_sensitivity(p, p->found.loss);
     mpq_pipeline_set_activations(p, p->bits);
     mpq_log(ctx, MPQ_LOG_INFO,
             "search: loss %.5f at %llu bytes after %u evaluations; best uniform: %d bits, %.5f",

@@ -3,6 +3,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "quantcore/base/simd.h"
+
 enum { BINS = MPQ_HISTOGRAM_BINS };
 
 /* Double the bin width; the range grows downwards or upwards. */
@@ -18,16 +20,36 @@ static void widen(struct mpq_histogram *h, bool downwards)
     h->width *= 2;
 }
 
-void mpq_histogram_add(struct mpq_histogram *h, const mpq_real *x, int64_t n)
+MPQ_MULTIVERSION
+static void find_ends(const mpq_real *x, int64_t n, double *out_low, double *out_high)
 {
-    if (n <= 0)
-        return;
     mpq_real least = x[0], most = x[0];
     for (int64_t i = 1; i < n; i++) {
         least = x[i] < least ? x[i] : least;
         most = x[i] > most ? x[i] : most;
     }
-    double low = (double)least, high = (double)most;
+    *out_low = (double)least;
+    *out_high = (double)most;
+}
+
+MPQ_MULTIVERSION
+static void find_bins(const mpq_real *restrict x, int64_t n, double base, double per_width,
+                      int32_t *restrict bin)
+{
+    for (int64_t i = 0; i < n; i++) {
+        int32_t b = (int32_t)(((double)x[i] - base) * per_width);
+        bin[i] = b < BINS ? b : BINS - 1;
+    }
+}
+
+void mpq_histogram_add(struct mpq_histogram *h, const mpq_real *x, int64_t n)
+{
+    enum { BLOCK = 1024 };
+    int32_t bin[BLOCK];
+    double low, high;
+    if (n <= 0)
+        return;
+    find_ends(x, n, &low, &high);
     if (h->n == 0) {
         /* A little room above, so that the maximum itself falls inside. */
         double span = high - low;
@@ -45,9 +67,11 @@ void mpq_histogram_add(struct mpq_histogram *h, const mpq_real *x, int64_t n)
     while (high >= h->low + h->width * BINS)
         widen(h, false);
     double base = h->low, per_width = 1 / h->width;
-    for (int64_t i = 0; i < n; i++) {
-        int bin = (int)(((double)x[i] - base) * per_width);
-        h->count[bin < BINS ? bin : BINS - 1]++;
+    for (int64_t first = 0; first < n; first += BLOCK) {
+        int64_t n_here = n - first < BLOCK ? n - first : BLOCK;
+        find_bins(x + first, n_here, base, per_width, bin);
+        for (int64_t i = 0; i < n_here; i++)
+            h->count[bin[i]]++;
     }
     h->n += (uint64_t)n;
 }

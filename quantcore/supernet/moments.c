@@ -246,7 +246,8 @@ static void gather_layer(const struct mpq_moment_source *source, const struct mp
         source->float_network ? mpq_exec_tensor(source->float_network->exec, layer->x)->data : NULL;
     if (mpq_node_is(node, "Conv")) {
         struct mpq_conv conv = mpq_conv_geometry(node, x);
-        int64_t most = MAX_POSITIONS / source->n_sample;
+        int64_t n_position = source->n_position ? source->n_position : MAX_POSITIONS;
+        int64_t most = n_position / source->n_sample;
         most = most < LEAST_POSITIONS ? LEAST_POSITIONS : most;
         most = most > MOST_POSITIONS ? MOST_POSITIONS : most;
         gather_conv(m, &conv, in, (int64_t)((double)conv.n * share + 0.5), most);

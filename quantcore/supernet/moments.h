@@ -18,13 +18,14 @@ struct mpq_moments {
 };
 
 struct mpq_moment_source {
-    struct mpq_network *network;       /* the fake-quantized graph, created with keep_all        */
+    struct mpq_network *network;       /* the fake-quantized graph, keeping what layers read     */
     const mpq_node_id *layer_node;     /* [n_layer] each layer's node in network->graph          */
     struct mpq_network *float_network; /* the float graph, which keeps each layer's x; NULL: no F */
     const struct mpq_samples *samples;
     const uint32_t *sample; /* [n_sample] */
     uint32_t n_sample;
-    size_t max_bytes; /* of states kept on a walk; 0: 1 GiB                                      */
+    size_t max_bytes;   /* of states kept on a walk; 0: 1 GiB                                    */
+    int64_t n_position; /* of a convolution, over all samples, that count; 0: 32768              */
 };
 
 /* How far a source's samples have run, for layers that are gathered one after the other: what each
@@ -49,9 +50,9 @@ size_t mpq_moments_bytes(const struct mpq_layer *layer, bool has_cross);
 /* Moments of layers [begin, end), out[begin..end), under whatever weights the network computes with
  * now; the rest of `out` is left alone. walk: of this source, whose earlier gathers began no later
  * than now; weights changed since are of layers from the last one's begin on. NULL: all nodes up to
- * the last layer run. Of a convolution about 32768 positions over all samples count, 128 to 4096
- * of each. Convolutions and products whose every input meets one weight of a channel have moments,
- * unless a channel has more than 4608 weights. */
+ * the last layer run. Of a convolution 128 to 4096 positions of each sample count, about
+ * source->n_position of all. Convolutions and products whose every input meets one weight of a
+ * channel have moments, unless a channel has more than 4608 weights. */
 enum mpq_status mpq_moments_gather(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                    const struct mpq_layer_table *layers,
                                    const struct mpq_moment_source *source, uint32_t begin,

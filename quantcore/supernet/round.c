@@ -285,15 +285,8 @@ size_t mpq_round_bytes(const struct mpq_layer *layer)
 }
 
 enum mpq_status mpq_round_supernet(struct mpq_ctx *ctx, struct mpq_arena *arena,
-                                   struct mpq_supernet *net, struct mpq_network *network,
-                                   const mpq_node_id *layer_node, const struct mpq_samples *samples,
-                                   const uint32_t *sample, uint32_t n, size_t max_bytes)
+                                   struct mpq_supernet *net, const struct mpq_moment_source *source)
 {
-    const struct mpq_moment_source source = {.network = network,
-                                             .layer_node = layer_node,
-                                             .samples = samples,
-                                             .sample = sample,
-                                             .n_sample = n};
     struct mpq_arena *scratch = mpq_arena_create(ctx);
     if (!scratch)
         return MPQ_E_NOMEM;
@@ -301,14 +294,15 @@ enum mpq_status mpq_round_supernet(struct mpq_ctx *ctx, struct mpq_arena *arena,
     for (uint32_t l = 0; l < n_layer; l++) {
         for (int b = MPQ_MIN_BITS; b <= MPQ_MAX_BITS; b++)
             net->layer[l].width[b].offset = NULL;
-        mpq_supernet_apply_layer(net, network->exec, l, mpq_bits_highest(net->layer[l].candidates));
+        mpq_supernet_apply_layer(net, source->network->exec, l,
+                                 mpq_bits_highest(net->layer[l].candidates));
     }
     enum mpq_status status = MPQ_OK;
     for (uint32_t begin = 0, end; begin < n_layer && status == MPQ_OK; begin = end) {
-        end = end_of_batch(net->layers, begin, max_bytes);
+        end = end_of_batch(net->layers, begin, source->max_bytes);
         struct mpq_moments *moments = mpq_arena_alloc(ctx, scratch, n_layer, sizeof *moments);
         status = !moments ? MPQ_E_NOMEM
-                          : round_range(ctx, arena, scratch, net, &source, NULL, begin, end, NULL,
+                          : round_range(ctx, arena, scratch, net, source, NULL, begin, end, NULL,
                                         moments);
         mpq_arena_reset(scratch);
     }

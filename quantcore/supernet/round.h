@@ -10,19 +10,16 @@
 #include "quantcore/supernet/supernet.h"
 
 /* Offsets (struct mpq_supernet_width) of every width of every layer, for the inputs that layers
- * have with all widths at their widest. Second moments of these inputs are gathered by running
- * `network`, the fake-quantized graph created with keep_all, whose layers are the nodes layer_node
- * [n_layer], over sample [n]. The biases follow, so that the mean of each output channel stays.
- * Memory for the codes comes from `arena`. Layers with more than 4608 inputs a weight channel, or
- * whose moments cannot be factorised, get none and round to the nearest. What a weight is rounded
- * from, the offset keeps: corrected by the errors before it, it lies nearest to the level it was
- * given, so tuning can go on from there. Where the moments of all layers take more than max_bytes
- * (0: no limit), the samples run once for each few layers instead of once, to the same end. */
+ * have with all widths at their widest; the source has no float network. The biases follow, so that
+ * the mean of each output channel stays. Memory for the codes comes from `arena`. Layers with more
+ * than 4608 inputs a weight channel, or whose moments cannot be factorised, get none and round to
+ * the nearest. What a weight is rounded from, the offset keeps: corrected by the errors before it,
+ * it lies nearest to the level it was given, so tuning can go on from there. Where the moments of
+ * all layers take more than the source's max_bytes (0: no limit), the samples run once for each few
+ * layers instead of once, to the same end. */
 enum mpq_status mpq_round_supernet(struct mpq_ctx *ctx, struct mpq_arena *arena,
-                                   struct mpq_supernet *net, struct mpq_network *network,
-                                   const mpq_node_id *layer_node, const struct mpq_samples *samples,
-                                   const uint32_t *sample, uint32_t n,
-                                   size_t max_bytes) MPQ_CHECKED;
+                                   struct mpq_supernet *net,
+                                   const struct mpq_moment_source *source) MPQ_CHECKED;
 
 /* What rounding a layer takes besides its moments and the offsets. */
 size_t mpq_round_bytes(const struct mpq_layer *layer);

@@ -179,6 +179,14 @@ class CnnInt8(Conversion, unittest.TestCase):
     options = ("--effort", "none", "--bits", "8", "--target", "int8")
     integer_ops = {"QLinearConv": 10, "QGemm": 1}
 
+    def test_one_width_takes_what_one_file_needs(self):
+        with open(self.path.with_suffix(".summary.csv"), newline="", encoding="utf-8") as file:
+            summary = dict(csv.reader(file))
+        self.assertEqual((summary["decide_samples"], summary["refining"]), ("16", "left out"))
+        with open(self.path.with_suffix(".csv"), newline="", encoding="utf-8") as file:
+            losses = {(row["sensitivity_8"], row["sensitivity_6"]) for row in csv.DictReader(file)}
+        self.assertEqual(losses, {(summary["decide_loss"], "")})
+
 
 class Mlp30(Conversion, unittest.TestCase):
     model, percent, max_lost = "digits_mlp.onnx", 30, 6

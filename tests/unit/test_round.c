@@ -120,8 +120,12 @@ static void check_layer(struct net *net, struct trial *t, mpq_value_id y)
     double nearest[9];
     for (uint8_t b = 2; b <= 8; b = (uint8_t)(b < 4 ? b + 1 : b + 4))
         measure(net, t, false, &b, y, reference, &nearest[b], &shift);
-    CHECK_OK(&net->ctx, mpq_round_supernet(&net->ctx, net->arena, &t->net, &t->network, &t->node,
-                                           &samples, sample, 64, 0));
+    const struct mpq_moment_source source = {.network = &t->network,
+                                             .layer_node = &t->node,
+                                             .samples = &samples,
+                                             .sample = sample,
+                                             .n_sample = 64};
+    CHECK_OK(&net->ctx, mpq_round_supernet(&net->ctx, net->arena, &t->net, &source));
     for (uint8_t b = 2; b <= 8; b = (uint8_t)(b < 4 ? b + 1 : b + 4)) {
         measure(net, t, false, &b, y, reference, &error, &shift);
         if (!(error < 0.9 * nearest[b]))
@@ -268,10 +272,15 @@ static void an_allocation_makes_good_what_layers_before_got_wrong(void **state)
     const mpq_node_id node[] = {0, 2};
     struct mpq_supernet one_by_one;
     CHECK_OK(&net->ctx, mpq_supernet_copy(&net->ctx, net->arena, &supernet, &one_by_one));
-    CHECK_OK(&net->ctx, mpq_round_supernet(&net->ctx, net->arena, &one_by_one, &network, node,
-                                           &samples, sample, 256, 1));
-    CHECK_OK(&net->ctx, mpq_round_supernet(&net->ctx, net->arena, &supernet, &network, node,
-                                           &samples, sample, 256, 0));
+    struct mpq_moment_source all = {.network = &network,
+                                    .layer_node = node,
+                                    .samples = &samples,
+                                    .sample = sample,
+                                    .n_sample = 256,
+                                    .max_bytes = 1};
+    CHECK_OK(&net->ctx, mpq_round_supernet(&net->ctx, net->arena, &one_by_one, &all));
+    all.max_bytes = 0;
+    CHECK_OK(&net->ctx, mpq_round_supernet(&net->ctx, net->arena, &supernet, &all));
     for (int l = 0; l < 2; l++)
         assert_memory_equal(one_by_one.layer[l].width[2].offset, supernet.layer[l].width[2].offset,
                             (size_t)layer[l].n_param * sizeof(mpq_real));
@@ -279,7 +288,7 @@ static void an_allocation_makes_good_what_layers_before_got_wrong(void **state)
     double apart = error_of(net, &network, &reference, layer[1].y);
     const mpq_real *other = supernet.layer[0].width[8].offset;
     mpq_real latent = supernet.layer[1].w[5];
-    const struct mpq_moment_source source = {&network, node, &reference, &samples, sample, 256, 0};
+    const struct mpq_moment_source source = {&network, node, &reference, &samples, sample, 256, 0, 0};
     CHECK_OK(&net->ctx, mpq_round_allocation(&net->ctx, net->arena, &supernet, &source, bits));
     mpq_supernet_apply(&supernet, network.exec, bits);
     double together = error_of(net, &network, &reference, layer[1].y);
