@@ -268,8 +268,11 @@ static enum mpq_status fail_infeasible(struct mpq_searcher *s)
 enum mpq_status mpq_search(struct mpq_ctx *ctx, struct mpq_arena *arena,
                            const struct mpq_search_problem *problem, struct mpq_search_result *out)
 {
-    static enum mpq_status (*const strategies[])(struct mpq_searcher *) = {
-#define MPQ_STRATEGY(name) mpq_search_##name,
+    static const struct {
+        const char *name;
+        enum mpq_status (*run)(struct mpq_searcher *);
+    } strategies[] = {
+#define MPQ_STRATEGY(name) {#name, mpq_search_##name},
 #include "quantcore/search/search_list.inc"
 #undef MPQ_STRATEGY
     };
@@ -285,8 +288,11 @@ enum mpq_status mpq_search(struct mpq_ctx *ctx, struct mpq_arena *arena,
     if (!s.best.bits || !s.best.sample_loss || !s.sample_loss)
         return MPQ_E_NOMEM;
     MPQ_TRY(check(&s));
-    for (size_t i = 0; i < MPQ_COUNT(strategies); i++)
-        MPQ_TRY(strategies[i](&s));
+    for (size_t i = 0; i < MPQ_COUNT(strategies); i++) {
+        MPQ_TRY(strategies[i].run(&s));
+        mpq_log(ctx, MPQ_LOG_INFO, "search: after %s, loss %.6f, %u evaluations",
+                strategies[i].name, s.best.loss, s.best.n_score);
+    }
     if (!s.has_best)
         return fail_infeasible(&s);
     *out = s.best;

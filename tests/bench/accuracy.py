@@ -25,6 +25,7 @@ CASES = {
     "cifar10_resnet20": ("cifar10", "calib.npz", "eval_jpeg.npz", ["--preprocess", "imagenet"], "10%,8%"),
     "cifar10_mobilenetv2_probe128": ("cifar10", "calib.npz", "eval_jpeg.npz", ["--preprocess", "imagenet"],
                                      "12.5%,9%"),
+    "cifar10_resnet8_mlperf": ("cifar10", "calib.npz", "eval_jpeg.npz", [], "12.5%,10%"),
     "imagenet_squeezenet1_1": ("imagenet", "calib", "eval", ["--preprocess", "imagenet"], "15%,12.5%,10%,30%"),
     "imagenet_mobilenetv1_025": ("imagenet", "calib", "eval", ["--preprocess", "imagenet-tf"], "20%"),
     "kws_dscnn_mlperf": ("kws", "calib.npz", "eval.npz", [], "20%"),
