@@ -25,7 +25,8 @@ static enum mpq_status create(struct mpq_ctx *ctx, struct mpq_arena *arena,
     struct mpq_dataset *dataset = mpq_arena_alloc(ctx, arena, 1, sizeof *dataset);
     if (!dataset)
         return MPQ_E_NOMEM;
-    *dataset = (struct mpq_dataset){.arena = arena, .n_input = graph->n_input};
+    *dataset = (struct mpq_dataset){
+        .arena = arena, .n_input = graph->n_input, .picture_input = UINT32_MAX};
     dataset->input_name = mpq_arena_alloc(ctx, arena, graph->n_input, sizeof *dataset->input_name);
     dataset->input = mpq_arena_alloc(ctx, arena, graph->n_input, sizeof *dataset->input);
     if (!dataset->input_name || !dataset->input)
@@ -177,6 +178,14 @@ int64_t mpq_dataset_label(const struct mpq_dataset *dataset, uint32_t sample)
 {
     MPQ_ASSERT(dataset->label && sample < dataset->n_sample);
     return dataset->label[sample];
+}
+
+bool mpq_dataset_pictures(const struct mpq_dataset *dataset, uint32_t *out_input,
+                          struct mpq_picture_layout *out)
+{
+    *out_input = dataset->picture_input;
+    return *out_input != UINT32_MAX &&
+           mpq_picture_layout_find(&dataset->input[*out_input].shape, out);
 }
 
 /* One call of mpq_dataset_read(). A scalar input has one element whatever n is; its n samples go to

@@ -43,6 +43,11 @@ uint32_t mpq_dataset_count(const struct mpq_dataset *dataset);
 bool mpq_dataset_has_labels(const struct mpq_dataset *dataset);
 int64_t mpq_dataset_label(const struct mpq_dataset *dataset, uint32_t sample);
 
+/* Whether the samples are pictures that were preprocessed, for which input, and how it holds them.
+ */
+bool mpq_dataset_pictures(const struct mpq_dataset *dataset, uint32_t *out_input,
+                          struct mpq_picture_layout *out);
+
 /* Write samples index[0..n) into `input` [n_input], tensors with data whose first dimension is n
  * times that of one sample; a scalar input stays one element, in which the samples must agree
  * (SHAPE). Pictures are decoded on first use and kept cropped as bytes. Runs on all threads. */

@@ -14,6 +14,7 @@ struct mpq_dataset {
     struct mpq_tensor *input;       /* [n_input] one sample: type and shape, no data          */
     const int64_t *label;           /* [n_sample] or NULL                                     */
     const char *const *sample_name; /* [n_sample] file names, or NULL where samples have none */
+    uint32_t picture_input;         /* the input that takes pictures, UINT32_MAX: none        */
     const char *label_path;         /* where the labels come from, for sentences              */
 };
 

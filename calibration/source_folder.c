@@ -152,6 +152,7 @@ static enum mpq_status folder_open(struct mpq_ctx *ctx, const struct mpq_source_
                         "[1,H,W,C] with C 1, 3 or 4",
                         request->path, dataset->input_name[0],
                         MPQ_SHAPE_TEXT(&dataset->input[0].shape));
+    dataset->picture_input = 0;
     state->preprocess = *request->preprocess;
     mpq_pixel_table_fill(&state->preprocess, &state->table);
     MPQ_TRY(mpq_preprocess_check(ctx, &state->preprocess, &state->layout));

@@ -83,7 +83,7 @@ static enum mpq_status open_pictures(struct mpq_ctx *ctx, struct mpq_dataset *da
                         where, mpq_dtype_name(header.dtype), MPQ_SHAPE_TEXT(shape),
                         dataset->input_name[input]);
     MPQ_TRY(set_count(ctx, dataset, where, (uint32_t)shape->dim[0]));
-    state->picture_input = input;
+    state->picture_input = dataset->picture_input = input;
     state->preprocess = *preprocess;
     mpq_pixel_table_fill(preprocess, &state->table);
     return mpq_npz_rows(ctx, dataset->arena, npz, PICTURES, &state->array[input]);

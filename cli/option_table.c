@@ -137,6 +137,9 @@ const struct mpq_option_row mpq_option_table[] = {
      "Do not freeze widths during tuning."},
     {"no-align", 0, CONVERT, NULL, A_SWITCH, FIELD(no_align), "no", NULL,
      "Do not align the features of narrow paths with those of the widest."},
+    {"no-augment", 0, CONVERT, NULL, A_SWITCH, FIELD(no_augment), "no", NULL,
+     "With --recipe paper, train on the pictures as they are: neither moved by a few pixels nor "
+     "mirrored, which is otherwise done where the float model's answers survive it."},
     {"no-refine", 0, MADE, NULL, A_SWITCH, FIELD(no_refine), "no", NULL,
      "Do not round the weights again for the allocation found."},
     {"no-round", 0, CONVERT, NULL, A_SWITCH, FIELD(no_round), "no", NULL,

@@ -352,6 +352,9 @@ enum mpq_status mpq_options_parse(struct mpq_ctx *ctx, struct mpq_arena *arena,
                         "--baseline excludes --checkpoint, --max-drop and --weights-only");
     MPQ_TRY(check_weights_only(ctx, out));
     MPQ_TRY(make_preprocess(ctx, out));
+    static const char *const paper_only[] = {"no-augment"};
+    if (!out->recipe)
+        MPQ_TRY(forbid(ctx, out, paper_only, MPQ_COUNT(paper_only), "--recipe default"));
     MPQ_TRY(out->recipe ? check_paper(ctx, out) : check_limits(ctx, command, out));
     return command == MPQ_COMMAND_CONVERT ? name_outputs(ctx, arena, out) : MPQ_OK;
 }

@@ -90,7 +90,7 @@ struct mpq_options {
     int64_t threads;     /* >= 1                                             */
     const struct mpq_target *target;
     const struct mpq_target *reader; /* of lint; NULL: anyone                            */
-    bool overwrite, no_freeze, no_align, no_refine, no_round, no_codebook, no_equalize,
+    bool overwrite, no_freeze, no_align, no_augment, no_refine, no_round, no_codebook, no_equalize,
         weights_only, short_names, saturation_safe;
 
     size_t message_limit; /* no option: tests set it, for what happens beyond 2 GiB; 0: as it is */

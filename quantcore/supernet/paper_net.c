@@ -3,6 +3,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "quantcore/quant/histogram.h"
+
 enum { FEWEST = 2, FEWEST_DEPTHWISE = 3, MOST = 6, FIXED = 8 };
 
 static const mpq_real least_gamma = (mpq_real)1e-5;
@@ -151,6 +153,36 @@ static void fill_norms(struct mpq_paper_net *net, const struct mpq_graph *graph,
     }
 }
 
+/* The step of least squared error among an eighth of an octave apart from a quarter to four times
+ * `first`. */
+static mpq_real best_step(const struct mpq_histogram *histogram, int bits, bool is_signed,
+                          mpq_real first)
+{
+    enum { OCTAVES = 2, STEPS = 8 };
+    double least = INFINITY;
+    mpq_real best = first;
+    for (int i = -OCTAVES * STEPS; i <= OCTAVES * STEPS; i++) {
+        mpq_real step = first * (mpq_real)exp2((double)i / STEPS);
+        struct mpq_act_quant quant = {(float)step, is_signed ? 1 << (bits - 1) : 0, bits};
+        double error = mpq_histogram_mse(histogram, &quant);
+        if (error < least) {
+            least = error;
+            best = step;
+        }
+    }
+    return best;
+}
+
+static void set_weight_steps(const struct mpq_layer *shape, struct mpq_paper_layer *layer)
+{
+    struct mpq_histogram histogram = {0};
+    mpq_histogram_add(&histogram, layer->w, shape->n_param);
+    for (int b = MPQ_MIN_BITS; b <= MPQ_MAX_BITS; b++) {
+        mpq_real first = mpq_lsq_weight_step(layer->w, shape->n_param, b);
+        layer->weight_step[b] = best_step(&histogram, b, true, first);
+    }
+}
+
 static void fill(struct mpq_paper_net *net, const struct mpq_graph *graph)
 {
     for (uint32_t l = 0; l < net->layers->n_layer; l++) {
@@ -163,10 +195,9 @@ static void fill(struct mpq_paper_net *net, const struct mpq_graph *graph)
                    (size_t)shape->n_channel * sizeof *layer->bias);
         if (has_norm(net, l))
             fill_norms(net, graph, l);
-        for (int b = MPQ_MIN_BITS; b <= MPQ_MAX_BITS; b++) {
-            layer->weight_step[b] = mpq_lsq_weight_step(layer->w, shape->n_param, b);
+        set_weight_steps(shape, layer);
+        for (int b = MPQ_MIN_BITS; b <= MPQ_MAX_BITS; b++)
             layer->input_step[b] = 1;
-        }
         /* Not used; kept away from 0 for whoever looks at all. */
         for (int b = 0; b < MPQ_MIN_BITS; b++)
             layer->weight_step[b] = layer->input_step[b] = 1;
@@ -250,44 +281,129 @@ void mpq_paper_widest(const struct mpq_paper_net *net, uint8_t *weight_bits, uin
     }
 }
 
-/* ---- inputs ---- */
+/* ---- what the float model does to samples ---- */
 
-struct input_stats {
-    double magnitude, minimum, maximum;
+/* A layer's values, as they were seen. */
+struct layer_stats {
+    double magnitude;               /* mean |x| of its input */
+    struct mpq_histogram histogram; /* of its input          */
+    double *sum, *square;           /* [n_channel] of what goes into its batch norm */
+    double n;                       /* values of a channel   */
 };
 
-static void apply_float(const struct mpq_paper_net *net, struct mpq_exec *exec)
+static enum mpq_status create_stats(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                    const struct mpq_paper_net *net, struct layer_stats **out)
 {
-    for (uint32_t l = 0; l < net->layers->n_layer; l++) {
-        const struct mpq_paper_layer *layer = &net->layer[l];
-        mpq_exec_feed(exec, net->layers->layer[l].weight, layer->w);
-        net->learned[l].input_range = (struct mpq_lsq_range){0, 0};
-        if (has_norm(net, l))
-            feed_norm(
-                net, exec, l,
-                &layer->norm[mpq_bits_highest(layer->weights)][mpq_bits_highest(layer->inputs)]);
+    uint32_t n_layer = net->layers->n_layer;
+    struct layer_stats *stats = mpq_arena_alloc(ctx, arena, n_layer, sizeof *stats);
+    for (uint32_t l = 0; stats && l < n_layer; l++) {
+        size_t n_channel = (size_t)net->layers->layer[l].n_channel;
+        stats[l].sum = mpq_arena_alloc(ctx, arena, n_channel, sizeof(double));
+        stats[l].square = mpq_arena_alloc(ctx, arena, n_channel, sizeof(double));
+        if (!stats[l].sum || !stats[l].square)
+            return MPQ_E_NOMEM;
+    }
+    *out = stats;
+    return stats ? MPQ_OK : MPQ_E_NOMEM;
+}
+
+static enum mpq_status add_input(struct mpq_ctx *ctx, const struct mpq_layer *shape,
+                                 const struct mpq_tensor *x, double share,
+                                 struct layer_stats *stats)
+{
+    const mpq_real *data = x->data;
+    int64_t n = mpq_shape_count(&x->shape);
+    double sum = 0;
+    for (int64_t i = 0; i < n; i++)
+        sum += fabs((double)data[i]);
+    if (!isfinite(sum))
+        return mpq_fail(ctx, MPQ_E_NUMERIC, "the input of layer '%s' is not finite", shape->name);
+    stats->magnitude += n ? share * sum / (double)n : 0;
+    mpq_histogram_add(&stats->histogram, data, n);
+    return MPQ_OK;
+}
+
+/* y [n, n_channel, ...] */
+static void add_output(const struct mpq_tensor *y, struct layer_stats *stats)
+{
+    const mpq_real *data = y->data;
+    int64_t n_channel = y->shape.dim[1], n_sample = y->shape.dim[0];
+    int64_t n_place = mpq_shape_count(&y->shape) / (n_channel * n_sample);
+    for (int64_t i = 0; i < n_sample; i++)
+        for (int64_t c = 0; c < n_channel; c++, data += n_place)
+            for (int64_t k = 0; k < n_place; k++) {
+                stats->sum[c] += (double)data[k];
+                stats->square[c] += (double)data[k] * (double)data[k];
+            }
+    stats->n += (double)(n_sample * n_place);
+}
+
+static void set_input_steps(struct mpq_paper_layer *layer, const struct layer_stats *stats)
+{
+    double minimum = stats->histogram.minimum, maximum = stats->histogram.maximum;
+    /* Rounding noise below zero is no sign. */
+    layer->is_signed = minimum < -1e-5 * fmax(maximum, -minimum);
+    for (int b = MPQ_MIN_BITS; b <= MPQ_MAX_BITS; b++) {
+        mpq_real first =
+            mpq_lsq_activation_step(stats->magnitude, mpq_lsq_range(b, layer->is_signed));
+        layer->input_step[b] = best_step(&stats->histogram, b, layer->is_signed, first);
     }
 }
 
-static enum mpq_status add_inputs(struct mpq_ctx *ctx, const struct mpq_paper_net *net,
-                                  struct mpq_exec *exec, double share, struct input_stats *stats)
+/* The same function of x by the samples' statistics:
+ *
+ *   gamma (x - mean) / sqrt(var + epsilon) + beta = gamma' (x - mean') / sqrt(var' + epsilon) +
+ * beta' */
+static void restate_norms(const struct mpq_layer *shape, const struct mpq_learned_layer *learned,
+                          const mpq_real *bias, const struct layer_stats *stats,
+                          struct mpq_paper_layer *layer)
+{
+    const mpq_real *file_gamma = learned->norm[0]->data;
+    for (int64_t c = 0; c < shape->n_channel; c++) {
+        double mean = stats->sum[c] / stats->n;
+        double var = fmax(stats->square[c] / stats->n - mean * mean, 0);
+        if (file_gamma[c] < 0) /* its weights are negated, see fill_norms() */
+            mean = 2 * (bias ? (double)bias[c] : 0) - mean;
+        for (int i = 0; i < MPQ_N_BITS * MPQ_N_BITS; i++) {
+            const struct mpq_paper_norm *norm = &layer->norm[i / MPQ_N_BITS][i % MPQ_N_BITS];
+            if (!norm->gamma)
+                continue;
+            double gain = (double)norm->gamma[c] / sqrt((double)norm->var[c] + learned->epsilon);
+            norm->beta[c] += (mpq_real)(gain * (mean - (double)norm->mean[c]));
+            norm->gamma[c] = (mpq_real)(gain * sqrt(var + learned->epsilon));
+            norm->mean[c] = (mpq_real)mean;
+            norm->var[c] = (mpq_real)var;
+        }
+    }
+}
+
+static void use_stats(struct mpq_paper_net *net, const struct mpq_graph *graph,
+                      const struct layer_stats *stats)
 {
     for (uint32_t l = 0; l < net->layers->n_layer; l++) {
-        if (!net->learned[l].has_input_step)
-            continue;
-        const struct mpq_tensor *x = mpq_exec_tensor(exec, net->layers->layer[l].x);
-        const mpq_real *data = x->data;
-        int64_t n = mpq_shape_count(&x->shape);
-        double sum = 0;
-        for (int64_t i = 0; i < n; i++) {
-            sum += fabs((double)data[i]);
-            stats[l].minimum = fmin(stats[l].minimum, (double)data[i]);
-            stats[l].maximum = fmax(stats[l].maximum, (double)data[i]);
-        }
-        if (!isfinite(sum))
-            return mpq_fail(ctx, MPQ_E_NUMERIC, "the input of layer '%s' is not finite",
-                            net->layers->layer[l].name);
-        stats[l].magnitude += n ? share * sum / (double)n : 0;
+        const struct mpq_layer *shape = &net->layers->layer[l];
+        const mpq_real *bias =
+            shape->bias == MPQ_NO_VALUE ? NULL : graph->value[shape->bias].constant->data;
+        if (net->learned[l].has_input_step)
+            set_input_steps(&net->layer[l], &stats[l]);
+        if (has_norm(net, l))
+            restate_norms(shape, &net->learned[l], bias, &stats[l], &net->layer[l]);
+    }
+    mpq_paper_keep_gamma(net);
+}
+
+static enum mpq_status add_batch(struct mpq_ctx *ctx, const struct mpq_paper_net *net,
+                                 struct mpq_network *network, double share,
+                                 struct layer_stats *stats)
+{
+    mpq_exec_forward(network->exec, 0, network->graph->n_node);
+    for (uint32_t l = 0; l < net->layers->n_layer; l++) {
+        const struct mpq_layer *shape = &net->layers->layer[l];
+        if (net->learned[l].has_input_step)
+            MPQ_TRY(
+                add_input(ctx, shape, mpq_exec_tensor(network->exec, shape->x), share, &stats[l]));
+        if (has_norm(net, l))
+            add_output(mpq_exec_tensor(network->exec, shape->y), &stats[l]);
     }
     return MPQ_OK;
 }
@@ -296,32 +412,20 @@ enum mpq_status mpq_paper_calibrate(struct mpq_ctx *ctx, struct mpq_paper_net *n
                                     struct mpq_network *network, const struct mpq_samples *samples,
                                     const uint32_t *sample, uint32_t n)
 {
-    uint32_t n_layer = net->layers->n_layer, batch = network->batch;
+    uint32_t batch = network->batch;
+    struct layer_stats *stats = NULL;
     struct mpq_arena *scratch = mpq_arena_create(ctx);
     if (!scratch)
         return MPQ_E_NOMEM;
-    struct input_stats *stats = mpq_arena_alloc(ctx, scratch, n_layer, sizeof *stats);
-    enum mpq_status status = stats ? MPQ_OK : MPQ_E_NOMEM;
-    if (stats)
-        apply_float(net, network->exec);
+    enum mpq_status status = create_stats(ctx, scratch, net, &stats);
     for (uint32_t begin = 0; begin < n && status == MPQ_OK; begin += batch) {
         uint32_t n_here = n - begin < batch ? n - begin : batch;
         status = mpq_network_read(ctx, network, samples, sample + begin, n_here);
-        if (status != MPQ_OK)
-            break;
-        mpq_exec_forward(network->exec, 0, network->graph->n_node);
-        status = add_inputs(ctx, net, network->exec, (double)n_here / n, stats);
+        if (status == MPQ_OK)
+            status = add_batch(ctx, net, network, (double)n_here / n, stats);
     }
-    for (uint32_t l = 0; l < n_layer && status == MPQ_OK; l++) {
-        struct mpq_paper_layer *layer = &net->layer[l];
-        if (!net->learned[l].has_input_step)
-            continue;
-        /* Rounding noise below zero is no sign. */
-        layer->is_signed = stats[l].minimum < -1e-5 * fmax(stats[l].maximum, -stats[l].minimum);
-        for (int b = MPQ_MIN_BITS; b <= MPQ_MAX_BITS; b++)
-            layer->input_step[b] =
-                mpq_lsq_activation_step(stats[l].magnitude, mpq_lsq_range(b, layer->is_signed));
-    }
+    if (status == MPQ_OK)
+        use_stats(net, network->graph, stats);
     mpq_arena_free(scratch);
     return status;
 }

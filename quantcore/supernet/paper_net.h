@@ -61,16 +61,22 @@ struct mpq_paper_net {
 
 /* `graph` is what mpq_simplify_keep_norms() returned, at any batch, `layers` its layers. Searchable
  * layers get the widths above that are in `weights` and `inputs`, USAGE where none is. Latent
- * weights and batch norms are those of the graph; steps of weights by mpq_lsq_weight_step(), those
- * of inputs come from mpq_paper_calibrate(). UNSUPPORTED where no layer is searchable. */
+ * weights and batch norms are those of the graph. Steps of weights have the least squared error,
+ * where the published first step (mpq_lsq_weight_step()) is that of 4 bits or more and leaves the
+ * rest to training; those of inputs come from mpq_paper_calibrate(). UNSUPPORTED where no layer is
+ * searchable. */
 enum mpq_status mpq_paper_create(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                  const struct mpq_graph *graph,
                                  const struct mpq_layer_table *layers, mpq_bits_mask weights,
                                  mpq_bits_mask inputs, struct mpq_paper_net *out) MPQ_CHECKED;
 
-/* Steps and signs of inputs from a float run over sample[0..n): mpq_lsq_activation_step() for every
- * width. The published code does so when a width is first met, from the values of that moment; here
- * no step depends on the order of paths. `network` runs net->graph with keep_all. */
+/* What the float model makes of sample[0..n): signs of inputs, their steps for every width, and
+ * batch norms that compute what those of the file do once they normalize by the samples' statistics
+ * instead of the file's. `network` runs the graph that the net was created from, with keep_all.
+ *
+ * The published code takes first steps from the values of the moment when a width is first met, and
+ * trains on what the statistics of the file come from; here no step depends on the order of paths,
+ * and a few thousand samples have statistics of their own. */
 enum mpq_status mpq_paper_calibrate(struct mpq_ctx *ctx, struct mpq_paper_net *net,
                                     struct mpq_network *network, const struct mpq_samples *samples,
                                     const uint32_t *sample, uint32_t n) MPQ_CHECKED;

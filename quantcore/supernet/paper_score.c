@@ -3,26 +3,20 @@
 #include <math.h>
 #include <string.h>
 
-#include "quantcore/base/rng.h"
-
 /* ---- scores ---- */
 
-enum mpq_status mpq_paper_scorer_create(struct mpq_ctx *ctx, struct mpq_arena *arena,
-                                        const struct mpq_paper_net *net,
-                                        struct mpq_network *network,
-                                        const struct mpq_samples *samples,
-                                        const struct mpq_paper_truth *truth,
-                                        struct mpq_paper_scorer *out)
+enum mpq_status
+mpq_paper_scorer_create(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                        const struct mpq_paper_net *net, struct mpq_network *network,
+                        const struct mpq_samples *samples, const struct mpq_paper_truth *truth,
+                        const struct mpq_paper_change *change, struct mpq_paper_scorer *out)
 {
-    struct mpq_paper_scorer s = {
-        .net = net, .network = network, .samples = samples, .truth = truth};
-    s.order = mpq_arena_alloc(ctx, arena, truth->targets->n_sample, sizeof *s.order);
-    s.row = mpq_arena_alloc(ctx, arena, network->batch, sizeof *s.row);
-    s.sample = mpq_arena_alloc(ctx, arena, network->batch, sizeof *s.sample);
+    struct mpq_paper_scorer s = {.net = net, .network = network, .samples = samples};
     s.weight_bits = mpq_arena_alloc(ctx, arena, net->layers->n_layer, 1);
     s.input_bits = mpq_arena_alloc(ctx, arena, net->layers->n_layer, 1);
-    if (!s.order || !s.row || !s.sample || !s.weight_bits || !s.input_bits)
+    if (!s.weight_bits || !s.input_bits)
         return MPQ_E_NOMEM;
+    MPQ_TRY(mpq_paper_batch_create(ctx, arena, network, truth, change, &s.batch));
     *out = s;
     return MPQ_OK;
 }
@@ -30,34 +24,19 @@ enum mpq_status mpq_paper_scorer_create(struct mpq_ctx *ctx, struct mpq_arena *a
 enum mpq_status mpq_paper_scorer_read(struct mpq_ctx *ctx, struct mpq_paper_scorer *s,
                                       uint64_t step)
 {
-    const struct mpq_targets *targets = s->truth->targets;
-    uint32_t batch = s->network->batch;
-    uint64_t at = step * batch;
-    for (uint32_t i = 0; i < batch; i++, at++) {
-        if (i == 0 || at % targets->n_sample == 0)
-            mpq_rng_permutation(ctx->seed, MPQ_STREAM_SEARCH, at / targets->n_sample,
-                                targets->n_sample, s->order);
-        s->row[i] = s->order[at % targets->n_sample];
-        s->sample[i] = targets->sample[s->row[i]];
-    }
     s->is_current = false;
-    return mpq_network_read(ctx, s->network, s->samples, s->sample, batch);
+    return mpq_paper_batch_read(ctx, &s->batch, s->network, s->samples, MPQ_STREAM_SEARCH, step);
 }
 
-/* Cross entropy with the labels of one head. */
-static double label_loss(const struct mpq_paper_scorer *s, const struct mpq_loss_head *head)
+static double batch_loss(const struct mpq_paper_scorer *s)
 {
-    const mpq_real *y = mpq_exec_tensor(s->network->exec, head->value)->data;
+    const struct mpq_loss *loss = &s->network->loss;
     double sum = 0;
-    for (uint32_t i = 0; i < s->network->batch; i++, y += head->n_sample) {
-        double highest = (double)y[0], total = 0;
-        for (int64_t c = 1; c < head->n_sample; c++)
-            highest = fmax(highest, (double)y[c]);
-        for (int64_t c = 0; c < head->n_sample; c++)
-            total += exp((double)y[c] - highest);
-        sum += highest + log(total) - (double)y[s->truth->label[s->row[i]]];
-    }
-    return sum / s->network->batch;
+    for (uint32_t h = 0; h < loss->n_head; h++)
+        sum += mpq_loss_head_value(
+            &loss->head[h], mpq_exec_tensor(s->network->exec, loss->head[h].value)->data,
+            s->batch.hard[h], s->network->batch, s->batch.truth->targets->variance[h], NULL);
+    return sum;
 }
 
 double mpq_paper_score(struct mpq_paper_scorer *s, const uint8_t *weight_bits,
@@ -77,9 +56,7 @@ double mpq_paper_score(struct mpq_paper_scorer *s, const uint8_t *weight_bits,
     memcpy(s->input_bits, input_bits, n_layer);
     s->is_current = true;
     mpq_exec_forward(s->network->exec, first, s->network->graph->n_node);
-    double loss = s->truth->label ? label_loss(s, &s->network->loss.head[s->truth->scored])
-                                  : mpq_network_loss(s->network, s->truth->targets, s->row,
-                                                     s->network->batch, 0);
+    double loss = batch_loss(s);
     return isfinite(loss) ? loss : (double)INFINITY;
 }
 

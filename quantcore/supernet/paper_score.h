@@ -9,17 +9,18 @@ struct mpq_paper_scorer {
     const struct mpq_paper_net *net;
     struct mpq_network *network; /* of net->graph, created with keep_all            */
     const struct mpq_samples *samples;
-    const struct mpq_paper_truth *truth;
-    uint32_t *order, *row, *sample;
+    struct mpq_paper_batch batch;
     uint8_t *weight_bits, *input_bits; /* [n_layer] what the exec last ran with        */
     bool is_current;                   /* its values are those of this batch and these */
 };
 
+/* change as in training; NULL: samples as they are. */
 enum mpq_status mpq_paper_scorer_create(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                         const struct mpq_paper_net *net,
                                         struct mpq_network *network,
                                         const struct mpq_samples *samples,
                                         const struct mpq_paper_truth *truth,
+                                        const struct mpq_paper_change *change,
                                         struct mpq_paper_scorer *out) MPQ_CHECKED;
 
 /* Take batch `step`, a function of seed and step, for the scores to come. */
@@ -27,8 +28,8 @@ enum mpq_status mpq_paper_scorer_read(struct mpq_ctx *ctx, struct mpq_paper_scor
                                       uint64_t step) MPQ_CHECKED;
 
 /* Error of the widths on the batch, batch norms using its own statistics: the loss against labels
- * or the float model's answers. Layers before the first that differs from the last call are not run
- * again. */
+ * or, where there are none, the float model's answers. Layers before the first that differs from
+ * the last call are not run again. */
 double mpq_paper_score(struct mpq_paper_scorer *scorer, const uint8_t *weight_bits,
                        const uint8_t *input_bits);
 

@@ -36,9 +36,8 @@ struct trainer {
     const struct mpq_paper_train_options *options;
     struct layer_state *layer;
     mpq_real *gradient, *velocity, *average; /* [net->n_value] */
-    mpq_real **hard, **widest; /* [n_head][batch * n_sample] what the batch should answer, and what
-                                  it did on the widest path */
-    uint32_t *order, *row, *sample;
+    struct mpq_paper_batch batch;
+    mpq_real **widest; /* [n_head][batch * n_sample] answers of the widest path */
     uint8_t *weight_bits, *input_bits;
     double *turbulence;
     bool *is_selected;
@@ -66,18 +65,14 @@ static enum mpq_status create_heads(struct mpq_ctx *ctx, struct mpq_arena *arena
                                     uint32_t batch)
 {
     const struct mpq_loss *loss = &t->network.loss;
-    t->hard = mpq_arena_alloc(ctx, arena, loss->n_head, sizeof *t->hard);
     t->widest = mpq_arena_alloc(ctx, arena, loss->n_head, sizeof *t->widest);
-    if (!t->hard || !t->widest)
+    if (!t->widest)
         return MPQ_E_NOMEM;
     for (uint32_t h = 0; h < loss->n_head; h++) {
         size_t n = batch * (size_t)loss->head[h].n_sample;
-        t->hard[h] = mpq_arena_alloc(ctx, arena, n, sizeof **t->hard);
         t->widest[h] = mpq_arena_alloc(ctx, arena, n, sizeof **t->widest);
-        if (!t->hard[h] || !t->widest[h])
+        if (!t->widest[h])
             return MPQ_E_NOMEM;
-        if (loss->head[h].kl_weight > 0) /* distributions are compared as such alone */
-            loss->head[h].mse_weight = 0;
     }
     return MPQ_OK;
 }
@@ -94,9 +89,6 @@ static enum mpq_status create(struct mpq_ctx *ctx, struct mpq_arena *arena, stru
     t->gradient = mpq_arena_alloc(ctx, arena, t->net->n_value, sizeof(mpq_real));
     t->velocity = mpq_arena_alloc(ctx, arena, t->net->n_value, sizeof(mpq_real));
     t->average = mpq_arena_copy(ctx, arena, t->net->value, t->net->n_value * sizeof(mpq_real));
-    t->order = mpq_arena_alloc(ctx, arena, t->truth->targets->n_sample, sizeof *t->order);
-    t->row = mpq_arena_alloc(ctx, arena, batch, sizeof *t->row);
-    t->sample = mpq_arena_alloc(ctx, arena, batch, sizeof *t->sample);
     t->weight_bits = mpq_arena_alloc(ctx, arena, n_layer, 1);
     t->input_bits = mpq_arena_alloc(ctx, arena, n_layer, 1);
     t->turbulence = mpq_arena_alloc(ctx, arena, n_layer, sizeof *t->turbulence);
@@ -120,39 +112,9 @@ static enum mpq_status create(struct mpq_ctx *ctx, struct mpq_arena *arena, stru
         &(struct mpq_exec_options){.want_grad = want, .seed = seed, .keep = keep}, &t->network));
     for (uint32_t l = 0; l < n_layer; l++)
         MPQ_TRY(create_layer(ctx, arena, t, l));
+    MPQ_TRY(
+        mpq_paper_batch_create(ctx, arena, &t->network, t->truth, t->options->change, &t->batch));
     return create_heads(ctx, arena, t, batch);
-}
-
-/* ---- the batch ---- */
-
-/* Classes as logits: softmax gives 1 for the label and 0 for all others. */
-static void write_label(mpq_real *row, int64_t n_class, int32_t label)
-{
-    const mpq_real certain = 1000;
-    for (int64_t c = 0; c < n_class; c++)
-        row[c] = c == label ? certain : 0;
-}
-
-static enum mpq_status read_batch(struct mpq_ctx *ctx, struct trainer *t, uint64_t step)
-{
-    const struct mpq_targets *targets = t->truth->targets;
-    uint32_t n = targets->n_sample, batch = t->network.batch;
-    uint64_t at = step * batch;
-    for (uint32_t i = 0; i < batch; i++, at++) {
-        if (at % n == 0 || (i == 0 && step == 0))
-            mpq_rng_permutation(ctx->seed, MPQ_STREAM_BATCH, at / n, n, t->order);
-        t->row[i] = t->order[at % n];
-        t->sample[i] = targets->sample[t->row[i]];
-        for (uint32_t h = 0; h < t->network.loss.n_head; h++) {
-            int64_t length = t->network.loss.head[h].n_sample;
-            mpq_real *to = t->hard[h] + i * length;
-            if (t->truth->label && h == t->truth->scored)
-                write_label(to, length, t->truth->label[t->row[i]]);
-            else
-                memcpy(to, targets->target[h] + t->row[i] * length, (size_t)length * sizeof *to);
-        }
-    }
-    return mpq_network_read(ctx, &t->network, t->samples, t->sample, batch);
 }
 
 /* ---- one path ---- */
@@ -176,8 +138,9 @@ static void draw_path(struct trainer *t, uint64_t seed, uint64_t step, uint32_t 
     }
 }
 
-/* Loss of the outputs against the batch's answers, or half of it and half against the widest
- * path's, gradients added. */
+/* Loss of the outputs, gradients added: half of it against the labels (where there are none, the
+ * float model's answers) and half against the answers of a teacher: the float model for the widest
+ * path, the widest path for the others. */
 static double output_loss(struct trainer *t, bool is_widest)
 {
     double sum = 0;
@@ -185,14 +148,13 @@ static double output_loss(struct trainer *t, bool is_widest)
         struct mpq_loss_head head = t->network.loss.head[h];
         const mpq_real *y = mpq_exec_tensor(t->network.exec, head.value)->data;
         mpq_real *dy = mpq_exec_grad(t->network.exec, head.value);
+        const mpq_real *teacher = is_widest ? t->batch.soft[h] : t->widest[h];
         int64_t batch = t->network.batch;
         double variance = t->truth->targets->variance[h];
-        if (!is_widest) {
-            head.kl_weight /= 2;
-            head.mse_weight /= 2;
-            sum += mpq_loss_head_value(&head, y, t->widest[h], batch, variance, dy);
-        }
-        sum += mpq_loss_head_value(&head, y, t->hard[h], batch, variance, dy);
+        head.kl_weight /= 2;
+        head.mse_weight /= 2;
+        sum += mpq_loss_head_value(&head, y, t->batch.hard[h], batch, variance, dy);
+        sum += mpq_loss_head_value(&head, y, teacher, batch, variance, dy);
         if (is_widest)
             memcpy(t->widest[h], y, (size_t)(batch * head.n_sample) * sizeof *y);
     }
@@ -507,7 +469,8 @@ static enum mpq_status train(struct mpq_ctx *ctx, struct trainer *t,
         MPQ_TRY(mpq_step(ctx, "train", step, n_step, smooth));
         if (t->options->freeze && mpq_freeze_at_step(step, n_step, &ratio))
             MPQ_TRY(update_widths(ctx, t, ratio));
-        MPQ_TRY(read_batch(ctx, t, step));
+        MPQ_TRY(
+            mpq_paper_batch_read(ctx, &t->batch, &t->network, t->samples, MPQ_STREAM_BATCH, step));
         mpq_paper_widest(t->net, t->weight_bits, t->input_bits);
         run_path(t, true, 0);
         for (uint32_t path = 1; path <= N_RANDOM; path++) {

@@ -1,23 +1,19 @@
 /* Training the published supernet (arXiv 2401.01543 and its reference code): one path with all
- * widths at their widest and three random ones a step. */
+ * widths at their widest and three random ones a step. The float model is the external teacher of
+ * the widest path that the code has as its option `kd`. */
 #ifndef MPQ_SUPERNET_PAPER_TRAIN_H
 #define MPQ_SUPERNET_PAPER_TRAIN_H
 
+#include "quantcore/supernet/paper_batch.h"
 #include "quantcore/supernet/paper_net.h"
-
-/* What outputs should be. */
-struct mpq_paper_truth {
-    const struct mpq_targets *targets; /* the float model's answers, and which samples there are */
-    const int32_t *label; /* [targets->n_sample] classes of the head `scored`, or NULL */
-    uint32_t scored;      /* a head of the network; read where there are labels       */
-};
 
 struct mpq_paper_train_options {
     uint32_t n_step;
     double rate;      /* of gradient descent, at its highest                                */
     double step_rate; /* of Adam on the steps, as a share of the step                       */
-    bool freeze;      /* the width scheduler                                                */
-    bool align;       /* information distortion mitigation                                  */
+    const struct mpq_paper_change *change; /* NULL: samples as they are                     */
+    bool freeze;                           /* the width scheduler                           */
+    bool align;                            /* information distortion mitigation             */
 };
 
 struct mpq_paper_train_result {

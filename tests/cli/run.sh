@@ -90,6 +90,7 @@ refuse 2 'the model itself' convert good.onnx -o good.onnx
 refuse 2 'none|quick|default|thorough' convert good.onnx --effort some
 refuse 2 'default|paper' convert good.onnx --recipe own
 refuse 2 '--size does not go with --recipe paper' convert good.onnx --recipe paper --size 15%
+refuse 2 '--no-augment does not go with --recipe default' convert good.onnx --no-augment
 refuse 2 'writes for --target ort' convert good.onnx --recipe paper --target qnn
 refuse 2 'ort|int8|onnx|openvino|tensorrt|qnn|qnn16' convert good.onnx --target gpu
 
@@ -199,9 +200,7 @@ expect 0 '' convert good.onnx -o out/b.onnx --data good.npz --effort none --size
 expect 3 'were not made for --target tensorrt' convert good.onnx -o out/c.onnx --data good.npz \
     --effort none --size 100% -q --checkpoint out/tuned.npz --target tensorrt
 expect 3 'they were made for another --target' convert good.onnx -o out/c.onnx --data good.npz \
-    --effort none --size 100% --bits 4 -q --checkpoint out/tuned.npz --target onnx
-expect 1 'or was made for another --target' convert good.onnx -o out/c.onnx --data good.npz \
-    --effort none --size 100% -q --checkpoint out/tuned.npz --target qnn
+    --effort none --size 100% --bits 4 -q --checkpoint out/tuned.npz --target qnn
 
 # ---- limits and layers picked ----
 convert_again()

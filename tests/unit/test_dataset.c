@@ -232,6 +232,10 @@ static void feeds_pictures_of_an_npz(void **state)
     struct mpq_dataset *dataset = open_npz();
     assert_true(mpq_dataset_has_labels(dataset));
     assert_int_equal(mpq_dataset_label(dataset, 1), 1);
+    uint32_t input;
+    struct mpq_picture_layout layout;
+    assert_true(mpq_dataset_pictures(dataset, &input, &layout));
+    assert_true(input == 0 && layout.height == 4 && layout.width == 5 && !layout.channels_last);
     const uint32_t index[] = {1};
     struct mpq_tensor *const *batch = read_batch(dataset, index, 1);
     for (int c = 0; c < 3; c++)
@@ -398,6 +402,9 @@ static void reads_a_folder_in_the_order_of_names(void **state)
     assert_int_equal(mpq_dataset_count(dataset), 3);
     for (uint32_t i = 0; i < 3; i++)
         assert_int_equal(mpq_dataset_label(dataset, i), i);
+    uint32_t input;
+    struct mpq_picture_layout layout;
+    assert_true(mpq_dataset_pictures(dataset, &input, &layout) && layout.channels_last);
     struct mpq_picture one = data_picture(&ctx, arena, 6, 6, 3), two;
     two = data_picture(&ctx, arena, 9, 12, 1);
     CHECK_OK(&ctx, mpq_picture_resize(&ctx, arena, &two, 6, 6, &two));
