@@ -366,7 +366,8 @@ static enum mpq_status family_loss(struct mpq_ctx *ctx, struct mpq_pipeline *p, 
         return MPQ_E_NOMEM;
     for (uint32_t l = 0; l < p->layers.n_layer; l++)
         n_param += (double)p->layers.layer[l].n_param;
-    MPQ_TRY(mpq_sensitivity(ctx, &p->evaluator, sensitivity_macs, p->sensitivity));
+    MPQ_TRY(mpq_sensitivity(ctx, &p->evaluator, p->act_quant, p->act.n_group, sensitivity_macs,
+                            p->sensitivity));
     MPQ_TRY(mpq_sampler_create(ctx, p->arena, &p->net, p->sensitivity, &sampler));
     for (int i = 1; i <= POINTS; i++) {
         double loss, average = widest - (double)i / (POINTS + 1) * (widest - narrowest);
@@ -497,7 +498,8 @@ static enum mpq_status measure_sensitivity(struct mpq_ctx *ctx, struct mpq_pipel
             return MPQ_OK;
     }
     if (!p->has_sensitivity)
-        MPQ_TRY(mpq_sensitivity(ctx, &p->evaluator, sensitivity_macs, p->sensitivity));
+        MPQ_TRY(mpq_sensitivity(ctx, &p->evaluator, p->act_quant, p->act.n_group, sensitivity_macs,
+                                p->sensitivity));
     if (!p->n_act)
         return MPQ_OK;
     return mpq_group_sensitivity(ctx, &p->evaluator, p->act_quant, p->act_by_width, p->n_act,

@@ -199,11 +199,35 @@ static enum mpq_status measure(struct mpq_ctx *ctx, struct mpq_arena *scratch,
     return MPQ_OK;
 }
 
-enum mpq_status mpq_sensitivity(struct mpq_ctx *ctx, struct mpq_evaluator *e, double max_macs,
+/* The same range in steps so small that next to no noise is left. */
+static struct mpq_act_quant finer(struct mpq_act_quant quant)
+{
+    enum { FINE_BITS = 16 };
+    int times = quant.bits < FINE_BITS ? 1 << (FINE_BITS - quant.bits) : 1;
+    quant.bits = quant.bits < FINE_BITS ? FINE_BITS : quant.bits;
+    quant.scale /= (float)times;
+    quant.zero_point *= times;
+    return quant;
+}
+
+enum mpq_status mpq_sensitivity(struct mpq_ctx *ctx, struct mpq_evaluator *e,
+                                struct mpq_act_quant *act_quant, uint32_t n_group, double max_macs,
                                 double *out)
 {
     struct mpq_arena *scratch = mpq_arena_create(ctx);
-    enum mpq_status status = scratch ? measure(ctx, scratch, e, max_macs, out) : MPQ_E_NOMEM;
+    struct mpq_act_quant *saved =
+        scratch ? mpq_arena_alloc(ctx, scratch, n_group, sizeof *saved) : NULL;
+    if (!saved) {
+        mpq_arena_free(scratch);
+        return MPQ_E_NOMEM;
+    }
+    for (uint32_t g = 0; g < n_group; g++) {
+        saved[g] = act_quant[g];
+        act_quant[g] = finer(saved[g]);
+    }
+    enum mpq_status status = measure(ctx, scratch, e, max_macs, out);
+    for (uint32_t g = 0; g < n_group; g++)
+        act_quant[g] = saved[g];
     mpq_arena_free(scratch);
     return status;
 }

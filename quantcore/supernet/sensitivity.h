@@ -7,6 +7,10 @@
 /* out[l * MPQ_N_BITS + b]: the loss with layer l at b bits and all others at their widest, NaN
  * where b is no candidate.
  *
+ * Activations, act_quant [n_group] that the FakeQuant nodes read, have 16 bits meanwhile, in the
+ * ranges that they have: the noise of 8 bits is the same whatever the layer's width, and hides what
+ * the width adds. They end as they began.
+ *
  * All are measured where that takes no more than `max_macs` multiplications. Elsewhere the widest,
  * the narrowest and one width between are (mpq_sensitivity_measured()); of the others the layer
  * alone is run, and the squared error of its output says where their losses lie
@@ -17,11 +21,12 @@
  * function of model, data and batch alone, so that a run repeats. Layers are visited last first, so
  * that what comes before a layer is computed once a batch. */
 enum mpq_status mpq_sensitivity(struct mpq_ctx *ctx, struct mpq_evaluator *evaluator,
-                                double max_macs, double *out) MPQ_CHECKED;
+                                struct mpq_act_quant *act_quant, uint32_t n_group, double max_macs,
+                                double *out) MPQ_CHECKED;
 
 /* The same of activations: out[g * MPQ_N_BITS + a] is the loss with group g as by_width[a][g] says,
- * all else at its widest, NaN where by_width[a] is NULL; all are measured. act_quant [n_group] is
- * what the FakeQuant nodes read; it ends as it began, all groups at their widest. */
+ * all else at its widest, NaN where by_width[a] is NULL; all are measured. act_quant ends as it
+ * began, all groups at their widest. */
 enum mpq_status mpq_group_sensitivity(struct mpq_ctx *ctx, struct mpq_evaluator *evaluator,
                                       struct mpq_act_quant *act_quant,
                                       struct mpq_act_quant *const *by_width, uint32_t n_group,

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "quantcore/base/rng.h"
+#include "quantcore/pass/pass.h"
 #include "quantcore/supernet/sensitivity.h"
 #include "tests/check.h"
 #include "tests/unit/net.h"
@@ -182,8 +183,8 @@ static void sensitivities_are_losses_of_allocations(void **state)
     struct family *f = make_family(net);
     double loss[N_LAYER * MPQ_N_BITS], all[N_LAYER * MPQ_N_BITS], few[N_LAYER * MPQ_N_BITS];
     const double some = 30.0 * N_SAMPLE * WIDTH * WIDTH; /* enough for three widths, not for all */
-    CHECK_OK(&net->ctx, mpq_sensitivity(&net->ctx, &f->evaluator, some, loss));
-    CHECK_OK(&net->ctx, mpq_sensitivity(&net->ctx, &f->evaluator, 1e12, all));
+    CHECK_OK(&net->ctx, mpq_sensitivity(&net->ctx, &f->evaluator, NULL, 0, some, loss));
+    CHECK_OK(&net->ctx, mpq_sensitivity(&net->ctx, &f->evaluator, NULL, 0, 1e12, all));
     for (uint32_t l = 0; l < N_LAYER; l++)
         for (uint32_t b = 0; b < MPQ_N_BITS; b++) {
             double evaluated, sensitivity = loss[l * MPQ_N_BITS + b];
@@ -202,7 +203,7 @@ static void sensitivities_are_losses_of_allocations(void **state)
         }
     assert_memory_not_equal(loss, all, sizeof all);
     /* Two batches hold 16 samples. */
-    CHECK_OK(&net->ctx, mpq_sensitivity(&net->ctx, &f->evaluator, 0, few));
+    CHECK_OK(&net->ctx, mpq_sensitivity(&net->ctx, &f->evaluator, NULL, 0, 0, few));
     double sample_loss[N_SAMPLE], mean = 0;
     const uint8_t bits[N_LAYER] = {8, 4, 8, 8};
     CHECK_OK(&net->ctx, mpq_evaluate_samples(&net->ctx, &f->evaluator, bits, sample_loss));
@@ -210,6 +211,42 @@ static void sensitivities_are_losses_of_allocations(void **state)
         mean += sample_loss[i] / 16;
     CHECK_NEAR(few[1 * MPQ_N_BITS + 4], mean, 1e-5, 1e-12);
     assert_true(few[1 * MPQ_N_BITS + 4] != loss[1 * MPQ_N_BITS + 4]);
+}
+
+/* Coarse activations hide nothing and are back afterwards. */
+static void sensitivities_are_without_the_noise_of_activations(void **state)
+{
+    struct net *net = *state;
+    struct family *f = make_family(net);
+    const struct mpq_samples samples = {read_normal, NULL};
+    struct mpq_act_quant coarse = {16, 2, 2}, quant = coarse;
+    uint32_t n_value = net->graph->n_value, *group;
+    double exact[N_LAYER * MPQ_N_BITS], loss[N_LAYER * MPQ_N_BITS], noisy;
+    const uint8_t widest[N_LAYER] = {8, 8, 8, 8};
+    struct mpq_graph *fake;
+    struct mpq_network network;
+    mpq_node_id node_of[N_LAYER + 4], node[N_LAYER];
+    CHECK_OK(&net->ctx, mpq_sensitivity(&net->ctx, &f->evaluator, NULL, 0, 1e12, exact));
+    group = mpq_arena_alloc(&net->ctx, net->arena, n_value, sizeof *group);
+    assert_non_null(group);
+    for (uint32_t v = 0; v < n_value; v++)
+        group[v] = v == f->layer[1].x ? 0 : MPQ_NO_GROUP;
+    bool *lossless = mpq_arena_alloc(&net->ctx, net->arena, n_value, sizeof *lossless);
+    const struct mpq_act_plan plan = {n_value, group, lossless, NULL, 1};
+    CHECK_OK(&net->ctx, mpq_insert_fake_quant(&net->ctx, net->arena, net->graph, &plan, &quant,
+                                              &fake, node_of));
+    for (uint32_t l = 0; l < N_LAYER; l++)
+        node[l] = node_of[f->node[l]];
+    CHECK_OK(&net->ctx, mpq_network_create(&net->ctx, net->arena, fake, BATCH,
+                                           &(struct mpq_exec_options){.keep_all = true}, &network));
+    CHECK_OK(&net->ctx, mpq_evaluator_create(&net->ctx, net->arena, &f->supernet, &network,
+                                             &samples, &f->targets, node, &f->evaluator));
+    CHECK_OK(&net->ctx, mpq_sensitivity(&net->ctx, &f->evaluator, &quant, 1, 1e12, loss));
+    for (uint32_t i = 0; i < MPQ_COUNT(loss); i++)
+        assert_true(isnan(exact[i]) || fabs(loss[i] - exact[i]) < 1e-3 + 0.1 * exact[i]);
+    assert_memory_equal(&quant, &coarse, sizeof quant);
+    CHECK_OK(&net->ctx, mpq_evaluate(&net->ctx, &f->evaluator, widest, &noisy));
+    assert_true(noisy > 10 * loss[8]);
 }
 
 int main(void)
@@ -220,6 +257,8 @@ int main(void)
         cmocka_unit_test(losses_between_the_measured_follow_the_error),
         cmocka_unit_test_setup_teardown(sensitivities_are_losses_of_allocations, net_setup,
                                         net_teardown),
+        cmocka_unit_test_setup_teardown(sensitivities_are_without_the_noise_of_activations,
+                                        net_setup, net_teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
