@@ -1,11 +1,12 @@
 """Accuracy of real models over file sizes, as a user gets it: tuned on calib, judged on eval. Prints CSV.
 
-    python tests/bench/accuracy.py build/cli/onnx-mpq [--seeds 1,2,3] [--only resnet20] [--sizes 10%,8%] [--folder DIR]
-        [-- further options of convert]
+    python tests/bench/accuracy.py build/cli/onnx-mpq [--seeds 1,2,3] [--only resnet20] [--sizes 10%,8%] [--bits 8]
+        [--folder DIR] [-- further options of convert]
 
 Looks for models and data in ../shared, which are not part of the project, and says so where it is absent. A model
 and seed is tuned once; its other sizes come from the checkpoint. Where a checkpoint is in --folder, nothing is
-tuned. Language models are judged by perplexity, by ONNX Runtime. Needs numpy, and onnxruntime for those.
+tuned. --bits gives all weights one width, whatever the size. Language models are judged by perplexity, by ONNX
+Runtime. Needs numpy, and onnxruntime for those.
 """
 import argparse
 import csv
@@ -54,13 +55,15 @@ def perplexity_rise(source, out, data):
 
 
 def convert(tool, model, seed, size, out, options):
-    """Runs the tool; its row of the table. Files at `out` must not exist."""
+    """Runs the tool for that size, of a file or, as "8 bits", of all weights; its row of the table. Files at `out`
+    must not exist."""
     data, calib, evaluation, preprocess, _ = CASES[model]
     data = SHARED / "data" / data
     source = SHARED / "models" / f"{model}.onnx"
+    limit = ["--bits", size.removesuffix(" bits"), "--size", "100%"] if size.endswith("bits") else ["--size", size]
     start = time.monotonic()
-    subprocess.run([tool, "convert", source, "--data", data / calib, "--eval", data / evaluation, *preprocess, "--size",
-                    size, "--seed", seed, "-o", out, "-q", *options], check=True)
+    subprocess.run([tool, "convert", source, "--data", data / calib, "--eval", data / evaluation, *preprocess, *limit,
+                    "--seed", seed, "-o", out, "-q", *options], check=True)
     seconds = time.monotonic() - start
     summary = dict(csv.reader(open(out.with_suffix(".summary.csv"), newline="")))
     rise = perplexity_rise(source, out, data / evaluation) if model.startswith("llm") else ""
@@ -71,11 +74,14 @@ def convert(tool, model, seed, size, out, options):
 
 
 def tuned_once(tool, model, seed, size, folder, options):
-    """The same, tuned where the folder has no checkpoint of this model and seed, which is never overwritten."""
-    out = folder / f"{model}_{seed}_{size.rstrip('%')}.onnx"
+    """The same, tuned where the folder has no checkpoint of this model and seed, which is never overwritten. One
+    width is a family of its own."""
+    name = f"{model}_{seed}_{size.rstrip('%').replace(' ', '')}"
+    family = name if size.endswith("bits") else f"{model}_{seed}"
+    out = folder / f"{name}.onnx"
     for old in (out, out.with_suffix(".csv"), out.with_suffix(".summary.csv")):
         old.unlink(missing_ok=True)
-    return convert(tool, model, seed, size, out, [*options, "--checkpoint", folder / f"{model}_{seed}.npz"])
+    return convert(tool, model, seed, size, out, [*options, "--checkpoint", folder / f"{family}.npz"])
 
 
 def arguments(description, more=lambda parser: None):
@@ -97,8 +103,12 @@ def arguments(description, more=lambda parser: None):
 
 
 def main():
-    parsed = arguments(__doc__.splitlines()[0],
-                       lambda p: p.add_argument("--sizes", help="instead of those each model has"))
+    def more(parser):
+        parser.add_argument("--sizes", help="instead of those each model has")
+        parser.add_argument("--bits", help="all weights of this width, instead of sizes; several joined by commas")
+
+    parsed = arguments(__doc__.splitlines()[0], more)
+    widths = [f"{bits} bits" for bits in parsed.bits.split(",")] if parsed.bits else []
     table = csv.writer(sys.stdout)
     table.writerow(FIELDS)
     with tempfile.TemporaryDirectory() as temporary:
@@ -106,7 +116,7 @@ def main():
         folder.mkdir(parents=True, exist_ok=True)
         for model in parsed.models:
             for seed in parsed.seeds.split(","):
-                for size in (parsed.sizes or CASES[model][-1]).split(","):
+                for size in widths or (parsed.sizes or CASES[model][-1]).split(","):
                     table.writerow(tuned_once(parsed.tool, model, seed, size, folder, parsed.convert))
                     sys.stdout.flush()
 
