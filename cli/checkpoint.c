@@ -319,8 +319,8 @@ static enum mpq_status find_groups(const struct reader *r, const struct mpq_chec
     for (uint32_t g = 0; g < c->act->n_group; g++)
         if (out_at[g] == UINT32_MAX)
             return mpq_fail(r->ctx, MPQ_E_FORMAT,
-                            "%s: is of an earlier version of the model or of the program: it lacks "
-                            "a range of activations",
+                            "%s: lacks a range of activations: it is of an earlier version of the "
+                            "model or of the program, or was made for another --target",
                             r->path);
     return MPQ_OK;
 }

@@ -94,7 +94,8 @@ enum mpq_status mpq_pipeline_open(struct mpq_ctx *ctx, struct mpq_arena *arena,
         MPQ_TRY(mpq_plan_read(ctx, arena, options->plan, &p->plan));
         MPQ_TRY(mpq_plan_match(ctx, arena, &p->layers, &p->plan));
     }
-    MPQ_TRY(mpq_act_plan_build(ctx, arena, p->graph, &p->binding, &p->layers, &p->act));
+    struct mpq_act_rules rules = {.quantizes_outputs = options->target->is_closed};
+    MPQ_TRY(mpq_act_plan_build(ctx, arena, p->graph, &p->binding, &p->layers, rules, &p->act));
     for (uint32_t i = p->graph->n_output; i-- > 0;) {
         int64_t n_class = mpq_metric_classes(&p->binding.tensor[p->graph->output[i]]);
         if (n_class) {

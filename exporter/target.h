@@ -20,6 +20,8 @@ struct mpq_target {
     bool adds_bias;          /* a convolution's bias is an Add behind it                   */
     bool folds_recurrent;    /* weights of LSTM, GRU and RNN are spelled so that they become float
                                 constants, where a DequantizeLinear would stay                  */
+    bool is_closed;          /* whatever a layer reads or makes is quantized: float operators are
+                                slow there, or refused                                           */
     bool has_float_bias;     /* else int32 in units of input scale times weight scale          */
 };
 

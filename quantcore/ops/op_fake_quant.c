@@ -7,6 +7,7 @@
  * integer-arithmetic-only inference", CVPR 2018). The node's attrs are a struct mpq_act_quant that
  * the pass which inserts the node owns and may change between runs. */
 #include <math.h>
+#include <string.h>
 
 #include "quantcore/base/thread.h"
 #include "quantcore/ops/kernel/real_math.h"
@@ -85,6 +86,10 @@ static void fake_quant_forward(const struct mpq_kernel_args *args)
 {
     struct job job = make(args);
     job.out = args->y[0]->data;
+    if (!((const struct mpq_act_quant *)args->node->attrs)->bits) {
+        memcpy(job.out, job.x, mpq_tensor_bytes(args->x[0]));
+        return;
+    }
     mpq_parallel_for(mpq_shape_count(&args->x[0]->shape), MPQ_GRAIN, forward_piece, &job);
 }
 

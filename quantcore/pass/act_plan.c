@@ -35,11 +35,12 @@ struct planner {
     const struct mpq_graph *graph;
     const struct mpq_binding *binding;
     const struct mpq_layer_table *layers;
+    struct mpq_act_rules rules;
     struct mpq_uses uses;
     const struct integer_op **op; /* [n_node] NULL: runs in float                            */
     mpq_value_id *output;         /* [n_node] where op: its output after a fused activation  */
     bool *is_absorbed;            /* [n_node] the activation fused into another node         */
-    bool *is_fixed;               /* [n_value] a layer's input or output: quantized anyhow   */
+    bool *is_fixed;               /* [n_value] without which a layer has no integer kernel   */
     bool *is_quantized;           /* [n_value] */
     mpq_value_id *parent;         /* [n_value] union-find of groups                          */
 };
@@ -63,7 +64,7 @@ static uint32_t n_data(const struct planner *p, mpq_node_id n)
 static bool can_quantize(const struct planner *p, mpq_value_id v)
 {
     return v != MPQ_NO_VALUE && p->binding->tensor[v].dtype == MPQ_FLOAT &&
-           !p->binding->tensor[v].data;
+           !p->binding->tensor[v].data && !(p->rules.stays_float && p->rules.stays_float[v]);
 }
 
 /* Only the plain forms of Pad and Resize move elements. */
@@ -152,17 +153,42 @@ static void settle(struct planner *p)
             p->is_quantized[y] = false;
             has_changed = true;
         }
+        for (uint32_t l = 0; l < p->layers->n_layer; l++) {
+            mpq_value_id y = p->layers->layer[l].y;
+            if (!p->is_quantized[y] || p->is_fixed[y] || has_integer_reader(p, y))
+                continue;
+            p->is_quantized[y] = false;
+            has_changed = true;
+        }
     }
+}
+
+/* What integer kernels make of a product may be float; of a convolution they make integers. */
+static bool needs_output(const struct mpq_graph *graph, struct mpq_act_rules rules,
+                         const struct mpq_layer *layer)
+{
+    return rules.quantizes_outputs || mpq_node_is(&graph->node[layer->node], "Conv");
+}
+
+/* The input of an integer layer is quantized, and so is its output where the kernel needs it; else
+ * that is up to its readers. The activation fused into the layer is none of them. */
+static void propose_layer(struct planner *p, const struct mpq_layer *layer)
+{
+    mpq_node_id last = p->graph->value[layer->y].producer;
+    if (layer->is_weight_only)
+        return;
+    p->is_fixed[layer->x] = p->is_quantized[layer->x] = can_quantize(p, layer->x);
+    p->is_quantized[layer->y] = can_quantize(p, layer->y);
+    if (needs_output(p->graph, p->rules, layer))
+        p->is_fixed[layer->y] = p->is_quantized[layer->y];
+    if (last != layer->node)
+        p->is_absorbed[last] = true;
 }
 
 static void propose(struct planner *p)
 {
-    for (uint32_t l = 0; l < p->layers->n_layer; l++) {
-        const struct mpq_layer *layer = &p->layers->layer[l];
-        mpq_value_id ends[2] = {layer->x, layer->y};
-        for (int i = 0; i < 2 && !layer->is_weight_only; i++)
-            p->is_fixed[ends[i]] = p->is_quantized[ends[i]] = can_quantize(p, ends[i]);
-    }
+    for (uint32_t l = 0; l < p->layers->n_layer; l++)
+        propose_layer(p, &p->layers->layer[l]);
     for (mpq_node_id n = 0; n < p->graph->n_node; n++) {
         bool is_float = p->binding->is_folded[n] || p->is_absorbed[n];
         p->op[n] = is_float ? NULL : find_integer_op(p, &p->graph->node[n]);
@@ -238,10 +264,15 @@ static enum mpq_status alloc_planner(struct planner *p, struct mpq_act_plan *pla
 
 enum mpq_status mpq_act_plan_build(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                    const struct mpq_graph *graph, const struct mpq_binding *binding,
-                                   const struct mpq_layer_table *layers, struct mpq_act_plan *out)
+                                   const struct mpq_layer_table *layers, struct mpq_act_rules rules,
+                                   struct mpq_act_plan *out)
 {
-    struct planner p = {
-        .ctx = ctx, .arena = arena, .graph = graph, .binding = binding, .layers = layers};
+    struct planner p = {.ctx = ctx,
+                        .arena = arena,
+                        .graph = graph,
+                        .binding = binding,
+                        .layers = layers,
+                        .rules = rules};
     struct mpq_act_plan plan = {.n_value = graph->n_value};
     MPQ_TRY(mpq_graph_uses(ctx, arena, graph, &p.uses));
     MPQ_TRY(alloc_planner(&p, &plan));
@@ -258,4 +289,16 @@ enum mpq_status mpq_act_plan_build(struct mpq_ctx *ctx, struct mpq_arena *arena,
     }
     *out = plan;
     return MPQ_OK;
+}
+
+void mpq_layers_leave_float(const struct mpq_graph *graph, struct mpq_act_rules rules,
+                            struct mpq_layer_table *layers)
+{
+    for (uint32_t l = 0; l < layers->n_layer && rules.stays_float; l++) {
+        struct mpq_layer *layer = &layers->layer[l];
+        if (!layer->is_weight_only &&
+            (rules.stays_float[layer->x] ||
+             (rules.stays_float[layer->y] && needs_output(graph, rules, layer))))
+            layer->is_weight_only = true;
+    }
 }

@@ -65,17 +65,30 @@ enum mpq_status mpq_layer_table_build(struct mpq_ctx *ctx, struct mpq_arena *are
                                       const struct mpq_binding *binding,
                                       struct mpq_layer_table *out) MPQ_CHECKED;
 
-/* Quantized values: data inputs and (activated) outputs of every layer; then outputs of operators
+/* What decides which activations are quantized, besides the graph. */
+struct mpq_act_rules {
+    bool quantizes_outputs;  /* what Gemm and MatMul make is quantized whoever reads it       */
+    const bool *stays_float; /* [n_value] values that are not quantized; NULL: none is barred */
+};
+
+/* Make weight-only the layers that lose their integer kernels to rules.stays_float: their input is
+ * barred, or what a convolution makes. Their biases are still theirs. */
+void mpq_layers_leave_float(const struct mpq_graph *graph, struct mpq_act_rules rules,
+                            struct mpq_layer_table *layers);
+
+/* Quantized values: data inputs of layers that are not weight-only, and (activated) outputs of
+ * convolutions among them; then outputs of operators
  * that runtimes run on 8-bit integers (Add, Mul, Concat, AveragePool, GlobalAveragePool, MaxPool,
  * Reshape, Flatten, Transpose, Squeeze, Unsqueeze, Slice, Pad by 0, Resize nearest, Relu, Clip)
- * whose data inputs are all quantized and whose output is read by such an operator or a layer.
+ * whose data inputs are all quantized, and of Gemm and MatMul, where such an operator or a layer
+ * reads them.
  * Add and the like whose only reader is a Relu or Clip are quantized after it. Operators that only
  * move elements put input and output in one group; so does Concat with inputs that nobody else
  * reads. A graph output is quantized only where a layer (with its fused activation) makes it or
  * reads it. */
 enum mpq_status mpq_act_plan_build(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                    const struct mpq_graph *graph, const struct mpq_binding *binding,
-                                   const struct mpq_layer_table *layers,
+                                   const struct mpq_layer_table *layers, struct mpq_act_rules rules,
                                    struct mpq_act_plan *out) MPQ_CHECKED;
 
 /* A copy of the graph in which every reader of a quantized value (and the graph output list) reads

@@ -17,8 +17,9 @@
  *
  * Only plain products have integer kernels. Other layers are weight-only: their weight becomes
  * float when the model is loaded, their inputs and outputs are not quantized on their account, and
- * `bias` is NO_VALUE: it stays as it is. A node may have two layers (W and R), and a weight-only
- * layer several nodes, of which this is the first. */
+ * `bias` is NO_VALUE: it stays as it is; unless the layer is a plain product that is left float
+ * (mpq_layers_leave_float). A node may have two layers (W and R), and a weight-only layer several
+ * nodes, of which this is the first. */
 struct mpq_layer {
     const char *name;          /* of the node, or of its output where it has none           */
     mpq_node_id node;          /* in the graph the table was built for; ascending           */
@@ -105,8 +106,8 @@ static inline uint32_t mpq_act_plan_input(const struct mpq_act_plan *plan, mpq_n
  * [0, 2^bits - 1], rint to even. As ONNX QuantizeLinear to an unsigned type; a signed type with
  * zero point 0 is the same arithmetic as zero point 2^(bits - 1) here. */
 struct mpq_act_quant {
-    float scale; /* > 0 */
-    int zero_point, bits;
+    float scale;          /* > 0 */
+    int zero_point, bits; /* bits 0, in FakeQuant nodes alone: x stays as it is */
 };
 
 /* What a runtime wants of every activation. */

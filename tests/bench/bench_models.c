@@ -148,7 +148,8 @@ static void open_model(struct bench *b, const char *path, uint32_t batch)
     check(b, mpq_simplify(&b->ctx, b->arena, graph, &graph));
     check(b, mpq_bind_batch(&b->ctx, b->arena, graph, 1, &one));
     check(b, mpq_layer_table_build(&b->ctx, b->arena, graph, &one, &b->layers));
-    check(b, mpq_act_plan_build(&b->ctx, b->arena, graph, &one, &b->layers, &b->act));
+    check(b, mpq_act_plan_build(&b->ctx, b->arena, graph, &one, &b->layers,
+                                (struct mpq_act_rules){0}, &b->act));
     check(b, mpq_rebatch(&b->ctx, b->arena, graph, &graph, &changed));
     check(b, mpq_bind_batch(&b->ctx, b->arena, graph, batch, &b->binding));
     b->graph = graph;

@@ -107,7 +107,7 @@ CASES = {
     "yolox_nano": photographs("coco", "images", (416, 416), lambda x: planes(x[..., ::-1])),
 }
 OPTIONS = {"vad_silero": ["--input-value", "sr=16000"]}
-COUNTED = ("QLinearConv", "QLinearMatMul", "QGemm", "Conv", "FusedConv", "MatMul", "Gemm", "DequantizeLinear")
+COUNTED = ("QLinearConv", "QLinearMatMul", "MatMulIntegerToFloat", "QGemm", "Conv", "FusedConv", "MatMul", "Gemm", "DequantizeLinear")
 FIELDS = ["model", "status", "bytes", "share", "average_bits", "sqnr_db", "agreement", "seconds", *COUNTED]
 
 

@@ -200,7 +200,9 @@ expect 0 '' convert good.onnx -o out/b.onnx --data good.npz --effort none --size
 expect 3 'were not made for --target tensorrt' convert good.onnx -o out/c.onnx --data good.npz \
     --effort none --size 100% -q --checkpoint out/tuned.npz --target tensorrt
 expect 3 'they were made for another --target' convert good.onnx -o out/c.onnx --data good.npz \
-    --effort none --size 100% --bits 4 -q --checkpoint out/tuned.npz --target qnn
+    --effort none --size 100% --bits 4 -q --checkpoint out/tuned.npz --target onnx
+expect 1 'or was made for another --target' convert good.onnx -o out/c.onnx --data good.npz \
+    --effort none --size 100% -q --checkpoint out/tuned.npz --target qnn
 
 # ---- limits and layers picked ----
 convert_again()

@@ -41,7 +41,8 @@ void export_case_init(struct export_case *c, struct net *net)
     CHECK_OK(&net->ctx,
              mpq_layer_table_build(&net->ctx, net->arena, c->graph, &binding, &c->layers));
     CHECK_OK(&net->ctx,
-             mpq_act_plan_build(&net->ctx, net->arena, c->graph, &binding, &c->layers, &c->act));
+             mpq_act_plan_build(&net->ctx, net->arena, c->graph, &binding, &c->layers,
+                                (struct mpq_act_rules){.quantizes_outputs = true}, &c->act));
     c->code = mpq_arena_alloc(&net->ctx, net->arena, c->layers.n_layer, sizeof *c->code);
     c->bits = mpq_arena_alloc(&net->ctx, net->arena, c->layers.n_layer, 1);
     struct mpq_act_quant *quant =

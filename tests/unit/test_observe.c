@@ -22,7 +22,8 @@ static void observe(struct case_ *c, struct net *net, int64_t batch)
     *c = (struct case_){.net = net};
     CHECK_OK(ctx, mpq_bind_batch(ctx, net->arena, net->graph, 1, &one));
     CHECK_OK(ctx, mpq_layer_table_build(ctx, net->arena, net->graph, &one, &c->layers));
-    CHECK_OK(ctx, mpq_act_plan_build(ctx, net->arena, net->graph, &one, &c->layers, &c->act));
+    CHECK_OK(ctx, mpq_act_plan_build(ctx, net->arena, net->graph, &one, &c->layers,
+                                     (struct mpq_act_rules){0}, &c->act));
     CHECK_OK(ctx, mpq_rebatch(ctx, net->arena, net->graph, &graph, &has_changed));
     CHECK_OK(ctx, mpq_bind_batch(ctx, net->arena, graph, batch, &c->binding));
     CHECK_OK(ctx, mpq_observer_create(ctx, net->arena, graph, &c->layers, &c->act, &c->observer));

@@ -19,8 +19,16 @@ static struct plan build(struct net *net)
     CHECK_OK(&net->ctx,
              mpq_layer_table_build(&net->ctx, net->arena, net->graph, &plan.binding, &plan.layers));
     CHECK_OK(&net->ctx, mpq_act_plan_build(&net->ctx, net->arena, net->graph, &plan.binding,
-                                           &plan.layers, &plan.act));
+                                           &plan.layers, (struct mpq_act_rules){0}, &plan.act));
     return plan;
+}
+
+static struct mpq_act_plan plan_by(struct net *net, struct plan *plan, struct mpq_act_rules rules)
+{
+    struct mpq_act_plan act;
+    CHECK_OK(&net->ctx, mpq_act_plan_build(&net->ctx, net->arena, net->graph, &plan->binding,
+                                           &plan->layers, rules, &act));
+    return act;
 }
 
 static mpq_value_id gemm(struct net *net, mpq_value_id x, const char *name, int64_t in, int64_t out)
@@ -321,8 +329,9 @@ static void add_and_relu(void **state)
     struct plan plan = build(net);
     const uint32_t *group = plan.act.group;
     assert_int_equal(group[sum], MPQ_NO_GROUP);
+    assert_int_equal(group[c], MPQ_NO_GROUP);
     assert_int_equal(group[y], MPQ_NO_GROUP);
-    mpq_value_id quantized[] = {x, a, b, relu, again, c};
+    mpq_value_id quantized[] = {x, a, b, relu, again};
     assert_int_equal(plan.act.n_group, MPQ_COUNT(quantized));
     for (size_t i = 0; i < MPQ_COUNT(quantized); i++) {
         assert_int_not_equal(group[quantized[i]], MPQ_NO_GROUP);
@@ -346,13 +355,74 @@ static void float_arithmetic_stays(void **state)
     net_output(net, next);
     net_output(net, tail);
     struct plan plan = build(net);
-    assert_int_equal(plan.act.n_group, 2); /* x, a */
+    assert_int_equal(plan.act.n_group, 1); /* x */
+    assert_int_equal(plan.act.group[a], MPQ_NO_GROUP);
     assert_int_equal(plan.act.group[mixed], MPQ_NO_GROUP);
     assert_int_equal(plan.act.group[next], MPQ_NO_GROUP);
     assert_int_equal(plan.act.group[last], MPQ_NO_GROUP);
 }
 
 /* What only moves elements shares the scale of its input and needs no rounding of its own. */
+/* Kernels of Gemm and MatMul give floats as well as integers: who reads decides. A convolution's
+ * do not. */
+static void what_floats_read_of_products_stays_float(void **state)
+{
+    struct net *net = *state;
+    mpq_value_id x = net_input(net, "x", MPQ_SHAPE(-1, 8));
+    mpq_value_id a = gemm(net, x, "a", 8, 8), b = gemm(net, a, "b", 8, 8);
+    mpq_value_id r = net_node(net, "Relu", "r", NET_NO_ATTRS, NET_IN(b));
+    net_output(net, net_node(net, "Sigmoid", "s", NET_NO_ATTRS, NET_IN(r)));
+    mpq_value_id logits = gemm(net, a, "logits", 8, 3);
+    net_output(net, logits);
+    mpq_value_id image = net_input(net, "image", MPQ_SHAPE(-1, 3, 4, 4));
+    mpq_value_id w = net_random(net, "w", MPQ_SHAPE(2, 3, 3, 3), false);
+    mpq_value_id c = net_node(net, "Conv", "c", NET_NO_ATTRS, NET_IN(image, w));
+    net_output(net, c);
+    struct plan plan = build(net);
+    assert_int_not_equal(plan.act.group[a], MPQ_NO_GROUP);
+    assert_int_equal(plan.act.group[b], MPQ_NO_GROUP);
+    assert_int_equal(plan.act.group[r], MPQ_NO_GROUP);
+    assert_int_equal(plan.act.group[logits], MPQ_NO_GROUP);
+    assert_int_not_equal(plan.act.group[c], MPQ_NO_GROUP);
+    struct mpq_act_plan all =
+        plan_by(net, &plan, (struct mpq_act_rules){.quantizes_outputs = true});
+    assert_int_not_equal(all.group[r], MPQ_NO_GROUP);
+    assert_int_not_equal(all.group[logits], MPQ_NO_GROUP);
+}
+
+/* A value that is barred takes its integer kernel from the layer that reads it, and from the
+ * convolution, but not from the product, that makes it. */
+static void barred_values_leave_layers_float(void **state)
+{
+    struct net *net = *state;
+    mpq_value_id x = net_input(net, "x", MPQ_SHAPE(-1, 3, 8, 8)), y[3];
+    const char *const name[] = {"a", "b", "c"};
+    for (int i = 0; i < 3; i++) {
+        mpq_value_id w = net_random(net, mpq_arena_printf(&net->ctx, net->arena, "w%d", i),
+                                    MPQ_SHAPE(3, 3, 1, 1), false);
+        y[i] = net_node(net, "Conv", name[i], NET_NO_ATTRS, NET_IN(i ? y[i - 1] : x, w));
+    }
+    mpq_value_id f = net_node(net, "Flatten", "f", NET_NO_ATTRS, NET_IN(y[2]));
+    mpq_value_id g = gemm(net, f, "g", 192, 8), h = gemm(net, g, "h", 8, 8);
+    net_output(net, h);
+    struct plan plan = build(net);
+    bool *barred = mpq_arena_alloc(&net->ctx, net->arena, net->graph->n_value, sizeof *barred);
+    struct mpq_act_rules rules = {.stays_float = barred};
+    barred[y[0]] = barred[g] = true;
+    mpq_layers_leave_float(net->graph, rules, &plan.layers);
+    const bool is_float[] = {true, true, false, false, true};
+    assert_int_equal(plan.layers.n_layer, MPQ_COUNT(is_float));
+    for (uint32_t l = 0; l < plan.layers.n_layer; l++)
+        assert_int_equal(plan.layers.layer[l].is_weight_only, is_float[l]);
+    assert_int_not_equal(plan.layers.layer[4].bias, MPQ_NO_VALUE);
+    struct mpq_act_plan act = plan_by(net, &plan, rules);
+    const mpq_value_id stays[] = {x, y[0], g, h}, becomes[] = {y[1], y[2], f};
+    for (size_t i = 0; i < MPQ_COUNT(stays); i++)
+        assert_int_equal(act.group[stays[i]], MPQ_NO_GROUP);
+    for (size_t i = 0; i < MPQ_COUNT(becomes); i++)
+        assert_int_not_equal(act.group[becomes[i]], MPQ_NO_GROUP);
+}
+
 static void movers_share_a_group(void **state)
 {
     struct net *net = *state;
@@ -388,6 +458,7 @@ static void fake_quant_is_read_by_everyone(void **state)
     net_output(net, y);
     net_output(net, e);
     struct plan plan = build(net);
+    plan.act = plan_by(net, &plan, (struct mpq_act_rules){.quantizes_outputs = true});
     struct mpq_act_quant quant[8] = {{.scale = 1}};
     struct mpq_graph *graph;
     mpq_node_id node_of[8];
@@ -515,6 +586,8 @@ int main(void)
         TEST(other_operators_are_rejected),
         TEST(add_and_relu),
         TEST(float_arithmetic_stays),
+        TEST(what_floats_read_of_products_stays_float),
+        TEST(barred_values_leave_layers_float),
         TEST(movers_share_a_group),
         TEST(fake_quant_is_read_by_everyone),
         TEST(a_quantization_of_its_own_is_read_by_one_node),
