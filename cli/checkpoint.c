@@ -498,6 +498,24 @@ enum mpq_status mpq_checkpoint_load_sensitivity(struct mpq_ctx *ctx, struct mpq_
     return *(uint64_t *)id.data == c->sensitivity_id ? read_sensitivity(&r, c, out_found) : MPQ_OK;
 }
 
+enum mpq_status mpq_checkpoint_floats(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                      const struct mpq_graph *graph, const char *path,
+                                      bool *out_is_float)
+{
+    struct reader r = {ctx, arena, path, NULL};
+    struct mpq_tensor id;
+    MPQ_TRY(mpq_npz_open(ctx, arena, path, &r.npz));
+    MPQ_TRY(read_array(&r, "value_id", MPQ_UINT64, -MANY, &id));
+    int64_t n = mpq_shape_count(&id.shape);
+    for (mpq_value_id v = 0; v < graph->n_value; v++) {
+        uint64_t want = value_id(graph, v);
+        out_is_float[v] = true;
+        for (int64_t i = 0; i < n && out_is_float[v]; i++)
+            out_is_float[v] = ((uint64_t *)id.data)[i] != want;
+    }
+    return MPQ_OK;
+}
+
 enum mpq_status mpq_checkpoint_options(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                        const char *path, char **out_text)
 {

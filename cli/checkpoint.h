@@ -59,6 +59,11 @@ enum mpq_status mpq_checkpoint_load_sensitivity(struct mpq_ctx *ctx, struct mpq_
                                                 const struct mpq_checkpoint *checkpoint,
                                                 const char *path, bool *out_found) MPQ_CHECKED;
 
+/* out_is_float [n_value]: whether the file has no range for the value. */
+enum mpq_status mpq_checkpoint_floats(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                      const struct mpq_graph *graph, const char *path,
+                                      bool *out_is_float) MPQ_CHECKED;
+
 /* The text of `options`, which nothing else has to be known for. */
 enum mpq_status mpq_checkpoint_options(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                        const char *path, char **out_text) MPQ_CHECKED;

@@ -67,7 +67,7 @@ struct planner {
     const struct mpq_graph *fake; /* run_graph with FakeQuant nodes                              */
     bool *keep;                   /* [n_value] of run_graph: inputs and outputs of layers,       */
     bool *observed;               /* and all that activations' ranges are taken from             */
-    bool equalizes;               /* channels may be brought to one range                        */
+    bool improves;                /* what activations cost may be measured and made less         */
     size_t base;                  /* program, model, data                                        */
     size_t weights;               /* 4 bytes each                                                */
     size_t supernet, offsets;     /* and the second-order codes of all widths                    */
@@ -136,8 +136,8 @@ static enum mpq_status create(struct mpq_ctx *ctx, struct mpq_arena *scratch, st
     add_layers(pl);
     /* Twice where channels are equalized: what is observed, and the weights of both graphs. */
     pl->base = mpq_memory_taken(p->arena) +
-               p->act.n_group * sizeof(struct mpq_histogram) * (pl->equalizes ? 2 : 1) +
-               (pl->equalizes ? 2 * pl->weights : 0);
+               p->act.n_group * sizeof(struct mpq_histogram) * (pl->improves ? 3 : 1) +
+               (pl->improves ? 2 * pl->weights : 0);
     return MPQ_OK;
 }
 
@@ -194,8 +194,8 @@ static enum mpq_status consider(struct mpq_ctx *ctx, const struct planner *pl, u
         MPQ_TRY(mpq_network_measure(ctx, p->run_graph, batch,
                                     &(struct mpq_exec_options){.keep = pl->observed}, &observe,
                                     &again));
-    if (pl->equalizes && !p->is_resumed)
-        observe += run + 2 * run_fake;
+    if (pl->improves && !p->is_resumed)
+        observe += run + run_fake;
     c.activations[CALIBRATE] = observe;
     c.bytes[CALIBRATE] = pl->base + observe + (p->is_resumed ? 0 : p->tune.n * pl->head);
     for (int s = EVALUATE; s < N_STAGE; s++)
@@ -215,7 +215,7 @@ static enum mpq_status consider(struct mpq_ctx *ctx, const struct planner *pl, u
     c.memory.cache_bytes = left(pl, held + run_fake) / 2;
     c.bytes[SEARCH] = held + run_fake + smaller(c.memory.cache_bytes, (size_t)256 << 20);
     held += 2 * pl->weights; /* the weights refined and their offsets */
-    size_t refine = held + pl->cross_most + pl->round_most + (pl->equalizes ? in_float : 0);
+    size_t refine = held + pl->cross_most + pl->round_most + (pl->improves ? in_float : 0);
     size_t walk = (REFINE_SAMPLES / batch + 1) * (in_float + fake); /* more than all states are */
     walk = smaller(walk, (size_t)1 << 30);
     c.memory.walk_bytes = smaller(left(pl, refine), walk);
@@ -270,7 +270,8 @@ enum mpq_status mpq_memory_plan(struct mpq_ctx *ctx, struct mpq_pipeline *p)
     struct planner pl = {.p = p,
                          .limit = (size_t)p->options->max_memory,
                          .wanted = p->is_resumed ? 0 : mpq_pipeline_tune_batch(p),
-                         .equalizes = !p->options->no_equalize && !p->options->baseline};
+                         .improves = !p->options->baseline &&
+                                     (!p->options->no_equalize || p->options->float_macs > 0)};
     struct choice c = {0};
     if (!pl.limit)
         return MPQ_OK;

@@ -169,6 +169,17 @@ bool mpq_parse_size(const struct mpq_option_row *row, const char *text, void *fi
     return false;
 }
 
+bool mpq_parse_share(const struct mpq_option_row *row, const char *text, void *field)
+{
+    (void)row;
+    double *share = field;
+    const char *end;
+    if (!parse_number(text, &end, share) || strcmp(end, "%") != 0 || *share < 0 || *share > 100)
+        return false;
+    *share /= 100;
+    return true;
+}
+
 bool mpq_parse_memory(const struct mpq_option_row *row, const char *text, void *field)
 {
     struct mpq_size size;

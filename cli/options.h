@@ -81,6 +81,7 @@ struct mpq_options {
 
     bool bits[MPQ_N_BITS], act_bits[MPQ_N_BITS]; /* candidate widths of weights and of activations,
                                                     at least one each within 2..8              */
+    double float_macs;                           /* share of the multiplications, 0..1    */
     int baseline;                                /* enum mpq_baseline                          */
     int recipe;                                  /* see recipe.h                               */
     int effort;                                  /* enum mpq_effort                            */

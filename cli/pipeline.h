@@ -71,6 +71,11 @@ struct mpq_pipeline {
      * the quantized model is compared with the float one, that is the latter as it came. */
     const struct mpq_graph *equal_graph, *equal_run_graph;
 
+    /* What is left float because quantizing its activations costs most: layers, and their share of
+     * the multiplications of all layers. */
+    uint32_t n_left_float;
+    double left_float_macs;
+
     /* prepare */
     struct mpq_graph *fake_graph; /* run_graph with FakeQuant nodes                   */
     mpq_node_id *layer_node;      /* [n_layer] in fake_graph                          */

@@ -1,6 +1,5 @@
-/* The pipeline's calibrate stage: ranges of activations, and channels brought to one range where
- * that makes the ranges serve better. */
-#include <math.h>
+/* The pipeline's calibrate stage: ranges of activations; channels brought to one range where that
+ * makes the ranges serve better; activations left float where quantizing them costs most. */
 #include <string.h>
 
 #include "cli/checkpoint.h"
@@ -8,6 +7,7 @@
 #include "cli/runner.h"
 #include "quantcore/base/fileio.h"
 #include "quantcore/pass/pass.h"
+#include "quantcore/supernet/leave_float.h"
 
 /* ---- observing ---- */
 
@@ -90,74 +90,106 @@ static enum mpq_status apply_gains(struct mpq_ctx *ctx, struct mpq_pipeline *p,
     return MPQ_OK;
 }
 
-/* The loss of each sample where activations alone are quantized. */
-static enum mpq_status activation_loss(struct mpq_ctx *ctx, struct mpq_arena *scratch,
-                                       const struct mpq_pipeline *p, const struct mpq_graph *graph,
-                                       const struct mpq_targets *targets, double *out)
+/* ---- what activations cost ---- */
+
+/* The float model's answers to some of the tune part, by which changes are judged. */
+struct judge {
+    struct mpq_samples samples;
+    struct mpq_targets targets, few; /* the first samples of them */
+    double *before, *after; /* [targets.n_sample] losses where activations alone are quantized */
+};
+
+/* The network in which activations alone are quantized, as things stand. */
+static enum mpq_status quantize_activations(struct mpq_ctx *ctx, struct mpq_arena *scratch,
+                                            const struct mpq_pipeline *p, struct mpq_network *out)
 {
     struct mpq_graph *fake;
-    struct mpq_network network;
-    struct mpq_samples samples = mpq_pipeline_samples(&p->tune);
+    const struct mpq_graph *graph = p->equal_run_graph;
     mpq_node_id *node_of = mpq_arena_alloc(ctx, scratch, graph->n_node, sizeof *node_of);
     if (!node_of)
         return MPQ_E_NOMEM;
     MPQ_TRY(mpq_insert_fake_quant(ctx, scratch, graph, &p->act, p->act_quant, &fake, node_of));
-    MPQ_TRY(
-        mpq_network_create(ctx, scratch, fake, p->batch, &(struct mpq_exec_options){0}, &network));
-    for (uint32_t begin = 0; begin < targets->n_sample; begin += p->batch) {
-        uint32_t left = targets->n_sample - begin, n = left < p->batch ? left : p->batch;
-        MPQ_TRY(mpq_network_read(ctx, &network, &samples, targets->sample + begin, n));
-        mpq_exec_forward(network.exec, 0, fake->n_node);
-        mpq_network_sample_loss(&network, targets, begin, n, out + begin);
-    }
-    return MPQ_OK;
+    return mpq_network_create(ctx, scratch, fake, p->batch, &(struct mpq_exec_options){0}, out);
 }
 
-/* What activations alone cost the first n samples of the tune part: the float model's answers, and
- * the losses, out_loss [n]. */
-static enum mpq_status look(struct mpq_ctx *ctx, struct mpq_pipeline *p, struct mpq_arena *scratch,
-                            uint32_t n, struct mpq_targets *out_targets, double *out_loss)
+/* Losses of samples by activations alone, out [targets.n_sample]. */
+static enum mpq_status activation_losses(struct mpq_ctx *ctx, const struct mpq_pipeline *p,
+                                         const struct judge *judge, double *out)
 {
     struct mpq_network network;
-    struct mpq_samples samples = mpq_pipeline_samples(&p->tune);
+    const struct mpq_targets *targets = &judge->targets;
+    struct mpq_arena *scratch = mpq_arena_create(ctx);
+    enum mpq_status status =
+        scratch ? quantize_activations(ctx, scratch, p, &network) : MPQ_E_NOMEM;
+    for (uint32_t begin = 0; begin < targets->n_sample && status == MPQ_OK; begin += p->batch) {
+        uint32_t left = targets->n_sample - begin, n = left < p->batch ? left : p->batch;
+        status = mpq_network_read(ctx, &network, &judge->samples, targets->sample + begin, n);
+        mpq_exec_forward(network.exec, 0, network.graph->n_node);
+        mpq_network_sample_loss(&network, targets, begin, n, out + begin);
+    }
+    mpq_arena_free(scratch);
+    return status;
+}
+
+enum { FEW = 16, MAX_JUDGING = 256 };
+
+/* Of up to n samples, with the losses before anything is changed. */
+static enum mpq_status make_judge(struct mpq_ctx *ctx, struct mpq_arena *scratch,
+                                  const struct mpq_pipeline *p, uint32_t n, struct judge *out)
+{
+    struct mpq_network network;
+    n = p->tune.n < n ? p->tune.n : n;
+    *out = (struct judge){
+        .samples = mpq_pipeline_samples(&p->tune),
+        .before = mpq_arena_alloc(ctx, scratch, n, sizeof *out->before),
+        .after = mpq_arena_alloc(ctx, scratch, n, sizeof *out->after),
+    };
+    if (!out->before || !out->after)
+        return MPQ_E_NOMEM;
     MPQ_TRY(mpq_network_create(ctx, scratch, p->run_graph, p->batch, &(struct mpq_exec_options){0},
                                &network));
-    MPQ_TRY(mpq_targets_create(ctx, scratch, &network, &samples, p->tune.sample, n, out_targets));
-    return activation_loss(ctx, scratch, p, p->run_graph, out_targets, out_loss);
+    MPQ_TRY(mpq_targets_create(ctx, scratch, &network, &out->samples, p->tune.sample, n,
+                               &out->targets));
+    out->few = out->targets;
+    out->few.n_sample = n < FEW ? n : FEW;
+    return activation_losses(ctx, p, out, out->before);
+}
+
+/* Noise at the outputs by activations alone. */
+static enum mpq_status activation_noise(struct mpq_ctx *ctx, const struct mpq_pipeline *p,
+                                        const struct judge *judge, double *out)
+{
+    struct mpq_network network;
+    struct mpq_arena *scratch = mpq_arena_create(ctx);
+    enum mpq_status status =
+        scratch ? quantize_activations(ctx, scratch, p, &network) : MPQ_E_NOMEM;
+    if (status == MPQ_OK)
+        status = mpq_output_noise(ctx, &network, &judge->samples, &judge->few, out);
+    mpq_arena_free(scratch);
+    return status;
 }
 
 /* Equalize and look again; back to where it was unless activations serve better by more than the
  * standard error. */
 static enum mpq_status equalize(struct mpq_ctx *ctx, struct mpq_pipeline *p,
-                                struct mpq_arena *scratch, struct mpq_equalize *gains)
+                                struct mpq_arena *scratch, struct judge *judge,
+                                struct mpq_equalize *gains)
 {
-    enum { FEW = 16, MAX_SAMPLES = 256 };
-    struct mpq_targets targets;
     struct mpq_observer observer = p->observer;
-    uint32_t n = p->tune.n < MAX_SAMPLES ? p->tune.n : MAX_SAMPLES, few = n < FEW ? n : FEW;
-    double *before = mpq_arena_alloc(ctx, scratch, n, sizeof *before);
-    double *after = mpq_arena_alloc(ctx, scratch, n, sizeof *after), error;
-    if (!before || !after)
-        return MPQ_E_NOMEM;
-    /* Next to nothing to gain, and weights may lose. */
-    MPQ_TRY(look(ctx, p, scratch, few, &targets, before));
-    double mean = mpq_search_mean(before, NULL, few, &error);
-    if (few > 1 && mean + 3 * error < MPQ_TUNE_LOSS_FLOOR)
-        return MPQ_OK;
-    MPQ_TRY(look(ctx, p, scratch, n, &targets, before));
-    if (mpq_search_mean(before, NULL, n, &error) < MPQ_TUNE_LOSS_FLOOR)
-        return MPQ_OK;
+    double error;
     MPQ_TRY(mpq_equalize_gains(ctx, scratch, p->graph, &p->layers, gains));
     MPQ_TRY(apply_gains(ctx, p, gains));
     MPQ_TRY(observe_graph(ctx, p, p->equal_run_graph, NULL));
     choose_ranges(p);
-    MPQ_TRY(activation_loss(ctx, scratch, p, p->equal_run_graph, &targets, after));
-    double gain = mpq_search_mean(before, after, n, &error);
+    MPQ_TRY(activation_losses(ctx, p, judge, judge->after));
+    uint32_t n = judge->targets.n_sample;
+    double gain = mpq_search_mean(judge->before, judge->after, n, &error);
     mpq_log(ctx, MPQ_LOG_INFO, "equalized channels: loss by activations alone %.5f to %.5f%s",
-            mpq_search_mean(before, NULL, n, &(double){0}),
-            mpq_search_mean(after, NULL, n, &(double){0}), gain > error ? "" : ", left out");
+            mpq_search_mean(judge->before, NULL, n, &(double){0}),
+            mpq_search_mean(judge->after, NULL, n, &(double){0}), gain > error ? "" : ", left out");
     if (gain > error) {
         p->equalize = *gains;
+        memcpy(judge->before, judge->after, n * sizeof *judge->before);
         return MPQ_OK;
     }
     p->equal_graph = p->graph;
@@ -167,21 +199,7 @@ static enum mpq_status equalize(struct mpq_ctx *ctx, struct mpq_pipeline *p,
     return MPQ_OK;
 }
 
-/* ---- the stage ---- */
-
-struct mpq_checkpoint mpq_pipeline_checkpoint(struct mpq_pipeline *p, struct mpq_supernet *net)
-{
-    struct mpq_checkpoint checkpoint = {.graph = p->graph,
-                                        .layers = &p->layers,
-                                        .act = &p->act,
-                                        .equalize = &p->equalize,
-                                        .net = net,
-                                        .act_quant = p->act_quant,
-                                        .n_act = p->n_act,
-                                        .sensitivity = p->sensitivity};
-    memcpy(checkpoint.act_by_width, p->act_by_width, sizeof p->act_by_width);
-    return checkpoint;
-}
+/* ---- leaving activations float ---- */
 
 static enum mpq_status alloc_activations(struct mpq_ctx *ctx, struct mpq_pipeline *p)
 {
@@ -201,9 +219,141 @@ static enum mpq_status alloc_activations(struct mpq_ctx *ctx, struct mpq_pipelin
     return MPQ_OK;
 }
 
+/* Plan the activations anew, with those values left float. The layer table becomes another. */
+static enum mpq_status bar_values(struct mpq_ctx *ctx, struct mpq_pipeline *p,
+                                  const bool *stays_float)
+{
+    struct mpq_act_rules rules = {.stays_float = stays_float};
+    uint32_t n_layer = p->layers.n_layer;
+    double macs = 0, all = 0;
+    const struct mpq_layer *before = p->layers.layer;
+    struct mpq_layer *layer = mpq_arena_copy(ctx, p->arena, before, n_layer * sizeof *layer);
+    if (!layer)
+        return MPQ_E_NOMEM;
+    p->layers.layer = layer;
+    mpq_layers_leave_float(p->graph, rules, &p->layers);
+    p->n_left_float = 0;
+    for (uint32_t l = 0; l < n_layer; l++) {
+        bool is_left = layer[l].is_weight_only && !before[l].is_weight_only;
+        p->n_left_float += is_left;
+        macs += is_left ? (double)layer[l].macs : 0;
+        all += (double)layer[l].macs;
+    }
+    p->left_float_macs = all > 0 ? macs / all : 0;
+    MPQ_TRY(mpq_act_plan_build(ctx, p->arena, p->graph, &p->binding, &p->layers, rules, &p->act));
+    return alloc_activations(ctx, p);
+}
+
+/* Not where the target has no floats, where their price is limited otherwise, or where the file is
+ * meant to be as other tools make it. */
+static bool may_leave_float(const struct mpq_options *options)
+{
+    const struct mpq_bitops *bitops = &options->bitops;
+    bool is_limited =
+        bitops->number > 0 || bitops->share > 0 || bitops->weight_bits || options->max_latency > 0;
+    return options->float_macs > 0 && !options->target->is_closed && !options->baseline &&
+           !is_limited;
+}
+
+/* out_stays_float [n_value] of p->graph. Where activations lose little, fewer multiplications may
+ * be float, in proportion. */
+static enum mpq_status choose_float(struct mpq_ctx *ctx, const struct mpq_pipeline *p,
+                                    struct mpq_arena *scratch, const struct judge *judge,
+                                    double *out_noise, bool *out_stays_float)
+{
+    struct mpq_network network;
+    double loss = mpq_search_mean(judge->before, NULL, judge->targets.n_sample, &(double){0});
+    double weight = loss < MPQ_TUNE_LOSS_FLOOR ? loss / MPQ_TUNE_LOSS_FLOOR : 1;
+    struct mpq_leave_float problem = {.graph = p->graph,
+                                      .binding = &p->binding,
+                                      .layers = &p->layers,
+                                      .plan = &p->act,
+                                      .max_macs = weight * p->options->float_macs,
+                                      .network = &network,
+                                      .act_quant = p->act_quant,
+                                      .samples = &judge->samples,
+                                      .targets = &judge->few};
+    MPQ_TRY(quantize_activations(ctx, scratch, p, &network));
+    return mpq_leave_float(ctx, scratch, &problem, out_noise, out_stays_float);
+}
+
+/* Leave float what costs most and calibrate the rest anew; back to where it was if that is worse.
+ */
+static enum mpq_status leave_float(struct mpq_ctx *ctx, struct mpq_pipeline *p,
+                                   const struct judge *judge)
+{
+    const struct mpq_pipeline before = *p;
+    bool *stays_float = mpq_arena_alloc(ctx, p->arena, p->graph->n_value, sizeof *stays_float);
+    double noise, left;
+    struct mpq_arena *scratch = mpq_arena_create(ctx);
+    enum mpq_status status = scratch && stays_float
+                                 ? choose_float(ctx, p, scratch, judge, &noise, stays_float)
+                                 : MPQ_E_NOMEM;
+    mpq_arena_free(scratch);
+    MPQ_TRY(status);
+    MPQ_TRY(bar_values(ctx, p, stays_float));
+    if (p->act.n_group && p->n_left_float) {
+        MPQ_TRY(observe_graph(ctx, p, p->equal_run_graph, NULL));
+        choose_ranges(p);
+        MPQ_TRY(activation_noise(ctx, p, judge, &left));
+        mpq_log(ctx, MPQ_LOG_INFO,
+                "%u layers with %.1f %% of the multiplications in float: noise by activations "
+                "alone %.3g to %.3g of the outputs' variance",
+                p->n_left_float, 100 * p->left_float_macs, noise, left);
+        if (left < noise)
+            return MPQ_OK;
+    }
+    *p = before;
+    choose_ranges(p);
+    return MPQ_OK;
+}
+
+/* What can be done about what activations lose. Channels are equalized only where that is more than
+ * next to nothing, as weights may lose by it; a few samples mostly say that it is not. */
+static enum mpq_status improve(struct mpq_ctx *ctx, struct mpq_pipeline *p,
+                               struct mpq_arena *scratch, struct mpq_equalize *gains)
+{
+    struct judge judge;
+    double error;
+    MPQ_TRY(make_judge(ctx, scratch, p, FEW, &judge));
+    double loss = mpq_search_mean(judge.before, NULL, judge.few.n_sample, &error);
+    bool is_little = judge.few.n_sample > 1 && loss + 3 * error < MPQ_TUNE_LOSS_FLOOR;
+    if (!is_little && p->tune.n > FEW) {
+        MPQ_TRY(make_judge(ctx, scratch, p, MAX_JUDGING, &judge));
+        loss = mpq_search_mean(judge.before, NULL, judge.targets.n_sample, &error);
+    }
+    if (gains->n_edge && !is_little && loss >= MPQ_TUNE_LOSS_FLOOR)
+        MPQ_TRY(equalize(ctx, p, scratch, &judge, gains));
+    return loss > 0 && may_leave_float(p->options) ? leave_float(ctx, p, &judge) : MPQ_OK;
+}
+
+/* ---- the stage ---- */
+
+struct mpq_checkpoint mpq_pipeline_checkpoint(struct mpq_pipeline *p, struct mpq_supernet *net)
+{
+    struct mpq_checkpoint checkpoint = {.graph = p->graph,
+                                        .layers = &p->layers,
+                                        .act = &p->act,
+                                        .equalize = &p->equalize,
+                                        .net = net,
+                                        .act_quant = p->act_quant,
+                                        .n_act = p->n_act,
+                                        .sensitivity = p->sensitivity};
+    memcpy(checkpoint.act_by_width, p->act_by_width, sizeof p->act_by_width);
+    return checkpoint;
+}
+
 static enum mpq_status resume(struct mpq_ctx *ctx, struct mpq_pipeline *p)
 {
     MPQ_TRY(mpq_equalize_find(ctx, p->arena, p->graph, p->cut.whole, &p->layers, &p->equalize));
+    if (!p->options->target->is_closed) {
+        bool *stays_float = mpq_arena_alloc(ctx, p->arena, p->graph->n_value, sizeof *stays_float);
+        if (!stays_float)
+            return MPQ_E_NOMEM;
+        MPQ_TRY(
+            mpq_checkpoint_floats(ctx, p->arena, p->graph, p->options->checkpoint, stays_float));
+        MPQ_TRY(bar_values(ctx, p, stays_float));
+    }
     struct mpq_checkpoint checkpoint = mpq_pipeline_checkpoint(p, NULL);
     MPQ_TRY(mpq_checkpoint_load(ctx, p->arena, &checkpoint, p->options->checkpoint));
     return p->equalize.n_edge ? apply_gains(ctx, p, &p->equalize) : MPQ_OK;
@@ -230,12 +380,12 @@ enum mpq_status mpq_pipeline_calibrate(struct mpq_ctx *ctx, struct mpq_pipeline 
         MPQ_TRY(mpq_equalize_find(ctx, p->arena, p->graph, p->cut.whole, &p->layers, &gains));
     MPQ_TRY(observe_graph(ctx, p, p->run_graph, &gains));
     choose_ranges(p);
-    if (!gains.n_edge)
+    if (!p->act.n_group || (!gains.n_edge && !may_leave_float(options)))
         return MPQ_OK;
     struct mpq_arena *scratch = mpq_arena_create(ctx);
     if (!scratch)
         return MPQ_E_NOMEM;
-    enum mpq_status status = equalize(ctx, p, scratch, &gains);
+    enum mpq_status status = improve(ctx, p, scratch, &gains);
     mpq_arena_free(scratch);
     return status;
 }

@@ -545,6 +545,8 @@ enum mpq_status mpq_pipeline_report(struct mpq_ctx *ctx, struct mpq_pipeline *p,
     report->layer = row;
     report->n_stage = p->n_stage;
     report->stage = p->stage;
+    report->n_left_float = p->n_left_float;
+    report->left_float_macs = p->left_float_macs;
     report->n_repaired = (uint64_t)p->n_repaired;
     report->float_bytes = p->float_bytes;
     report->quantized_bytes = p->file.bytes + p->file.external_bytes;

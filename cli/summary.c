@@ -93,6 +93,11 @@ void mpq_summary_print(FILE *file, const struct mpq_report *report)
     fprintf(file, "%-12s  %14d  %14.2f\n", "weight bits", 32, report->average_weight_bits);
     for (uint32_t i = 0; i < report->n_limit; i++)
         print_limit(file, report, i);
+    if (report->n_left_float)
+        fprintf(file,
+                "%-12s  %14s  %14" PRIu32 "  layers, %.1f %% of the multiplications, whose "
+                "activations would lose most; see --float-macs\n",
+                "left float", "", report->n_left_float, 100 * report->left_float_macs);
     print_saturation(file, report);
     print_verified(file, report);
     if (report->carried)

@@ -243,6 +243,8 @@ enum mpq_status mpq_report_summary_csv(struct mpq_ctx *ctx, struct mpq_arena *ar
     number_row(&csv, "estimated_increase_bound", report->bound);
     text_row(&csv, "bound_is_reached", report->bound_is_reached ? "yes" : "no");
     count_row(&csv, "bitops", report->bitops);
+    count_row(&csv, "left_float_layers", report->n_left_float);
+    number_row(&csv, "left_float_macs_share", report->left_float_macs);
     count_row(&csv, "saturating_channels", n_saturating(report));
     count_row(&csv, "saturation_repaired_channels", report->n_repaired);
     count_row(&csv, "eval_samples", report->n_eval);

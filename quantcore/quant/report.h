@@ -55,8 +55,10 @@ struct mpq_report {
 
     uint64_t float_bytes, quantized_bytes; /* files, as stat gives them */
     double average_weight_bits;            /* by parameters            */
-    uint64_t n_repaired; /* channels changed so that 8-bit kernels cannot clip them */
-    uint64_t bitops;     /* sum over layers of macs * weight bits * activation bits      */
+    uint32_t n_left_float;  /* layers in float because their activations would lose most */
+    double left_float_macs; /* their share of the multiplications of all layers          */
+    uint64_t n_repaired;    /* channels changed so that 8-bit kernels cannot clip them */
+    uint64_t bitops;        /* sum over layers of macs * weight bits * activation bits      */
 
     /* On the evaluation samples; n_eval 0: there were none and the rest is NaN. */
     uint64_t n_eval;

@@ -87,6 +87,8 @@ static const struct mpq_report report = {
     .quantized_bytes = 990,
     .average_weight_bits = 6.25,
     .bitops = 10000000000000000000u,
+    .n_left_float = 2,
+    .left_float_macs = 0.125,
     .n_repaired = 7,
     .n_eval = 200,
     .metric = "top1",
@@ -127,7 +129,8 @@ static const char summary_text[] =
     "\"float_bytes\",5000\n\"quantized_bytes\",990\n\"average_weight_bits\",6.25\n"
     "\"decide_loss\",0.25\n\"decide_loss_error\",0.03125\n\"estimated_increase\",1\n"
     "\"estimated_increase_bound\",0.5\n\"bound_is_reached\",\"no\"\n"
-    "\"bitops\",10000000000000000000\n\"saturating_channels\",3\n\"saturation_repaired_channels\","
+    "\"bitops\",10000000000000000000\n\"left_float_layers\",2\n"
+    "\"left_float_macs_share\",0.125\n\"saturating_channels\",3\n\"saturation_repaired_channels\","
     "7\n\"eval_samples\",200\n\"metric\",\"top1\"\n"
     "\"metric_float\",0.915\n\"metric_quantized\",0.91\n\"drop\",0.005\n\"drop_low\",-0.01\n"
     "\"drop_high\",0.02\n\"max_drop\",0.01\n\"drop_confidence\",0.75\n\"agreement\",0.985\n\"kl\","

@@ -1,0 +1,43 @@
+/* Which activations are left float: those that cost far more than others do, where few products
+ * lose their integer kernels by it. */
+#ifndef MPQ_SUPERNET_LEAVE_FLOAT_H
+#define MPQ_SUPERNET_LEAVE_FLOAT_H
+
+#include "quantcore/pass/pass.h"
+#include "quantcore/supernet/network.h"
+
+/* A group may be left float that makes at least this share of the noise of all by itself. */
+#define MPQ_LEAVE_FLOAT_SHARE 0.1
+
+/* What the network, with activations as they are quantized now, adds to the float model's outputs:
+ * the mean square in units of their variance, added over the outputs and averaged over the samples.
+ * Unlike the loss it adds up over independent errors, however large they are. */
+enum mpq_status mpq_output_noise(struct mpq_ctx *ctx, struct mpq_network *network,
+                                 const struct mpq_samples *samples,
+                                 const struct mpq_targets *targets, double *out) MPQ_CHECKED;
+
+struct mpq_leave_float {
+    const struct mpq_graph *graph; /* what the three that follow are of */
+    const struct mpq_binding *binding;
+    const struct mpq_layer_table *layers;
+    struct mpq_act_rules rules;      /* stays_float NULL                                     */
+    const struct mpq_act_plan *plan; /* by these rules                                       */
+    double max_macs; /* share of the layers' multiplications that may run in float */
+
+    /* Where noise is measured: activations quantized, weights as they are. */
+    struct mpq_network *network;
+    struct mpq_act_quant *act_quant; /* [n_group] what FakeQuant nodes read; ends as it began */
+    const struct mpq_samples *samples;
+    const struct mpq_targets *targets;
+};
+
+/* out_stays_float [n_value]. One group after the other, the one that takes most of the noise with
+ * it first, and with each all groups whose kernels go with it; as long as it takes at least
+ * MPQ_LEAVE_FLOAT_SHARE of what all make, *out_noise, and no less a share of that than the
+ * multiplications that become float are of all. A group's noise is that of quantizing it alone.
+ * Sets of groups are halved, and one that makes too little is not looked into. */
+enum mpq_status mpq_leave_float(struct mpq_ctx *ctx, struct mpq_arena *scratch,
+                                const struct mpq_leave_float *problem, double *out_noise,
+                                bool *out_stays_float) MPQ_CHECKED;
+
+#endif

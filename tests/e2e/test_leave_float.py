@@ -1,0 +1,92 @@
+"""A network one of whose activations cannot be quantized well: the digit network with a channel that reaches a
+thousand and that nobody needs.
+
+    python3 tests/e2e/test_leave_float.py ONNX-MPQ MODELS SCRATCH
+"""
+
+import collections
+import csv
+import sys
+import unittest
+
+from test_digits import MODELS, SCRATCH, convert, n_correct, onnxruntime_outputs, run
+
+import numpy as np  # test_digits has checked that they are there
+import onnx
+import onnxruntime
+from onnx import numpy_helper
+
+WIDE = SCRATCH / "wide.onnx"
+AROUND = {"/layer1/conv1/Conv", "/layer1/conv2/Conv"}
+OPTIONS = "--no-equalize", "--effort", "none", "--bits", "8", "--size", "100%", "--overwrite"
+
+
+def make_wide():
+    model = onnx.load(MODELS / "digits_cnn.onnx")
+    for tensor in model.graph.initializer:
+        array = numpy_helper.to_array(tensor).copy()
+        if tensor.name == "layer1.bn1.bias":
+            array[0] = 1000
+        if tensor.name == "layer1.conv2.weight":
+            array[:, 0] = 0
+        tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    onnx.save(model, WIDE)
+
+
+def summary(path):
+    with open(path.with_suffix(".summary.csv"), newline="", encoding="utf-8") as file:
+        return dict(csv.reader(file))
+
+
+def float_layers(path):
+    with open(path.with_suffix(".csv"), newline="", encoding="utf-8") as file:
+        return {row["node"] for row in csv.DictReader(file) if row["activation_bits"] == "32"}
+
+
+def optimized_ops(path):
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(SCRATCH / "optimized.onnx")
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return collections.Counter(n.op_type for n in onnx.load(SCRATCH / "optimized.onnx").graph.node)
+
+
+class LeaveFloat(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        make_wide()
+
+    def quantize(self, name, *options):
+        path = SCRATCH / f"{name}.onnx"
+        convert(WIDE, path, *OPTIONS, *options)
+        return path, summary(path)
+
+    def test_layers_around_it_stay_float(self):
+        path, left = self.quantize("left", "--float-macs", "50%")
+        all_quantized, none = self.quantize("none", "--float-macs", "0%")
+        self.assertEqual(float_layers(path), AROUND)
+        self.assertEqual((left["left_float_layers"], none["left_float_layers"]), ("2", "0"))
+        self.assertEqual(float_layers(all_quantized), set())
+        self.assertLess(float(left["kl"]), float(none["kl"]) / 20)
+        self.assertGreaterEqual(n_correct(onnxruntime_outputs(path)), 594)
+        ops = optimized_ops(path)
+        self.assertEqual((ops["QLinearConv"], ops["Conv"] + ops["FusedConv"]), (8, 2))
+
+    def test_not_where_that_is_too_much(self):
+        for options in (("--float-macs", "2%"), ("--bitops", "W8A8"), ("--target", "qnn")):
+            with self.subTest(options=options):
+                self.assertEqual(self.quantize("barred", *options)[1]["left_float_layers"], "0")
+
+    def test_a_checkpoint_goes_on_from_there(self):
+        state = SCRATCH / "wide.npz"
+        state.unlink(missing_ok=True)
+        first, _ = self.quantize("first", "--float-macs", "50%", "--checkpoint", state)
+        run("search", state, "--size", "100%", "-o", SCRATCH / "s.onnx", "--threads", 1, "--overwrite")
+        again = SCRATCH / "s.100pct.onnx"
+        self.assertEqual(float_layers(again), AROUND)
+        self.assertEqual(again.read_bytes(), first.read_bytes())
+
+
+if __name__ == "__main__":
+    SCRATCH.mkdir(parents=True, exist_ok=True)
+    unittest.main(argv=sys.argv[:1], verbosity=2)
