@@ -156,12 +156,23 @@ static enum mpq_status add_activations(struct list *list, const struct mpq_check
     return MPQ_OK;
 }
 
+static void add_answers(struct list *list, const struct mpq_answers *a)
+{
+    if (!a || !a->n_sample)
+        return;
+    add(list, MPQ_UINT64, a->n_sample, a->input_id, "answer_id");
+    for (uint32_t i = 0; i < a->n_output; i++)
+        add(list, MPQ_FLOAT, (int64_t)(a->n_sample * a->n_element[i]), a->output[i],
+            mpq_arena_printf(list->ctx, list->arena, "answer%" PRIu32, i));
+}
+
 enum mpq_status mpq_checkpoint_save(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                     const struct mpq_checkpoint *c, const char *path,
                                     bool overwrite)
 {
     uint32_t n_layer = c->layers->n_layer;
-    size_t most = 11 + (size_t)n_layer * (2 + 4 * MPQ_N_BITS);
+    size_t most = 13 + (size_t)n_layer * (2 + 4 * MPQ_N_BITS);
+    most += c->answers ? c->answers->n_output : 0;
     struct list list = {ctx, arena, mpq_arena_alloc(ctx, arena, most, sizeof(char *)),
                         mpq_arena_alloc(ctx, arena, most, sizeof(struct mpq_tensor)), 0};
     if (!list.name || !list.tensor)
@@ -172,7 +183,9 @@ enum mpq_status mpq_checkpoint_save(struct mpq_ctx *ctx, struct mpq_arena *arena
     MPQ_TRY(add_activations(&list, c));
     add(&list, MPQ_DOUBLE, ((int64_t)n_layer + c->n_act) * MPQ_N_BITS, c->sensitivity,
         "sensitivity");
+    add(&list, MPQ_DOUBLE, (int64_t)c->n_decide * MPQ_N_BITS, c->uniform_loss, "uniform_loss");
     add(&list, MPQ_UINT64, 1, &c->sensitivity_id, "sensitivity_id");
+    add_answers(&list, c->answers);
     for (uint32_t i = 0; i < list.n; i++)
         if (!list.name[i])
             return MPQ_E_NOMEM;
@@ -207,6 +220,20 @@ static enum mpq_status read_array(const struct reader *r, const char *name, enum
     if (bad >= 0)
         return mpq_fail(r->ctx, MPQ_E_NUMERIC, "%s: array '%s' is %g at element %" PRId64, r->path,
                         name, mpq_tensor_double(out, bad), bad);
+    return MPQ_OK;
+}
+
+/* The array `name` where there is one of that type and size. */
+static enum mpq_status read_if_fits(const struct reader *r, const char *name, enum mpq_dtype dtype,
+                                    size_t count, struct mpq_tensor *out, bool *out_fits)
+{
+    *out_fits = false;
+    if (!name)
+        return MPQ_E_NOMEM;
+    if (!mpq_npz_has(r->npz, name))
+        return MPQ_OK;
+    MPQ_TRY(mpq_npz_read(r->ctx, r->arena, r->npz, name, out));
+    *out_fits = out->dtype == dtype && (size_t)mpq_shape_count(&out->shape) == count;
     return MPQ_OK;
 }
 
@@ -483,6 +510,13 @@ static enum mpq_status read_sensitivity(const struct reader *r, const struct mpq
                                               c->sensitivity + (size_t)i * MPQ_N_BITS);
     }
     *out_found = is_complete;
+    size_t n_uniform = (size_t)c->n_decide * MPQ_N_BITS;
+    bool fits;
+    if (!is_complete || n_stored != n_layer)
+        return MPQ_OK;
+    MPQ_TRY(read_if_fits(r, "uniform_loss", MPQ_DOUBLE, n_uniform, &table, &fits));
+    if (fits)
+        memcpy(c->uniform_loss, table.data, n_uniform * sizeof *c->uniform_loss);
     return MPQ_OK;
 }
 
@@ -513,6 +547,32 @@ enum mpq_status mpq_checkpoint_floats(struct mpq_ctx *ctx, struct mpq_arena *are
         for (int64_t i = 0; i < n && out_is_float[v]; i++)
             out_is_float[v] = ((uint64_t *)id.data)[i] != want;
     }
+    return MPQ_OK;
+}
+
+enum mpq_status mpq_checkpoint_load_answers(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                            const char *path, uint64_t sensitivity_id,
+                                            struct mpq_answers *answers)
+{
+    struct reader r = {ctx, arena, path, NULL};
+    struct mpq_tensor id, array;
+    bool fits;
+    MPQ_TRY(mpq_npz_open(ctx, arena, path, &r.npz));
+    MPQ_TRY(read_array(&r, "sensitivity_id", MPQ_UINT64, 1, &id));
+    if (*(uint64_t *)id.data != sensitivity_id)
+        return MPQ_OK;
+    MPQ_TRY(read_if_fits(&r, "answer_id", MPQ_UINT64, answers->n_room, &id, &fits));
+    for (uint32_t i = 0; i < answers->n_output && fits; i++) {
+        size_t count = answers->n_room * answers->n_element[i];
+        MPQ_TRY(read_if_fits(&r, mpq_arena_printf(ctx, arena, "answer%" PRIu32, i), MPQ_FLOAT,
+                             count, &array, &fits));
+        if (fits)
+            memcpy(answers->output[i], array.data, count * sizeof(mpq_real));
+    }
+    if (!fits)
+        return MPQ_OK;
+    memcpy(answers->input_id, id.data, answers->n_room * sizeof *answers->input_id);
+    answers->n_sample = answers->n_room;
     return MPQ_OK;
 }
 

@@ -14,14 +14,19 @@
  *                                 offset where weights are rounded as they are
  *   layerI.gain      float        what its output channels were multiplied by before all that; not
  *                                 where they were not
- *   sensitivity      double [(L + G) * 9]  loss by width of each layer, and of each group where W >
- * 1 sensitivity_id   uint64 [1]   fingerprint of the float outputs it was measured against
+ *   uniform_loss     double [9 * D]  of the D samples that decide with all layers at one width;
+ * NaN: no candidate answer_id        uint64 [N]   fingerprint of each sample that reports; these
+ * and answers are answerI          float        what the float model's output I is for all of them;
+ * not where there are no samples, or too many sensitivity      double [(L + G) * 9]  loss by width
+ * of each layer, and of each group where W > 1 sensitivity_id   uint64 [1]   fingerprint of the
+ * float outputs it was measured against
  *
  * Layers and values are found by their fingerprints, so a run that leaves some layers float can go
  * on from a run that did not. */
 #ifndef MPQ_CLI_CHECKPOINT_H
 #define MPQ_CLI_CHECKPOINT_H
 
+#include "cli/answers.h"
 #include "quantcore/pass/equalize.h"
 #include "quantcore/supernet/network.h"
 #include "quantcore/supernet/supernet.h"
@@ -36,7 +41,10 @@ struct mpq_checkpoint {
     struct mpq_act_quant *act_by_width[MPQ_N_BITS]; /* [n_group], NULL: no candidate         */
     uint32_t n_act;                                 /* n_group where there are several widths */
     double *sensitivity;                            /* [(n_layer + n_act) * MPQ_N_BITS] */
+    double *uniform_loss; /* [MPQ_N_BITS * n_decide] each sample's with all layers at a width */
+    uint32_t n_decide;
     uint64_t sensitivity_id;
+    const struct mpq_answers *answers; /* writing: NULL, there are none */
     const char *options;
 };
 
@@ -53,8 +61,9 @@ enum mpq_status mpq_checkpoint_load(struct mpq_ctx *ctx, struct mpq_arena *arena
                                     const struct mpq_checkpoint *checkpoint,
                                     const char *path) MPQ_CHECKED;
 
-/* Fill sensitivity where the file has it for these candidates, measured against the same outputs;
- * *out_found false where it does not. */
+/* Fill sensitivity where the file has it for these candidates, measured against the same outputs,
+ * and uniform_loss where it was measured with the same layers; *out_found false where it does not.
+ */
 enum mpq_status mpq_checkpoint_load_sensitivity(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                                 const struct mpq_checkpoint *checkpoint,
                                                 const char *path, bool *out_found) MPQ_CHECKED;
@@ -63,6 +72,12 @@ enum mpq_status mpq_checkpoint_load_sensitivity(struct mpq_ctx *ctx, struct mpq_
 enum mpq_status mpq_checkpoint_floats(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                       const struct mpq_graph *graph, const char *path,
                                       bool *out_is_float) MPQ_CHECKED;
+
+/* Fill `answers` where the file has that many of this size, of a float model that answers as this
+ * one does; answers->n_sample stays 0 where it does not. */
+enum mpq_status mpq_checkpoint_load_answers(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                            const char *path, uint64_t sensitivity_id,
+                                            struct mpq_answers *answers) MPQ_CHECKED;
 
 /* The text of `options`, which nothing else has to be known for. */
 enum mpq_status mpq_checkpoint_options(struct mpq_ctx *ctx, struct mpq_arena *arena,

@@ -257,8 +257,12 @@ enum mpq_status mpq_pipeline_prepare(struct mpq_ctx *ctx, struct mpq_pipeline *p
     mpq_node_id *node_of = mpq_arena_alloc(ctx, p->arena, p->run_graph->n_node, sizeof *node_of);
     p->layer_node = mpq_arena_alloc(ctx, p->arena, n_layer, sizeof *p->layer_node);
     bool *keep = mpq_arena_alloc(ctx, p->arena, p->run_graph->n_value, sizeof *keep);
-    if (!p->sensitivity || !node_of || !p->layer_node || !keep)
+    size_t n_uniform = (size_t)p->decide.n * MPQ_N_BITS;
+    p->uniform_loss = mpq_arena_alloc(ctx, p->arena, n_uniform, sizeof *p->uniform_loss);
+    if (!p->sensitivity || !node_of || !p->layer_node || !keep || !p->uniform_loss)
         return MPQ_E_NOMEM;
+    for (size_t i = 0; i < n_uniform; i++)
+        p->uniform_loss[i] = (double)NAN;
     MPQ_TRY(mpq_insert_fake_quant(ctx, p->arena, p->equal_run_graph, &p->act, p->act_quant,
                                   &p->fake_graph, node_of));
     for (uint32_t l = 0; l < n_layer; l++) {
@@ -508,10 +512,42 @@ static enum mpq_status measure_sensitivity(struct mpq_ctx *ctx, struct mpq_pipel
                                  p->sensitivity + (size_t)p->layers.n_layer * MPQ_N_BITS);
 }
 
+/* What the float model answers to what reports, from the checkpoint. */
+static enum mpq_status load_answers(struct mpq_ctx *ctx, struct mpq_pipeline *p)
+{
+    struct mpq_answers *answers;
+    MPQ_TRY(mpq_pipeline_room_for_answers(ctx, p, &answers));
+    if (!answers)
+        return MPQ_OK;
+    MPQ_TRY(mpq_checkpoint_load_answers(ctx, p->arena, p->options->checkpoint, sensitivity_id(p),
+                                        answers));
+    if (answers->n_sample)
+        p->answers = answers;
+    return MPQ_OK;
+}
+
+/* What each search looks at. */
+static enum mpq_status measure_uniform(struct mpq_ctx *ctx, struct mpq_pipeline *p)
+{
+    uint8_t *bits = mpq_arena_alloc(ctx, p->arena, p->layers.n_layer, 1);
+    if (!bits)
+        return MPQ_E_NOMEM;
+    for (int b = MPQ_MIN_BITS; b <= MPQ_MAX_BITS; b++) {
+        memset(bits, b, p->layers.n_layer);
+        if (p->candidates >> b & 1)
+            MPQ_TRY(mpq_evaluate_samples(ctx, &p->evaluator, bits,
+                                         p->uniform_loss + (size_t)b * p->decide.n));
+    }
+    return MPQ_OK;
+}
+
 static enum mpq_status save_checkpoint(struct mpq_ctx *ctx, struct mpq_pipeline *p)
 {
+    MPQ_TRY(measure_uniform(ctx, p));
+    MPQ_TRY(mpq_pipeline_answer(ctx, p));
     struct mpq_checkpoint checkpoint = mpq_pipeline_checkpoint(p, &p->net);
     checkpoint.sensitivity_id = sensitivity_id(p);
+    checkpoint.answers = p->answers;
     checkpoint.options = mpq_options_kept(ctx, p->arena, p->options);
     if (!checkpoint.options)
         return MPQ_E_NOMEM;
@@ -521,8 +557,10 @@ static enum mpq_status save_checkpoint(struct mpq_ctx *ctx, struct mpq_pipeline 
 
 enum mpq_status mpq_pipeline_tune(struct mpq_ctx *ctx, struct mpq_pipeline *p)
 {
-    if (p->is_resumed)
+    if (p->is_resumed) {
+        MPQ_TRY(load_answers(ctx, p));
         return measure_sensitivity(ctx, p);
+    }
     uint32_t batch = p->memory.tune_batch ? p->memory.tune_batch : tune_batch(p);
     p->n_step = tune_steps(p, batch);
     struct mpq_arena *scratch = mpq_arena_create(ctx);

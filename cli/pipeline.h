@@ -6,6 +6,7 @@
 
 #include "calibration/dataset.h"
 #include "calibration/observe.h"
+#include "cli/answers.h"
 #include "cli/checkpoint.h"
 #include "cli/memory.h"
 #include "cli/options.h"
@@ -25,12 +26,6 @@
 struct mpq_part {
     struct mpq_dataset *dataset;
     uint32_t *sample, n;
-};
-
-/* What the float model answers to the samples that report, once it has been asked. */
-struct mpq_answers {
-    uint32_t n_sample;
-    mpq_real **output; /* [n_output] of all samples */
 };
 
 struct mpq_pipeline {
@@ -83,7 +78,7 @@ struct mpq_pipeline {
     struct mpq_supernet net;
     struct mpq_targets decide_targets;
     struct mpq_evaluator evaluator;
-    struct mpq_answers *answers; /* NULL: are not kept */
+    struct mpq_answers *answers; /* of the float model to what reports; NULL: are not kept */
 
     struct mpq_paper_run *paper; /* of --recipe paper, private to recipe_paper.c */
 
@@ -99,6 +94,8 @@ struct mpq_pipeline {
     /* search */
     uint64_t budget_bytes;
     uint64_t *layer_bytes; /* [n_layer * MPQ_N_BITS] what a width adds to the file            */
+    double *uniform_loss;  /* [MPQ_N_BITS * decide.n] with all layers at one width, as far as that
+                              is known: NaN                                                      */
     double *sensitivity;   /* [(n_layer + n_act) * MPQ_N_BITS], NaN: no candidate             */
     uint8_t *lock;         /* [n_layer] width that --lock asks for, or 0                      */
     struct mpq_search_problem problem;
@@ -206,6 +203,13 @@ uint64_t mpq_pipeline_macs(const struct mpq_pipeline *p);
 
 /* Samples of a tuning step where memory has no limit; 0: nothing is tuned. */
 uint32_t mpq_pipeline_tune_batch(const struct mpq_pipeline *p);
+
+/* Ask the float model for its answers to what reports, for a checkpoint; unless they are many. */
+enum mpq_status mpq_pipeline_answer(struct mpq_ctx *ctx, struct mpq_pipeline *p) MPQ_CHECKED;
+
+/* Room for them. */
+enum mpq_status mpq_pipeline_room_for_answers(struct mpq_ctx *ctx, struct mpq_pipeline *p,
+                                              struct mpq_answers **out) MPQ_CHECKED;
 
 /* Keep the float model's answers from the first verification on, for those that follow; unless they
  * are many. */

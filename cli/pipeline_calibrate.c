@@ -338,6 +338,8 @@ struct mpq_checkpoint mpq_pipeline_checkpoint(struct mpq_pipeline *p, struct mpq
                                         .net = net,
                                         .act_quant = p->act_quant,
                                         .n_act = p->n_act,
+                                        .uniform_loss = p->uniform_loss,
+                                        .n_decide = p->decide.n,
                                         .sensitivity = p->sensitivity};
     memcpy(checkpoint.act_by_width, p->act_by_width, sizeof p->act_by_width);
     return checkpoint;

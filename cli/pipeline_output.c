@@ -83,6 +83,7 @@ struct side_by_side {
     struct mpq_pipeline *p;
     struct mpq_exec *reference; /* fed from the runner's inputs and run beside it */
     const struct mpq_graph *reference_graph;
+    struct mpq_tensor **output;        /* [n_output] of the reference */
     struct mpq_comparison *comparison; /* [n_output] */
     struct mpq_accuracy accuracy, reference_accuracy;
     uint64_t n_lost, n_won;       /* right only in the reference, only in the runner's model */
@@ -106,13 +107,17 @@ static void score_labels(struct side_by_side *s, const mpq_real *reference, cons
     }
 }
 
-static void run_reference(const struct side_by_side *s, const struct mpq_runner *runner)
+/* Run the reference on the runner's inputs, n samples of which are new; its answers are kept. */
+static void run_reference(const struct side_by_side *s, const struct mpq_runner *runner, uint32_t n)
 {
     const struct mpq_graph *graph = s->reference_graph;
     for (uint32_t i = 0; i < graph->n_input; i++)
         memcpy(mpq_exec_tensor(s->reference, graph->input[i])->data, runner->input[i]->data,
                mpq_tensor_bytes(runner->input[i]));
     mpq_exec_forward(s->reference, 0, graph->n_node);
+    if (s->answers)
+        mpq_answers_keep(s->answers, runner->input, graph->n_input, s->output, runner->batch,
+                         s->n_seen, n);
 }
 
 static enum mpq_status compare_batch(struct mpq_ctx *ctx, void *arg,
@@ -121,24 +126,17 @@ static enum mpq_status compare_batch(struct mpq_ctx *ctx, void *arg,
 {
     (void)ctx;
     struct side_by_side *s = arg;
-    struct mpq_answers *answers = s->answers;
-    bool is_known = answers && s->n_seen + n <= answers->n_sample;
-    if (!is_known)
-        run_reference(s, runner);
+    const struct mpq_answers *answers = s->answers;
+    if (!mpq_answers_know(answers, runner->input, s->reference_graph->n_input, runner->batch,
+                          s->n_seen, n))
+        run_reference(s, runner, n);
     for (uint32_t i = 0; i < s->reference_graph->n_output; i++) {
-        const struct mpq_tensor *want =
-            mpq_exec_tensor(s->reference, s->reference_graph->output[i]);
-        const struct mpq_tensor *got = runner->output[i];
+        const struct mpq_tensor *want = s->output[i], *got = runner->output[i];
         if (want->dtype != MPQ_FLOAT || got->dtype != MPQ_FLOAT)
             continue;
         const mpq_real *reference = want->data;
-        size_t n_element = (size_t)runner->n_element[i];
-        if (answers) {
-            mpq_real *kept = answers->output[i] + s->n_seen * n_element;
-            if (!is_known)
-                memcpy(kept, reference, n * n_element * sizeof *kept);
-            reference = kept;
-        }
+        if (answers)
+            reference = answers->output[i] + s->n_seen * answers->n_element[i];
         bool is_scored = i == s->p->scored;
         mpq_comparison_add(&s->comparison[i], reference, got->data, n, runner->n_element[i],
                            is_scored ? s->p->n_class : 0);
@@ -146,42 +144,62 @@ static enum mpq_status compare_batch(struct mpq_ctx *ctx, void *arg,
             score_labels(s, reference, got->data, index, n);
     }
     s->n_seen += n;
-    if (answers && !is_known)
-        answers->n_sample = s->n_seen;
     return MPQ_OK;
 }
 
-/* Room for what the runs over n samples answer; *out NULL where it would be much. */
-static enum mpq_status make_answers(struct mpq_ctx *ctx, struct mpq_pipeline *p, uint32_t n,
-                                    struct mpq_answers **out)
+static enum mpq_status list_outputs(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                    const struct mpq_graph *graph, struct mpq_exec *exec,
+                                    struct mpq_tensor ***out)
 {
-    const size_t most = mpq_memory_cache(p, (size_t)256 << 20);
-    const struct mpq_graph *graph = p->run_graph;
-    struct mpq_answers *answers = mpq_arena_alloc(ctx, p->arena, 1, sizeof *answers);
-    size_t bytes = 0;
-    if (!answers)
-        return MPQ_E_NOMEM;
-    answers->output = mpq_arena_alloc(ctx, p->arena, graph->n_output, sizeof(mpq_real *));
-    if (!answers->output)
-        return MPQ_E_NOMEM;
-    *out = NULL;
-    for (uint32_t i = 0; i < graph->n_output; i++) {
-        const struct mpq_tensor *y = mpq_exec_tensor(p->float_network.exec, graph->output[i]);
-        size_t count = (size_t)mpq_shape_count(&y->shape) / p->batch * n;
-        bytes += count * sizeof(mpq_real);
-        if (bytes > most)
-            return MPQ_OK; /* run each time */
-        answers->output[i] = mpq_arena_alloc(ctx, p->arena, count, sizeof(mpq_real));
-        if (!answers->output[i])
-            return MPQ_E_NOMEM;
-    }
-    *out = answers;
-    return MPQ_OK;
+    struct mpq_tensor **output = mpq_arena_alloc(ctx, arena, graph->n_output, sizeof *output);
+    for (uint32_t i = 0; output && i < graph->n_output; i++)
+        output[i] = mpq_exec_tensor(exec, graph->output[i]);
+    *out = output;
+    return output ? MPQ_OK : MPQ_E_NOMEM;
 }
+
+/* Room for what the runs over n samples answer, which have the outputs of the float model; *out
+ * NULL where it would be more than `most`. */
+static enum mpq_status make_answers(struct mpq_ctx *ctx, struct mpq_pipeline *p, uint32_t n,
+                                    size_t most, struct mpq_answers **out)
+{
+    const struct mpq_graph *graph = p->run_graph;
+    struct mpq_tensor **output;
+    MPQ_TRY(list_outputs(ctx, p->arena, graph, p->float_network.exec, &output));
+    return mpq_answers_create(ctx, p->arena, output, graph->n_output, p->batch, n,
+                              mpq_memory_cache(p, most), out);
+}
+
+/* In memory, and in a checkpoint. */
+static const size_t most_kept = (size_t)256 << 20, most_stored = (size_t)16 << 20;
 
 enum mpq_status mpq_pipeline_keep_answers(struct mpq_ctx *ctx, struct mpq_pipeline *p)
 {
-    return make_answers(ctx, p, p->report.n, &p->answers);
+    return p->answers ? MPQ_OK : make_answers(ctx, p, p->report.n, most_kept, &p->answers);
+}
+
+enum mpq_status mpq_pipeline_room_for_answers(struct mpq_ctx *ctx, struct mpq_pipeline *p,
+                                              struct mpq_answers **out)
+{
+    return make_answers(ctx, p, p->report.n, most_stored, out);
+}
+
+enum mpq_status mpq_pipeline_answer(struct mpq_ctx *ctx, struct mpq_pipeline *p)
+{
+    struct mpq_network *network = &p->float_network;
+    const struct mpq_graph *graph = network->graph;
+    struct mpq_samples samples = mpq_pipeline_samples(&p->report);
+    struct mpq_tensor **output;
+    MPQ_TRY(mpq_pipeline_room_for_answers(ctx, p, &p->answers));
+    MPQ_TRY(list_outputs(ctx, p->arena, graph, network->exec, &output));
+    for (uint32_t first = 0; p->answers && first < p->report.n; first += p->batch) {
+        uint32_t left = p->report.n - first, n = left < p->batch ? left : p->batch;
+        MPQ_TRY(mpq_step(ctx, "float answers", first, p->report.n, (double)NAN));
+        MPQ_TRY(mpq_network_read(ctx, network, &samples, p->report.sample + first, n));
+        mpq_exec_forward(network->exec, 0, graph->n_node);
+        mpq_answers_keep(p->answers, network->input, graph->n_input, output, p->batch, first, n);
+    }
+    return MPQ_OK;
 }
 
 static enum mpq_status run_beside(struct mpq_ctx *ctx, struct mpq_pipeline *p,
@@ -196,6 +214,7 @@ static enum mpq_status run_beside(struct mpq_ctx *ctx, struct mpq_pipeline *p,
         mpq_arena_alloc(ctx, p->arena, reference_graph->n_output, sizeof *out->comparison);
     if (!out->comparison)
         return MPQ_E_NOMEM;
+    MPQ_TRY(list_outputs(ctx, p->arena, reference_graph, reference, &out->output));
     if (mpq_dataset_has_labels(part->dataset) && p->scored != UINT32_MAX)
         out->labelled = part->dataset;
     return mpq_runner_run(ctx, runner, part->dataset, part->sample, n, stage, compare_batch, out);
@@ -290,7 +309,7 @@ static enum mpq_status compare_forms(struct mpq_ctx *ctx, struct mpq_arena *scra
     struct side_by_side s;
     struct mpq_runner in_float;
     struct mpq_answers *answers;
-    MPQ_TRY(make_answers(ctx, p, n, &answers));
+    MPQ_TRY(make_answers(ctx, p, n, most_kept, &answers));
     MPQ_TRY(read_written(ctx, scratch, p, path, false, &in_float));
     MPQ_TRY(compare_written(ctx, p, path, &in_float, least_db, n, answers, &s));
     report->verify_float_db = least_sqnr_db(p, &s);

@@ -37,10 +37,30 @@ static enum mpq_status file_size(struct mpq_ctx *ctx, void *arg, const uint8_t *
     return MPQ_OK;
 }
 
+/* The losses of the allocation where it is one width for all layers, activations at their widest,
+ * and that is known; NULL elsewhere. */
+static const double *known_loss(const struct mpq_pipeline *p, const uint8_t *bits)
+{
+    const double *loss = p->uniform_loss + (size_t)bits[0] * p->decide.n;
+    for (uint32_t l = 0; l < p->layers.n_layer; l++)
+        if (bits[l] != bits[0])
+            return NULL;
+    for (uint32_t g = 0; g < p->n_act; g++)
+        for (uint32_t b = bits[p->layers.n_layer + g] + 1u; b < MPQ_N_BITS; b++)
+            if (p->act_by_width[b])
+                return NULL;
+    return isnan(loss[0]) ? NULL : loss;
+}
+
 static enum mpq_status score(struct mpq_ctx *ctx, void *arg, const uint8_t *bits,
                              double *out_sample_loss)
 {
     struct mpq_pipeline *p = arg;
+    const double *known = known_loss(p, bits);
+    if (known) {
+        memcpy(out_sample_loss, known, p->decide.n * sizeof *known);
+        return MPQ_OK;
+    }
     mpq_pipeline_set_activations(p, bits);
     return mpq_evaluate_samples(ctx, &p->evaluator, bits, out_sample_loss);
 }

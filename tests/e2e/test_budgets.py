@@ -12,6 +12,7 @@ import unittest
 from test_digits import (EVAL, MODELS, SCRATCH, convert, n_correct, onnxruntime_outputs,
                          our_outputs, run)
 
+import numpy as np
 import onnx  # test_digits has checked that it is there
 
 MODEL = "digits_cnn.onnx"
@@ -75,6 +76,29 @@ class Budgets(unittest.TestCase):
         self.assertEqual(loss, sorted(loss, reverse=True))
         self.assertEqual(float(table[0]["average_weight_bits"]), 2)
         self.assertEqual(float(table[-1]["average_weight_bits"]), 8)
+
+    def search_changed(self, name, **changed):
+        """The summary of a search whose checkpoint has these arrays; None: lacks them."""
+        arrays = dict(np.load(CHECKPOINT)) | changed
+        np.savez(SCRATCH / f"{name}.npz", **{k: v for k, v in arrays.items() if v is not None})
+        run("search", SCRATCH / f"{name}.npz", "--size", "13%", "-o", SCRATCH / f"{name}.onnx", "--threads", 1)
+        facts = summary(SCRATCH / f"{name}.13pct.summary.csv")
+        return {key: facts[key] for key in ("agreement", "kl", "metric_float", "uniform_loss", "decide_loss")}
+
+    def test_what_the_checkpoint_knows_is_not_computed_again(self):
+        arrays = np.load(CHECKPOINT)
+        n = len(EVAL["labels"])
+        self.assertEqual((arrays["answer_id"].shape, arrays["answer0"].size), ((n,), 10 * n))
+        plain = self.search_changed("plain")
+        self.assertGreater(float(plain["agreement"]), 0.98)
+        lacking = self.search_changed("older", answer_id=None, answer0=None, uniform_loss=None)
+        self.assertEqual(lacking, plain)
+        wrong = self.search_changed("wrong", answer0=-arrays["answer0"])
+        self.assertLess(float(wrong["agreement"]), 0.1)
+        others = self.search_changed("others", answer0=-arrays["answer0"], answer_id=arrays["answer_id"] + 1)
+        self.assertEqual(others, plain)  # answers to other samples are asked for again
+        halved = self.search_changed("halved", uniform_loss=arrays["uniform_loss"] / 2)
+        self.assertAlmostEqual(float(halved["uniform_loss"]), float(plain["uniform_loss"]) / 2, places=6)
 
     def test_bit_operations_with_narrow_activations(self):
         run("search", CHECKPOINT, "--bitops", "W4A4", "-o", SCRATCH / "b.onnx", "--threads", 1)
