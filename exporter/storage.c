@@ -3,37 +3,7 @@
 #include <string.h>
 
 #include "exporter/pack.h"
-#include "quantcore/base/integer.h"
-
-/* From so many weights of a width on they are cells. Planes take up to 30 ns of load time a weight,
- * cells 3 to 10; their longer chain takes 60 bytes more at 2 and 4 bits, 170 at the others, about
- * one percent of so many weights. */
-#define CELLS_FROM 32768
-
-/* A layer of so many weights stands alone: temporaries of megabytes cost more than the nodes of a
- * chain of its own. Small layers make groups of up to so many weights. */
-#define ALONE_FROM    (INT64_C(1) << 16)
-#define GROUP_WEIGHTS (INT64_C(1) << 22)
-
-/* From so many layers on, offsets into one table take less text than a table a layer. */
-#define OFFSETS_FROM 6
-
-/* Every width but 7 needs at most one high part, of 2 or 4 bits a cell. A byte of a plane is a cell
- * of 8 codes of one bit. */
-static const int codes_per_cell[MPQ_MAX_BITS] = {
-    [1] = 8, [2] = 4, [3] = 4, [4] = 2, [5] = 2, [6] = 2, [7] = 2};
-
-static int cell_bits(int bits)
-{
-    return codes_per_cell[bits] * bits;
-}
-
-/* Cells to which a byte of the narrowest part belongs. */
-static int cells_per_byte(int bits)
-{
-    int high = cell_bits(bits) - 8;
-    return high % 4 == 2 ? 4 : high == 4 ? 2 : 1;
-}
+#include "exporter/storage_group.h"
 
 /* The position of each weight's level. */
 static uint8_t *codes_of(struct mpq_build *build, const struct mpq_storage_layer *layer)
@@ -68,119 +38,6 @@ static bool split(struct mpq_build *build, const char *in, const int64_t *length
     return build->ctx->status == MPQ_OK;
 }
 
-/* ---- groups ---- */
-
-/* Layers of one width that are unpacked together. */
-struct group {
-    int bits;
-    bool has_cells;     /* else planes                                                   */
-    uint32_t *layer, n; /* those with the same dimensions but the first are neighbours   */
-    int64_t n_code;     /* of the layers                                                 */
-    int64_t n_rest;     /* codes without meaning behind them, which fill up a byte       */
-    int64_t row;        /* codes of a row: a divisor of what each layer has and the rest */
-};
-
-static const struct mpq_shape *shape_of(const struct mpq_storage_program *program,
-                                        const struct group *group, uint32_t i)
-{
-    return &program->layer[group->layer[i]].shape;
-}
-
-static bool has_same_tail(const struct mpq_shape *a, const struct mpq_shape *b)
-{
-    return a->rank > 0 && a->rank == b->rank &&
-           memcmp(a->dim + 1, b->dim + 1, (size_t)(a->rank - 1) * sizeof *a->dim) == 0;
-}
-
-static void measure_group(const struct mpq_storage_program *program, struct group *group)
-{
-    int per_cell = codes_per_cell[group->bits];
-    int64_t whole = group->has_cells ? (int64_t)per_cell * cells_per_byte(group->bits) : 8;
-    group->n_code = group->row = 0;
-    for (uint32_t i = 0; i < group->n; i++) {
-        int64_t n = mpq_shape_count(shape_of(program, group, i));
-        group->n_code += n;
-        group->row = mpq_gcd(group->row, n);
-    }
-    group->n_rest = (whole - group->n_code % whole) % whole;
-    group->row = mpq_gcd(group->row, group->n_rest);
-    /* A single layer's cells come in rows that no part need be reshaped to. */
-    if (group->n == 1 && group->n_rest == 0 && group->has_cells)
-        group->row = whole;
-}
-
-/* Who may share a group: layers that do not fill whole cells, small ones that do, large ones. */
-enum kind { BROKEN, SMALL, LARGE, N_KIND };
-
-static enum kind kind_of(const struct mpq_storage_layer *layer)
-{
-    int64_t n = mpq_shape_count(&layer->shape);
-    return n % codes_per_cell[layer->bits] ? BROKEN : n < ALONE_FROM ? SMALL : LARGE;
-}
-
-/* Layers of one width and kind, neighbours where their tails are the same: how many, and how many
- * weights they have. */
-static uint32_t list_layers(const struct mpq_storage_program *program, uint32_t n_layer, int bits,
-                            enum kind kind, uint32_t *out_list, int64_t *out_n_weight)
-{
-    const struct mpq_storage_layer *layer = program->layer;
-    uint32_t n = 0;
-    *out_n_weight = 0;
-    for (uint32_t l = 0; l < n_layer; l++) {
-        if (layer[l].dtype != MPQ_UNDEFINED || layer[l].bits != bits || kind_of(&layer[l]) != kind)
-            continue;
-        *out_n_weight += mpq_shape_count(&layer[l].shape);
-        uint32_t at = n++;
-        for (uint32_t k = n - 1; k-- > 0;)
-            if (has_same_tail(&layer[out_list[k]].shape, &layer[l].shape)) {
-                at = k + 1;
-                break;
-            }
-        memmove(out_list + at + 1, out_list + at, (n - 1 - at) * sizeof *out_list);
-        out_list[at] = l;
-    }
-    return n;
-}
-
-/* Append the groups that a list of layers makes, of no more weights than `limit` or one layer. */
-static void cut_list(const struct mpq_storage_program *program, struct group form, int64_t limit,
-                     uint32_t *list, uint32_t n, struct group *group, uint32_t *n_group)
-{
-    for (uint32_t i = 0; i < n; i += form.n) {
-        int64_t n_weight = 0;
-        form.layer = list + i;
-        for (form.n = 0; i + form.n < n; form.n++) {
-            n_weight += mpq_shape_count(&program->layer[list[i + form.n]].shape);
-            if (form.n && n_weight > limit)
-                break;
-        }
-        measure_group(program, &form);
-        group[(*n_group)++] = form;
-    }
-}
-
-/* Room for a group a layer is enough. */
-static enum mpq_status make_groups(const struct mpq_storage_program *program, uint32_t n_layer,
-                                   struct group **out, uint32_t *out_n)
-{
-    struct mpq_build *build = program->build;
-    uint32_t *list = mpq_arena_alloc(build->ctx, build->arena, n_layer + 1, sizeof *list);
-    struct group *group = mpq_arena_alloc(build->ctx, build->arena, n_layer + 1, sizeof *group);
-    if (!list || !group)
-        return MPQ_E_NOMEM;
-    *out_n = 0;
-    for (int b = MPQ_MIN_BITS; b < MPQ_MAX_BITS; b++)
-        for (enum kind kind = 0; kind < N_KIND; kind++) {
-            int64_t n_weight;
-            uint32_t n = list_layers(program, n_layer, b, kind, list, &n_weight);
-            struct group form = {.bits = b, .has_cells = kind && n_weight >= CELLS_FROM};
-            cut_list(program, form, kind == LARGE ? 0 : GROUP_WEIGHTS, list, n, group, out_n);
-            list += n;
-        }
-    *out = group;
-    return MPQ_OK;
-}
-
 /* ---- tables, computed once a file ---- */
 
 /* int32 [g, 2^k], column r the g codes of `bits` bits that make up the cell r. */
@@ -189,7 +46,7 @@ static const char *codes_table(struct mpq_storage_program *program, int bits)
     if (program->codes[bits])
         return program->codes[bits];
     struct mpq_build *build = program->build;
-    int g = codes_per_cell[bits], k = cell_bits(bits);
+    int g = mpq_codes_per_cell[bits], k = mpq_cell_bits(bits);
     if (!program->range[k]) {
         const char *first = mpq_build_shared_int32(build, 0);
         const char *end = mpq_build_shared_int32(build, 1 << k);
@@ -229,14 +86,14 @@ static const char *high_table(struct mpq_storage_program *program, int width, in
 
 /* ---- planes ---- */
 
-static int64_t plane_bits(const struct group *group)
+static int64_t plane_bits(const struct mpq_storage_group *group)
 {
     return group->n_code + group->n_rest;
 }
 
 /* The bytes: of each group in turn, bit 0 of the codes of all its layers, then bit 1, ... */
-static uint8_t *pack_planes(const struct mpq_storage_program *program, const struct group *group,
-                            uint32_t n_group, size_t n_byte)
+static uint8_t *pack_planes(const struct mpq_storage_program *program,
+                            const struct mpq_storage_group *group, uint32_t n_group, size_t n_byte)
 {
     struct mpq_build *build = program->build;
     uint8_t *bytes = mpq_arena_alloc(build->ctx, build->arena, n_byte, 1);
@@ -249,7 +106,7 @@ static uint8_t *pack_planes(const struct mpq_storage_program *program, const str
             uint8_t *code = codes_of(build, &program->layer[group[g].layer[i]]);
             if (!code)
                 return NULL;
-            size_t n = (size_t)mpq_shape_count(shape_of(program, &group[g], i));
+            size_t n = (size_t)mpq_shape_count(mpq_group_shape(program, &group[g], i));
             mpq_pack_planes(code, n, group[g].bits, plane, bytes, at + before);
             before += n;
         }
@@ -259,8 +116,9 @@ static uint8_t *pack_planes(const struct mpq_storage_program *program, const str
 }
 
 /* The bits of all planes, a piece a group, as uint8 [bytes, 8]; out_bits [n_group]. */
-static enum mpq_status write_planes(struct mpq_storage_program *program, const struct group *group,
-                                    uint32_t n_group, const char **out_bits)
+static enum mpq_status write_planes(struct mpq_storage_program *program,
+                                    const struct mpq_storage_group *group, uint32_t n_group,
+                                    const char **out_bits)
 {
     struct mpq_build *build = program->build;
     int64_t *length = mpq_arena_alloc(build->ctx, build->arena, n_group + 1, sizeof *length);
@@ -295,7 +153,8 @@ static enum mpq_status write_planes(struct mpq_storage_program *program, const s
 }
 
 /* The bits of one group -> int32 codes [1, n]. */
-static const char *plane_index(struct mpq_build *build, const struct group *group, const char *bits)
+static const char *plane_index(struct mpq_build *build, const struct mpq_storage_group *group,
+                               const char *bits)
 {
     struct mpq_tensor powers = {MPQ_UINT8, MPQ_SHAPE(1, group->bits),
                                 (uint8_t[]){1, 2, 4, 8, 16, 32, 64}};
@@ -306,15 +165,16 @@ static const char *plane_index(struct mpq_build *build, const struct group *grou
 /* ---- cells ---- */
 
 /* The bits [shift, shift + width) of all cells of all layers, lowest bits first. */
-static uint8_t *pack_part(struct mpq_storage_program *program, const struct group *group,
-                          uint8_t *const *code, int shift, int width, size_t n_byte)
+static uint8_t *pack_part(struct mpq_storage_program *program,
+                          const struct mpq_storage_group *group, uint8_t *const *code, int shift,
+                          int width, size_t n_byte)
 {
     struct mpq_build *build = program->build;
-    int g = codes_per_cell[group->bits];
+    int g = mpq_codes_per_cell[group->bits];
     uint8_t *bytes = mpq_arena_alloc(build->ctx, build->arena, n_byte, 1);
     size_t first = 0;
     for (uint32_t i = 0; i < group->n && bytes; i++) {
-        size_t n = (size_t)mpq_shape_count(shape_of(program, group, i));
+        size_t n = (size_t)mpq_shape_count(mpq_group_shape(program, group, i));
         mpq_pack_cells(code[i], n, group->bits, g, shift, width, bytes, first);
         first += n / (size_t)g;
     }
@@ -322,11 +182,12 @@ static uint8_t *pack_part(struct mpq_storage_program *program, const struct grou
 }
 
 /* That part of all cells, as an int32 tensor of bytes, `row` of them a row; 0: of rank 1. */
-static const char *write_part(struct mpq_storage_program *program, const struct group *group,
-                              uint8_t *const *code, int shift, int width, int64_t row)
+static const char *write_part(struct mpq_storage_program *program,
+                              const struct mpq_storage_group *group, uint8_t *const *code,
+                              int shift, int width, int64_t row)
 {
     struct mpq_build *build = program->build;
-    int64_t n_cell = (group->n_code + group->n_rest) / codes_per_cell[group->bits];
+    int64_t n_cell = (group->n_code + group->n_rest) / mpq_codes_per_cell[group->bits];
     int64_t n_byte = n_cell * width / 8;
     struct mpq_tensor bytes = {MPQ_UINT8, MPQ_SHAPE(n_byte), NULL};
     if (row)
@@ -341,7 +202,8 @@ static const char *write_part(struct mpq_storage_program *program, const struct 
 }
 
 /* int32 cells by rows. */
-static const char *cell_index(struct mpq_storage_program *program, const struct group *group)
+static const char *cell_index(struct mpq_storage_program *program,
+                              const struct mpq_storage_group *group)
 {
     struct mpq_build *build = program->build;
     uint8_t **code = mpq_arena_alloc(build->ctx, build->arena, group->n, sizeof *code);
@@ -352,8 +214,8 @@ static const char *cell_index(struct mpq_storage_program *program, const struct 
     }
     if (!code)
         return NULL;
-    int k = cell_bits(group->bits);
-    int64_t row = group->row / codes_per_cell[group->bits];
+    int k = mpq_cell_bits(group->bits);
+    int64_t row = group->row / mpq_codes_per_cell[group->bits];
     const char *index =
         write_part(program, group, code, 0, 8, group->n == 1 && row == 1 && k == 8 ? 0 : row);
     for (int shift = 8; shift < k;) {
@@ -371,15 +233,15 @@ static const char *cell_index(struct mpq_storage_program *program, const struct 
 /* ---- from indices to weights ---- */
 
 /* Levels that one layer may be looked up in: what is added to its indices to find its own. */
-static int32_t table_size(const struct group *group)
+static int32_t table_size(const struct mpq_storage_group *group)
 {
-    return 1 << (group->has_cells ? cell_bits(group->bits) : group->bits);
+    return 1 << (group->has_cells ? mpq_cell_bits(group->bits) : group->bits);
 }
 
 /* All 2^bits levels of each layer, the missing ones repeating the last, since a size must not
  * depend on content; one layer after the other, or level by level. */
 static const char *write_levels(const struct mpq_storage_program *program,
-                                const struct group *group, bool by_level)
+                                const struct mpq_storage_group *group, bool by_level)
 {
     struct mpq_build *build = program->build;
     uint32_t n_level = 1u << group->bits, n = group->n;
@@ -403,7 +265,8 @@ static const char *write_levels(const struct mpq_storage_program *program,
 
 /* int8 [layers * table_size] of levels, or of rows of the g levels that a cell stands for. Levels
  * of all layers are found at once: looking them up is what costs time. */
-static const char *level_table(struct mpq_storage_program *program, const struct group *group)
+static const char *level_table(struct mpq_storage_program *program,
+                               const struct mpq_storage_group *group)
 {
     struct mpq_build *build = program->build;
     const char *level = write_levels(program, group, group->has_cells);
@@ -413,12 +276,12 @@ static const char *level_table(struct mpq_storage_program *program, const struct
         return MPQ_BUILD_OP(build, "Gather", {level, codes_by_cell(program, group->bits)});
     level = MPQ_BUILD_OP(build, "Gather", {level, codes_table(program, group->bits)});
     level = MPQ_BUILD_OP(build, "Transpose", {level}); /* [layers, 2^k, g] */
-    return reshape(build, level, &MPQ_SHAPE(-1, codes_per_cell[group->bits]));
+    return reshape(build, level, &MPQ_SHAPE(-1, mpq_codes_per_cell[group->bits]));
 }
 
-/* Layer i looks i * table_size further down: a step where its rows begin, summed up. */
-static const char *add_offsets(const struct mpq_storage_program *program, const struct group *group,
-                               const char *index)
+/* int32 [rows, 1]: i * step in the rows of layer i; a step where its rows begin, summed up. */
+static const char *layer_steps(const struct mpq_storage_program *program,
+                               const struct mpq_storage_group *group, int32_t step)
 {
     struct mpq_build *build = program->build;
     uint32_t n = group->n - 1;
@@ -427,27 +290,92 @@ static const char *add_offsets(const struct mpq_storage_program *program, const 
         return NULL;
     int64_t at = 0;
     for (uint32_t i = 0; i < n; i++) {
-        at += mpq_shape_count(shape_of(program, group, i)) / group->row;
+        at += mpq_shape_count(mpq_group_shape(program, group, i)) / group->row;
         data[i] = (int32_t)at;
-        data[n + i] = table_size(group);
+        data[n + i] = step;
     }
     const struct mpq_tensor begin = {MPQ_INT32, MPQ_SHAPE(n, 1), data};
-    const struct mpq_tensor step = {MPQ_INT32, MPQ_SHAPE(n, 1), data + n};
+    const struct mpq_tensor steps = {MPQ_INT32, MPQ_SHAPE(n, 1), data + n};
     const int64_t rows[] = {(group->n_code + group->n_rest) / group->row, 1};
-    if (!group->has_cells)
-        index = reshape(build, index, &MPQ_SHAPE(-1, group->row));
     const char *zero = mpq_build_shared_int32(build, 0);
     const char *zeros =
         MPQ_BUILD_OP(build, "Expand", {zero, mpq_build_shared_ints(build, rows, 2)});
-    const char *steps =
+    const char *scattered =
         MPQ_BUILD_OP(build, "ScatterElements",
-                     {zeros, mpq_build_shared(build, &begin), mpq_build_shared(build, &step)});
-    return MPQ_BUILD_OP(build, "Add", {index, MPQ_BUILD_OP(build, "CumSum", {steps, zero})});
+                     {zeros, mpq_build_shared(build, &begin), mpq_build_shared(build, &steps)});
+    return MPQ_BUILD_OP(build, "CumSum", {scattered, zero});
+}
+
+/* Layer i looks i * table_size further down. */
+static const char *add_offsets(const struct mpq_storage_program *program,
+                               const struct mpq_storage_group *group, const char *index)
+{
+    if (!group->has_cells)
+        index = reshape(program->build, index, &MPQ_SHAPE(-1, group->row));
+    return MPQ_BUILD_OP(program->build, "Add",
+                        {index, layer_steps(program, group, table_size(group))});
+}
+
+/* ---- rows of 4-bit codes ---- */
+
+/* The bytes of all rows: byte k of a row has its codes k and row / 2 + k. */
+static uint8_t *pack_rows(struct mpq_storage_program *program,
+                          const struct mpq_storage_group *group)
+{
+    struct mpq_build *build = program->build;
+    int64_t half = group->row / 2;
+    uint8_t *bytes = mpq_arena_alloc(build->ctx, build->arena, (size_t)group->n_code / 2, 1),
+            *to = bytes;
+    for (uint32_t i = 0; i < group->n && bytes; i++) {
+        const uint8_t *code = codes_of(build, &program->layer[group->layer[i]]);
+        int64_t n = mpq_shape_count(mpq_group_shape(program, group, i));
+        if (!code)
+            return NULL;
+        for (int64_t at = 0; at < n; at += group->row)
+            for (int64_t k = 0; k < half; k++)
+                *to++ = (uint8_t)(code[at + k] | code[at + half + k] << 4);
+    }
+    return bytes;
+}
+
+/* int8 [rows, 2, row / 2], the weights in their order. Each row looks up its bytes in two tables of
+ * its layer, what their first codes mean and what their second. Where a layer is one row these are
+ * the tables of the layers; a single layer has no dimension for it. */
+static const char *weights_by_row(struct mpq_storage_program *program,
+                                  const struct mpq_storage_group *group)
+{
+    struct mpq_build *build = program->build;
+    const int64_t one[2] = {1, 1};
+    int64_t n_row = group->n_code / group->row, half = group->row / 2;
+    bool is_layer = n_row == group->n;
+    struct mpq_tensor bytes = {MPQ_UINT8, MPQ_SHAPE(n_row, 1, 1, half), NULL};
+    if (is_layer)
+        bytes.shape = n_row > 1 ? MPQ_SHAPE(n_row, 1, half) : MPQ_SHAPE(1, half);
+    int axis = bytes.shape.rank - 1;
+    if (!build->measured) {
+        bytes.data = pack_rows(program, group);
+        if (!bytes.data)
+            return NULL;
+    }
+    const char *part[2], *packed = mpq_build_constant(build, &bytes, NULL);
+    const char *index = MPQ_BUILD_OP(build, "Cast", {packed}, .attr = "to", .attr_int = MPQ_INT32);
+    const char *levels = write_levels(program, group, true);
+    const char *table =
+        MPQ_BUILD_OP(build, "Gather", {levels, codes_by_cell(program, group->bits)});
+    table = MPQ_BUILD_OP(build, "Transpose", {table}); /* [layers, 2, 256] */
+    if (!is_layer)
+        table = MPQ_BUILD_OP(build, "Gather", {table, layer_steps(program, group, 1)});
+    if (!mpq_build_split(build, table, one, 2, axis - 1, part))
+        return NULL;
+    for (int i = 0; i < 2; i++)
+        part[i] = MPQ_BUILD_OP(build, "GatherElements", {part[i], index}, .attr = "axis",
+                               .attr_int = axis);
+    return MPQ_BUILD_OP(build, "Concat", {part[0], part[1]}, .attr = "axis", .attr_int = axis - 1);
 }
 
 /* Layers that are neighbours and have the same tail are cut from one tensor of that tail. */
-static enum mpq_status cut_weights(struct mpq_storage_program *program, const struct group *group,
-                                   const char *q)
+static enum mpq_status cut_weights(struct mpq_storage_program *program,
+                                   const struct mpq_storage_group *group, const char *q)
 {
     struct mpq_build *build = program->build;
     size_t n_max = (size_t)group->n + 1, n_run = 0;
@@ -457,8 +385,8 @@ static enum mpq_status cut_weights(struct mpq_storage_program *program, const st
     if (!length || !run || !piece)
         return MPQ_E_NOMEM;
     for (uint32_t i = 0; i < group->n; i++) {
-        const struct mpq_shape *shape = shape_of(program, group, i);
-        n_run += i == 0 || !has_same_tail(shape_of(program, group, i - 1), shape);
+        const struct mpq_shape *shape = mpq_group_shape(program, group, i);
+        n_run += i == 0 || !mpq_has_same_tail(mpq_group_shape(program, group, i - 1), shape);
         length[n_run - 1] += mpq_shape_count(shape) / group->row;
     }
     if (group->n_rest)
@@ -466,10 +394,12 @@ static enum mpq_status cut_weights(struct mpq_storage_program *program, const st
     if (!split(build, q, length, n_run, 0, run))
         return build->ctx->status;
     for (uint32_t i = 0, n; i < group->n; i += n) {
-        struct mpq_shape shape = *shape_of(program, group, i);
+        struct mpq_shape shape = *mpq_group_shape(program, group, i);
         length[0] = shape.rank ? shape.dim[0] : 1;
-        for (n = 1; i + n < group->n && has_same_tail(&shape, shape_of(program, group, i + n)); n++)
-            length[n] = shape_of(program, group, i + n)->dim[0];
+        for (n = 1;
+             i + n < group->n && mpq_has_same_tail(&shape, mpq_group_shape(program, group, i + n));
+             n++)
+            length[n] = mpq_group_shape(program, group, i + n)->dim[0];
         if (n > 1)
             shape.dim[0] = -1;
         if (!split(build, reshape(build, *run++, &shape), length, n, 0, piece))
@@ -481,8 +411,8 @@ static enum mpq_status cut_weights(struct mpq_storage_program *program, const st
 }
 
 /* Or the indices are cut, and each layer looks up its own. */
-static enum mpq_status cut_index(struct mpq_storage_program *program, const struct group *group,
-                                 const char *index)
+static enum mpq_status cut_index(struct mpq_storage_program *program,
+                                 const struct mpq_storage_group *group, const char *index)
 {
     struct mpq_build *build = program->build;
     int64_t length[OFFSETS_FROM];
@@ -491,16 +421,17 @@ static enum mpq_status cut_index(struct mpq_storage_program *program, const stru
     int64_t row = group->has_cells ? group->row : 1;
     MPQ_ASSERT(n < OFFSETS_FROM);
     for (uint32_t i = 0; i < n; i++)
-        length[i] = mpq_shape_count(shape_of(program, group, i)) / row;
+        length[i] = mpq_shape_count(mpq_group_shape(program, group, i)) / row;
     length[n] = group->n_rest / row;
     if (!split(build, index, length, n + (group->n_rest > 0), group->has_cells ? 0 : 1, piece))
         return build->ctx->status;
     for (uint32_t i = 0; i < n; i++) {
-        struct group alone = {.bits = group->bits, .has_cells = group->has_cells};
+        struct mpq_storage_group alone = {.bits = group->bits, .has_cells = group->has_cells};
         alone.layer = group->layer + i;
         alone.n = 1;
         const char *q = MPQ_BUILD_OP(build, "Gather", {level_table(program, &alone), piece[i]});
-        program->layer[group->layer[i]].piece = reshape(build, q, shape_of(program, group, i));
+        program->layer[group->layer[i]].piece =
+            reshape(build, q, mpq_group_shape(program, group, i));
     }
     return build->ctx->status;
 }
@@ -508,15 +439,19 @@ static enum mpq_status cut_index(struct mpq_storage_program *program, const stru
 enum mpq_status mpq_storage_begin(struct mpq_build *build, struct mpq_storage_layer *layer,
                                   uint32_t n_layer, struct mpq_storage_program *out)
 {
-    struct group *group;
+    struct mpq_storage_group *group;
     uint32_t n_group;
     *out = (struct mpq_storage_program){.build = build, .layer = layer};
-    MPQ_TRY(make_groups(out, n_layer, &group, &n_group));
+    MPQ_TRY(mpq_make_groups(out, n_layer, &group, &n_group));
     const char **bits = mpq_arena_alloc(build->ctx, build->arena, n_group + 1, sizeof *bits);
     if (!bits)
         return MPQ_E_NOMEM;
     MPQ_TRY(write_planes(out, group, n_group, bits));
     for (uint32_t g = 0; g < n_group; g++) {
+        if (mpq_group_is_by_row(&group[g])) {
+            MPQ_TRY(cut_weights(out, &group[g], weights_by_row(out, &group[g])));
+            continue;
+        }
         const char *index = group[g].has_cells ? cell_index(out, &group[g])
                                                : plane_index(build, &group[g], bits[g]);
         if (group[g].n < OFFSETS_FROM) {

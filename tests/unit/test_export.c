@@ -115,6 +115,37 @@ static void test_groups(void **state)
     }
 }
 
+static void check_rows(struct net *net, int64_t last, size_t n_cumsum)
+{
+    struct export_case c;
+    mpq_value_id at = net_input(net, "x", MPQ_SHAPE(-1, 128));
+    for (int l = 0; l < 6; l++) {
+        char *name = mpq_arena_printf(&net->ctx, net->arena, "l%d", l);
+        char *weight = mpq_arena_printf(&net->ctx, net->arena, "w%d", l);
+        mpq_value_id w = net_random(net, weight, MPQ_SHAPE(128, l < 5 ? 128 : last), false);
+        at = net_node(net, "MatMul", name, NET_NO_ATTRS, NET_IN(at, w));
+    }
+    net_output(net, at);
+    export_case_init(&c, net);
+    for (uint32_t l = 0; l < c.layers.n_layer; l++)
+        export_code_layer(&c, l, 4);
+    struct mpq_graph *graph = export_round_trip(&c);
+    export_check_layers(&c, graph);
+    assert_int_equal(net_count(graph, "GatherElements"), 2);
+    assert_int_equal(net_count(graph, "CumSum"), n_cumsum);
+}
+
+/* Codes of 4 bits in long rows are looked up by themselves, in tables of layers or of rows. */
+static void test_layers_are_rows(void **state)
+{
+    check_rows(*state, 128, 0);
+}
+
+static void test_layers_have_rows(void **state)
+{
+    check_rows(*state, 64, 1);
+}
+
 /* Only inputs and outputs are called as before; the size follows. */
 static void test_short_names(void **state)
 {
@@ -438,6 +469,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_weight_only, net_setup, net_teardown),
         cmocka_unit_test_setup_teardown(test_float_activations, net_setup, net_teardown),
         cmocka_unit_test_setup_teardown(test_large_layers, net_setup, net_teardown),
+        cmocka_unit_test_setup_teardown(test_layers_are_rows, net_setup, net_teardown),
+        cmocka_unit_test_setup_teardown(test_layers_have_rows, net_setup, net_teardown),
         cmocka_unit_test_setup_teardown(test_groups, net_setup, net_teardown),
         cmocka_unit_test_setup_teardown(test_short_names, net_setup, net_teardown),
         cmocka_unit_test_setup_teardown(test_external_data, net_setup, net_teardown),
