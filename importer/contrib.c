@@ -43,6 +43,7 @@ static const struct {
     {"GatherND", 2, became_onnx},
     {"Gelu", 1, mpq_contrib_gelu},
     {"GridSample", 2, became_onnx},
+    {"GroupQueryAttention", 1, mpq_contrib_group_query_attention},
     {"MatMulIntegerToFloat", 4, mpq_contrib_matmul_integer_to_float},
     {"MatMulNBits", 3, mpq_contrib_matmul_nbits},
     {"MultiHeadAttention", 1, mpq_contrib_multi_head_attention},

@@ -273,6 +273,22 @@ bool mpq_contrib_multi_head_attention(struct mpq_job *job)
 
 /* ---- rotation ---- */
 
+/* x [batch, sequence, head, size] with pairs of its first 2 * half elements, neighbours or one from
+ * each half, turned by angles of cosine c and sine s, [.., sequence, 1, half]. */
+static char *turn(struct mpq_job *job, char *x, char *c, char *s, int64_t half, bool interleaved)
+{
+    char *a = slice(job, x, 0, interleaved ? 2 * half : half, 3, interleaved ? 2 : 1);
+    char *b = slice(job, x, interleaved ? 1 : half, 2 * half, 3, interleaved ? 2 : 1);
+    char *re = mpq_make(job, "Sub", NULL, mpq_make(job, "Mul", NULL, a, c, NULL),
+                        mpq_make(job, "Mul", NULL, b, s, NULL), NULL);
+    char *im = mpq_make(job, "Add", NULL, mpq_make(job, "Mul", NULL, a, s, NULL),
+                        mpq_make(job, "Mul", NULL, b, c, NULL), NULL);
+    if (!interleaved)
+        return concat(job, NULL, re, im, 3);
+    char *y = concat(job, NULL, unsqueeze(job, re, 4), unsqueeze(job, im, 4), 4);
+    return mpq_make(job, "Reshape", NULL, y, mpq_make_ints(job, 4, (int64_t[]){0, 0, 0, -1}), NULL);
+}
+
 /* RotaryEmbedding: x [batch, sequence, heads * size] or in heads, positions [batch, sequence],
  * tables of cosines and sines. Pairs of elements, neighbours or one from each half, are turned by
  * the angle of their position. */
@@ -295,20 +311,7 @@ bool mpq_contrib_rotary_embedding(struct mpq_job *job)
     char *c = mpq_make(job, "Gather", NULL, mpq_job_in(job, 2), position, NULL);
     char *s = mpq_make(job, "Gather", NULL, mpq_job_in(job, 3), position, NULL);
     c = unsqueeze(job, c, 2), s = unsqueeze(job, s, 2);
-    char *a = slice(job, x, 0, interleaved ? 2 * half : half, 3, interleaved ? 2 : 1);
-    char *b = slice(job, x, interleaved ? 1 : half, 2 * half, 3, interleaved ? 2 : 1);
-    char *re = mpq_make(job, "Sub", NULL, mpq_make(job, "Mul", NULL, a, c, NULL),
-                        mpq_make(job, "Mul", NULL, b, s, NULL), NULL);
-    char *im = mpq_make(job, "Add", NULL, mpq_make(job, "Mul", NULL, a, s, NULL),
-                        mpq_make(job, "Mul", NULL, b, c, NULL), NULL);
-    char *y;
-    if (interleaved) {
-        y = concat(job, NULL, unsqueeze(job, re, 4), unsqueeze(job, im, 4), 4);
-        y = mpq_make(job, "Reshape", NULL, y, mpq_make_ints(job, 4, (int64_t[]){0, 0, 0, -1}),
-                     NULL);
-    } else {
-        y = concat(job, NULL, re, im, 3);
-    }
+    char *y = turn(job, x, c, s, half, interleaved);
     if (turned)
         y = concat(job, NULL, y, slice(job, x, 2 * half, INT64_MAX, 3, 1), 3);
     if (rank == 3)
@@ -316,5 +319,93 @@ bool mpq_contrib_rotary_embedding(struct mpq_job *job)
                  mpq_make_ints(job, 3, (int64_t[]){0, 0, -1}), NULL);
     else
         transpose(job, mpq_job_out(job, 0), y, 0, 2, 1, 3);
+    return true;
+}
+
+/* ---- groups of queries that share keys and values ---- */
+
+/* Its optional features that are not understood. */
+static bool is_plain_group_query(const struct mpq_job *job)
+{
+    for (size_t i = 9; i < job->node->n_input; i++)
+        if (mpq_job_in(job, i))
+            return false;
+    return mpq_job_int(job, "local_window_size", -1) == -1 &&
+           mpq_job_float(job, "softcap", 0) == 0 && mpq_job_int(job, "smooth_softmax", 0) <= 0;
+}
+
+/* Query and keys turned by their positions, which go on behind the keys of before. What comes out
+ * has the shape that went in, or the tables are not of this size of heads. */
+static bool turn_both(struct mpq_job *job, char *part[2], char *past)
+{
+    const Onnx__TensorProto *table = mpq_job_constant(job, mpq_job_in(job, 7));
+    bool interleaved = mpq_job_int(job, "rotary_interleaved", 0) != 0;
+    if (!table || table->n_dims != 2)
+        return false;
+    char *first = past ? dimension(job, past, 2) : mpq_make_int(job, 0);
+    char *end = mpq_make(job, "Add", NULL, first, dimension(job, part[0], 1), NULL);
+    char *at = mpq_make(job, "Range", NULL, first, end, mpq_make_int(job, 1));
+    char *c = unsqueeze(job, mpq_make(job, "Gather", NULL, mpq_job_in(job, 7), at, NULL), 1);
+    char *s = unsqueeze(job, mpq_make(job, "Gather", NULL, mpq_job_in(job, 8), at, NULL), 1);
+    for (int i = 0; i < 2; i++) {
+        char *shape = mpq_make(job, "Shape", NULL, part[i], NULL, NULL);
+        char *y = turn(job, part[i], c, s, table->dims[1], interleaved);
+        part[i] = mpq_make(job, "Reshape", NULL, y, shape, NULL);
+    }
+    return true;
+}
+
+/* Head h of x, [batch, head, sequence, size], for each of n / n_shared queries. */
+static char *share_heads(struct mpq_job *job, char *x, int64_t n, int64_t n_shared)
+{
+    int64_t head[256];
+    for (int64_t i = 0; i < n; i++)
+        head[i] = i / (n / n_shared);
+    if (n == n_shared)
+        return x;
+    x = mpq_make(job, "Gather", NULL, x, mpq_make_ints(job, n, head), NULL);
+    mpq_set_int(job, "axis", 1);
+    return x;
+}
+
+/* GroupQueryAttention: query, key, value, or all in query; keys and values of before, of which all
+ * are valid; numbers of keys, which follow from that; tables of cosines and sines. */
+bool mpq_contrib_group_query_attention(struct mpq_job *job)
+{
+    char *in[3] = {mpq_job_in(job, 0), mpq_job_in(job, 1), mpq_job_in(job, 2)};
+    char *past[3] = {NULL, mpq_job_in(job, 3), mpq_job_in(job, 4)};
+    int64_t n = mpq_job_int(job, "num_heads", 0), n_kv = mpq_job_int(job, "kv_num_heads", 0);
+    bool is_packed = !in[1] && !in[2];
+    bool turns = mpq_job_int(job, "do_rotary", 0) != 0;
+    const Onnx__TensorProto *table = mpq_job_constant(job, mpq_job_in(job, 7));
+    if (job->opset < 11 || n <= 0 || n > 256 || n_kv <= 0 || n % n_kv || !past[1] != !past[2] ||
+        (!is_packed && (!in[1] || !in[2])) || (turns && !table) || !is_plain_group_query(job))
+        return false;
+    const int64_t heads[3] = {n, n_kv, n_kv};
+    char *all = is_packed
+                    ? mpq_make(job, "Reshape", NULL, in[0],
+                               mpq_make_ints(job, 4, (int64_t[]){0, 0, n + 2 * n_kv, -1}), NULL)
+                    : NULL;
+    for (int64_t i = 0, at = 0; i < 3; at += heads[i++])
+        in[i] = is_packed ? slice(job, all, at, at + heads[i], 2, 1)
+                          : mpq_make(job, "Reshape", NULL, in[i],
+                                     mpq_make_ints(job, 4, (int64_t[]){0, 0, heads[i], -1}), NULL);
+    if (turns && !turn_both(job, in, past[1]))
+        return false;
+    for (size_t i = 0; i < 3; i++)
+        in[i] = transpose(job, NULL, in[i], 0, 2, 1, 3);
+    for (size_t i = 1; i < 3; i++) {
+        char *now = mpq_job_out(job, i);
+        if (past[i])
+            in[i] = concat(job, now, past[i], in[i], 2);
+        else if (now)
+            in[i] = mpq_make(job, "Identity", now, in[i], NULL, NULL);
+        in[i] = share_heads(job, in[i], n, n_kv);
+    }
+    attend(job, &(struct heads){.q = in[0],
+                                .k = in[1],
+                                .v = in[2],
+                                .bias = {causal(job, in[0], in[1], -1e30f)},
+                                .scale = mpq_job_float(job, "scale", 0.0f)});
     return true;
 }

@@ -28,6 +28,7 @@ bool mpq_contrib_qlinear_where(struct mpq_job *job);
 
 /* contrib_attention.c */
 bool mpq_contrib_attention(struct mpq_job *job);
+bool mpq_contrib_group_query_attention(struct mpq_job *job);
 bool mpq_contrib_multi_head_attention(struct mpq_job *job);
 bool mpq_contrib_qattention(struct mpq_job *job);
 bool mpq_contrib_rotary_embedding(struct mpq_job *job);

@@ -306,6 +306,17 @@ ATTENTION = {
         y = {M}QAttention <num_heads = 2, unidirectional = 1> (q, w, b, s, scale, , z, zero)""",
                                      {"x": weight(8, 5, 8)}, w=RANDOM.integers(0, 255, (8, 24), dtype=np.uint8),
                                      b=HEADS["b"], scale=np.float32(0.01), zero=np.uint8(120)),
+    "group_query": attention("float[1, 5, 16] x, int32[1] n, int32[1] m", f"""
+        q = MatMul (x, w64)  k = MatMul (x, w32)  qkv = MatMul (x, w128)
+        a, pk, pv = {M}GroupQueryAttention <num_heads = 4, kv_num_heads = 2, do_rotary = 1>
+                    (q, k, k, , , n, five, cos, sin)
+        b, ck, cv = {M}GroupQueryAttention <num_heads = 4, kv_num_heads = 2, do_rotary = 1, rotary_interleaved = 1,
+                    scale = 0.3> (a, k, k, pk, pv, m, ten, cos, sin)
+        c = {M}GroupQueryAttention <num_heads = 4, kv_num_heads = 2> (qkv, , , , , n, five)
+        d = Add (b, c)  y = MatMul (d, w8)""",
+                             {"x": weight(8, 5, 16), "n": np.full(8, 4, np.int32), "m": np.full(8, 9, np.int32)},
+                             w32=weight(16, 32), w64=weight(16, 64), w128=weight(16, 128), w8=weight(64, 8), cos=weight(12, 8),
+                             sin=weight(12, 8), five=np.int32(5), ten=np.int32(10)),
     "rotary": attention("float[N, 5, 16] x, float[N, 2, 5, 8] h, int64[N, 5] at", f"""
         a = {M}RotaryEmbedding <num_heads = 2> (x, at, cos, sin)
         c = {M}RotaryEmbedding <interleaved = 1> (x, at, cos, sin)
@@ -490,10 +501,11 @@ def check(tool, name, folder):
     onnx.save(made, path)
     np.savez(data, **feeds)
     tolerance = {"half": 1e-2}.get(name, 1e-5)
+    size = {"group_query": "12kB"}.get(name, "9kB")
     problem = judge(tool, path, data, feeds, tolerance)
     if problem:
         return problem
-    done = subprocess.run([tool, "convert", path, "--data", data, "--effort", "none", "--size", "9kB", "-o", small,
+    done = subprocess.run([tool, "convert", path, "--data", data, "--effort", "none", "--size", size, "-o", small,
                            "--overwrite", "-q"], capture_output=True, text=True, check=False)
     if name in NO_LAYER and "no layer can be quantized" in done.stderr:
         return ""
