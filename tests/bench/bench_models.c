@@ -2,13 +2,13 @@
  *   bench_models [-t threads] [-w work] [-m megabytes] MODEL.onnx BATCH [MODEL.onnx BATCH ...]
  *
  * work is "forward", "train" (a tuning step: the widest path and three random ones, distilled, with
- * the update of all parameters; on noise) or "nodes" (one row an operator: its nodes in one forward
- * pass); without -w the first two. -m: what activations and gradients of a tuning step may take.
- * "forward" takes the batch in the small batches in which the program runs samples.
- * FLOPs are counted once: 2 a multiply-accumulate, and three times
- * that for forward with backward. Bytes are those of a node's inputs and outputs. Rates are also
- * given as shares of a 2048 cube product of BLAS and of a large copy in the same run. Each work is
- * measured in a process of its own, whose peak resident memory its rows give. */
+ * the update of all parameters; on noise), "nodes" (one row an operator: its nodes in one forward
+ * pass) or "layers" (one row a node, for one small batch); without -w the first two. -m: what
+ * activations and gradients of a tuning step may take. "forward" takes the batch in the small
+ * batches in which the program runs samples. FLOPs are counted once: 2 a multiply-accumulate, and
+ * three times that for forward with backward. Bytes are those of a node's inputs and outputs. Rates
+ * are also given as shares of a 2048 cube product of BLAS and of a large copy in the same run. Each
+ * work is measured in a process of its own, whose peak resident memory its rows give. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -276,6 +276,27 @@ static void measure_nodes(struct bench *b)
         print_row(b, kind[k].name, kind[k].seconds, kind[k].gflop, kind[k].gbytes);
 }
 
+/* One row a node, in the small batches of "forward": what the caches hold is as it is there. */
+static void measure_layers(struct bench *b)
+{
+    enum { RUNS = 7 };
+    b->batch = slice_of(b);
+    check(b, mpq_bind_batch(&b->ctx, b->arena, b->graph, b->batch, &b->binding));
+    struct mpq_network network = float_network(b, &(struct mpq_exec_options){0});
+    double *time = alloc(b, (size_t)b->graph->n_node * RUNS, sizeof *time);
+    for (int i = 0; i < RUNS; i++)
+        for (mpq_node_id n = 0; n < b->graph->n_node; n++) {
+            double t = now();
+            mpq_exec_forward(network.exec, n, n + 1);
+            time[n * RUNS + (uint32_t)i] = now() - t;
+        }
+    for (mpq_node_id n = 0; n < b->graph->n_node; n++)
+        if (!b->binding.is_folded[n])
+            print_row(b, b->graph->node[n].name, median(time + n * RUNS, RUNS),
+                      2e-9 * (double)mpq_bind_macs(b->graph, &b->binding, n),
+                      node_bytes(b->graph, &b->binding, n));
+}
+
 /* ---- training ---- */
 
 static void on_progress(void *arg, const struct mpq_progress *progress)
@@ -395,7 +416,8 @@ int main(int argc, char **argv)
         bool by_default;
     } work[] = {{"forward", measure_forward, true},
                 {"train", measure_training, true},
-                {"nodes", measure_nodes, false}};
+                {"nodes", measure_nodes, false},
+                {"layers", measure_layers, false}};
     int option, threads = 1;
     size_t max_bytes = 0;
     const char *wanted = NULL;

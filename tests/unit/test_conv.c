@@ -285,6 +285,46 @@ static void test_network_shapes(void **state)
         square(1, 1600, 9, 1, 15, 1, 1),   square(2, 24, 36, 3, 29, 1, 1),
         square(8, 17, 33, 1, 8, 3, 1),     square(3, 40, 24, 1, 13, 3, 1),
         square(1, 16, 64, 1, 55, 3, 1),    square(1, 12, 20, 1, 130, 3, 1),
+        square(40, 50, 33, 1, 1, 1, 1),    square(7, 20, 90, 2, 7, 1, 1),
+        square(3, 1700, 20, 1, 3, 1, 1),   square(2, 9, 300, 1, 31, 1, 1),
+    };
+    for (size_t i = 0; i < MPQ_COUNT(shape); i++)
+        check_shape(&shape[i], false, i, 1, 3);
+}
+
+/* A depthwise one with filters `apart` wide holes in both directions and uneven padding. */
+static struct shape depthwise(int64_t n, int64_t c, int64_t height, int64_t width, int64_t stride,
+                              int64_t apart, int64_t pad, int64_t pad_end)
+{
+    struct shape s = {.dims = 2, .n = n, .c = c, .m = c, .group = c, .bias = true};
+    for (int i = 0; i < 3; i++) {
+        bool used = i > 0;
+        s.in[i] = i == 0 ? 1 : i == 1 ? height : width;
+        s.kernel[i] = used ? 3 : 1;
+        s.stride[i] = used ? stride : 1;
+        s.dilation[i] = used ? apart : 1;
+        s.pad[i] = used ? pad : 0;
+        s.pad_end[i] = used ? pad_end : 0;
+        s.out[i] = (s.in[i] + s.pad[i] + s.pad_end[i] - s.dilation[i] * (s.kernel[i] - 1) - 1) /
+                       s.stride[i] +
+                   1;
+    }
+    return s;
+}
+
+/* Channels that fill vectors and that do not, planes of one row and of many bands. */
+static void test_depthwise(void **state)
+{
+    (void)state;
+    const struct shape shape[] = {
+        depthwise(3, 32, 4, 4, 1, 1, 1, 1),    depthwise(2, 35, 8, 8, 1, 1, 1, 1),
+        depthwise(2, 37, 7, 5, 1, 1, 0, 2),    depthwise(2, 40, 8, 8, 1, 2, 2, 2),
+        depthwise(1, 19, 6, 8, 1, 3, 3, 3),    depthwise(3, 33, 8, 8, 2, 1, 1, 1),
+        depthwise(2, 16, 16, 15, 2, 1, 0, 1),  depthwise(1, 18, 97, 40, 2, 1, 1, 1),
+        depthwise(2, 17, 66, 65, 2, 1, 1, 0),  depthwise(1, 21, 33, 32, 2, 2, 2, 2),
+        depthwise(2, 16, 13, 14, 3, 1, 1, 1),  depthwise(2, 5, 33, 33, 1, 2, 2, 2),
+        depthwise(1, 3, 15, 17, 1, 4, 4, 4),   depthwise(2, 2, 40, 65, 1, 4, 4, 4),
+        depthwise(1, 2, 3, 18, 1, 20, 20, 20),
     };
     for (size_t i = 0; i < MPQ_COUNT(shape); i++)
         check_shape(&shape[i], false, i, 1, 3);
@@ -503,6 +543,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_random),
         cmocka_unit_test(test_network_shapes),
+        cmocka_unit_test(test_depthwise),
         cmocka_unit_test(test_repeatable),
         cmocka_unit_test(test_empty),
         cmocka_unit_test(test_auto_pad),

@@ -1,4 +1,5 @@
 /* Every set of inner loops this processor has, against plain loops in double. */
+#include <math.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,22 +32,36 @@ static int set_up(void **state)
     return 0;
 }
 
+/* Bare sums; then with a bias, added to what is there and clamped, vectors far apart. */
 static void test_product(void **state)
 {
     (void)state;
+    const struct mpq_clamp clamp = {-1, 2};
     for (int i = 0; mpq_tile_at(i); i++)
         for (int rows = 1; rows <= mpq_tile_at(i)->max_rows; rows *= 2)
-            for (int vectors = 1; vectors <= MPQ_TILE_VECTORS; vectors++) {
-                memset(c, 0xff, sizeof c);
-                mpq_tile_at(i)->product(rows, vectors, N_K, a, N_K + 2, s, offset, c, ROW);
-                for (int r = 0; r < rows; r++)
-                    for (int j = 0; j < vectors * mpq_tile_at(i)->lanes; j++) {
-                        double sum = 0;
-                        for (int k = 0; k < N_K; k++)
-                            sum += (double)a[r * (N_K + 2) + k] * (double)s[offset[k] + j];
-                        CHECK_NEAR(c[r * ROW + j], sum, 1e-5, 1e-5);
+            for (int vectors = 1; vectors <= MPQ_TILE_VECTORS; vectors++)
+                for (int full = 0; full < 2; full++) {
+                    const int lanes = mpq_tile_at(i)->lanes;
+                    struct mpq_tile_sink sink = mpq_tile_rows(mpq_tile_at(i), c, ROW);
+                    if (full) {
+                        sink.bias = t;
+                        sink.add = true;
+                        sink.clamp = &clamp;
+                        sink.at[0] = 2 * lanes;
+                        sink.at[2] = 0;
                     }
-            }
+                    for (size_t j = 0; j < sizeof c / sizeof *c; j++)
+                        c[j] = full ? (mpq_real)(j % 5) : NAN;
+                    mpq_tile_at(i)->product(rows, vectors, N_K, a, N_K + 2, s, offset, &sink);
+                    for (int r = 0; r < rows; r++)
+                        for (int j = 0; j < vectors * lanes; j++) {
+                            int64_t to = r * ROW + sink.at[j / lanes] + j % lanes;
+                            double sum = full ? (double)(to % 5) + (double)t[r] : 0;
+                            for (int k = 0; k < N_K; k++)
+                                sum += (double)a[r * (N_K + 2) + k] * (double)s[offset[k] + j];
+                            CHECK_NEAR(c[to], full ? fmin(fmax(sum, -1), 2) : sum, 1e-5, 1e-5);
+                        }
+                }
 }
 
 static void test_gradient(void **state)
@@ -132,31 +147,63 @@ static void test_filter_rows(void **state)
             }
 }
 
-/* Planes of every width, in bands; what lies beside them is not a number. */
+/* Planes of every width; what lies beside them is not a number. */
 static void test_filter_same(void **state)
 {
     (void)state;
     for (int i = 0; mpq_tile_at(i); i++)
-        for (int n = 1; n < 40; n++)
-            for (int height = 1; height < 10; height++) {
-                static mpq_real x[1024], y[1024];
-                int begin = height / 3, end = height > 5 ? height - 1 : height;
-                memset(x, 0xff, sizeof x);
-                memset(y, 0xff, sizeof y);
-                memcpy(x + 100, s, (size_t)(n * height) * sizeof *x);
-                mpq_tile_at(i)->filter_same(begin, end, height, n, a, x + 100, MPQ_REAL(0.5), NULL,
-                                            y);
-                for (int at = begin * n; at < end * n; at++) {
-                    double sum = 0.5;
-                    for (int k = 0; k < 9; k++) {
-                        int row = at / n + k / 3 - 1, column = at % n + k % 3 - 1;
-                        if (row >= 0 && row < height && column >= 0 && column < n)
-                            sum += (double)a[k] * (double)s[row * n + column];
+        for (int n = mpq_tile_at(i)->lanes; n < 40; n++)
+            for (int height = 1; height < 12; height++)
+                for (int apart = 1; apart < 4; apart++) {
+                    static mpq_real x[1024], y[1024];
+                    memset(x, 0xff, sizeof x);
+                    memset(y, 0xff, sizeof y);
+                    memcpy(x + 100, s, (size_t)(n * height) * sizeof *x);
+                    mpq_tile_at(i)->filter_same(height, n, apart, a, x + 100, MPQ_REAL(0.5), NULL,
+                                                y);
+                    for (int at = 0; at < height * n; at++) {
+                        double sum = 0.5;
+                        for (int k = 0; k < 9; k++) {
+                            int row = at / n + (k / 3 - 1) * apart;
+                            int column = at % n + (k % 3 - 1) * apart;
+                            if (row >= 0 && row < height && column >= 0 && column < n)
+                                sum += (double)a[k] * (double)s[row * n + column];
+                        }
+                        CHECK_NEAR(y[at], sum, 1e-5, 1e-5);
                     }
-                    CHECK_NEAR(y[at], sum, 1e-5, 1e-5);
+                    for (int at = height * n; at < 1024; at++)
+                        assert_true(isnan(y[at]));
                 }
-                for (int at = end * n; at < 1024; at++)
-                    assert_true(isnan(y[at]));
+}
+
+static void test_filter_lanes(void **state)
+{
+    (void)state;
+    enum { S_ROW = 300, S_COLUMN = 20, Y_ROW = 128 };
+    static const int tap[] = {2, 0, 5, 4};
+    static const int64_t shift[] = {7, 0, 110, 33};
+    const struct mpq_clamp clamp = {-1, 2};
+    for (int i = 0; mpq_tile_at(i); i++)
+        for (int rows = 1; rows < 8; rows++)
+            for (int n_tap = 1; n_tap <= 4; n_tap++) {
+                static mpq_real y[1024];
+                int lanes = mpq_tile_at(i)->lanes;
+                struct mpq_tile_taps part = {1, 3, n_tap, tap, shift};
+                memset(y, 0xff, sizeof y);
+                mpq_tile_at(i)->filter_lanes(rows, &part, a, s, S_ROW, S_COLUMN, t,
+                                             n_tap == 2 ? &clamp : NULL, y, Y_ROW);
+                for (int at = 0; at < 1024; at++) {
+                    int row = at / Y_ROW, column = at % Y_ROW / lanes - 1, lane = at % lanes;
+                    double sum = (double)t[lane];
+                    if (row >= rows || column < 0 || column >= 3) {
+                        assert_true(isnan(y[at]));
+                        continue;
+                    }
+                    for (int k = 0; k < n_tap; k++)
+                        sum += (double)a[tap[k] * lanes + lane] *
+                               (double)s[shift[k] + row * S_ROW + column * S_COLUMN + lane];
+                    CHECK_NEAR(y[at], n_tap == 2 ? fmin(fmax(sum, -1), 2) : sum, 1e-5, 1e-5);
+                }
             }
 }
 
@@ -247,6 +294,7 @@ int main(void)
         cmocka_unit_test(test_filter_and_correlate),
         cmocka_unit_test(test_filter_rows),
         cmocka_unit_test(test_filter_same),
+        cmocka_unit_test(test_filter_lanes),
         cmocka_unit_test(test_copy_rows),
         cmocka_unit_test(test_winograd),
         cmocka_unit_test(test_transpose),

@@ -124,6 +124,18 @@ static size_t pointwise_setup(const struct mpq_conv *conv, void *workspace, mpq_
     return used;
 }
 
+/* t [c, m] = w [m, c] transposed. */
+static void transpose(int64_t m, int64_t c, const mpq_real *w, mpq_real *t)
+{
+    if (m >= mpq_tile_best()->lanes) {
+        mpq_tile_best()->transpose(m, c, w, c, t, m);
+        return;
+    }
+    for (int64_t i = 0; i < c; i++)
+        for (int64_t j = 0; j < m; j++)
+            t[i * m + j] = w[j * c + i];
+}
+
 static void pointwise_dx(const struct mpq_conv *conv, const mpq_real *dy, const mpq_real *w,
                          bool add, mpq_real *dx, void *workspace)
 {
@@ -132,9 +144,7 @@ static void pointwise_dx(const struct mpq_conv *conv, const mpq_real *dy, const 
     void *rest;
     (void)pointwise_setup(conv, workspace, &a, &rest);
     for (int64_t g = 0; g < conv->group; g++)
-        for (int64_t i = 0; i < c; i++)
-            for (int64_t j = 0; j < m; j++)
-                a[(g * c + i) * m + j] = w[(g * m + j) * c + i];
+        transpose(m, c, w + g * m * c, a + g * m * c);
     mpq_pointwise_run(&(struct mpq_pointwise){.n = conv->n,
                                               .group = conv->group,
                                               .m = c,

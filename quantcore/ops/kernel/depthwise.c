@@ -3,6 +3,8 @@
 #include <string.h>
 
 #include "quantcore/base/thread.h"
+#include "quantcore/ops/kernel/lane_filter.h"
+#include "quantcore/ops/kernel/plane_filter.h"
 #include "quantcore/ops/kernel/scratch.h"
 #include "quantcore/ops/kernel/stage.h"
 
@@ -74,11 +76,52 @@ static size_t setup(const struct mpq_conv *conv, bool backward, void *workspace,
     return used;
 }
 
+static size_t larger(size_t a, size_t b)
+{
+    return a > b ? a : b;
+}
+
+/* The one that makes dx of dy with filters turned round, where the stride is 1. */
+static bool backward_of(const struct mpq_conv *conv, struct mpq_conv *out)
+{
+    *out = *conv;
+    memcpy(out->in, conv->out, sizeof out->in);
+    memcpy(out->out, conv->in, sizeof out->out);
+    for (int i = 0; i < 3; i++)
+        out->pad[i] = (conv->kernel[i] - 1) * conv->dilation[i] - conv->pad[i];
+    return mpq_volume(conv->stride) == 1;
+}
+
+/* Loops for special forms, which do without stages. */
+static size_t special_bytes(const struct mpq_conv *conv)
+{
+    if (mpq_is_plane_filter(conv))
+        return mpq_plane_filter_bytes(conv);
+    return mpq_is_lane_filter(conv) ? mpq_lane_filter_bytes(conv) : 0;
+}
+
+/* False, and nothing done, where `conv` is not of a special form. */
+static bool run_special(const struct mpq_conv *conv, bool is_turned, const mpq_real *x,
+                        const mpq_real *w, const mpq_real *bias, const struct mpq_clamp *clamp,
+                        mpq_real *y, void *workspace)
+{
+    if (mpq_is_plane_filter(conv))
+        mpq_plane_filter_run(conv, is_turned, x, w, bias, clamp, y, workspace);
+    else if (mpq_is_lane_filter(conv))
+        mpq_lane_filter_run(conv, is_turned, x, w, bias, clamp, y, workspace);
+    else
+        return false;
+    return true;
+}
+
 size_t mpq_depthwise_bytes(const struct mpq_conv *conv)
 {
     struct job job;
-    size_t forward = setup(conv, false, NULL, &job), backward = setup(conv, true, NULL, &job);
-    return forward > backward ? forward : backward;
+    struct mpq_conv back;
+    size_t bytes = larger(setup(conv, false, NULL, &job), setup(conv, true, NULL, &job));
+    if (backward_of(conv, &back))
+        bytes = larger(bytes, special_bytes(&back));
+    return larger(bytes, special_bytes(conv));
 }
 
 static void find_parts(const struct job *job, const struct mpq_unit *unit, struct worker *worker)
@@ -106,34 +149,6 @@ static bool has_rows(const struct job *job)
     return has;
 }
 
-/* Whether it is a filter of 3 x 3 that keeps the size: planes are then read where they are. */
-static bool keeps_size(const struct job *job)
-{
-    const struct mpq_stage *s = &job->stage;
-    bool keeps = has_rows(job) && job->taps == 9 && s->source.dim[1] == 1;
-    for (int i = 0; i < 3; i++)
-        keeps = keeps && s->source.step[i] == 1 && s->dilation[i] == 1 && s->stride[i] == 1 &&
-                s->kernel[i] == (i == 1 ? 1 : 3) && s->source.before[i] == (i == 1 ? 0 : 1) &&
-                s->source.dim[i] == s->sink.dim[i];
-    return keeps;
-}
-
-/* False, and nothing done, for planes at either end of the array: what lies beside is read too. */
-static bool filter_same(const struct job *job, const struct mpq_unit *unit,
-                        const struct worker *worker)
-{
-    const struct mpq_tile_set *set = mpq_tile_best();
-    const int64_t *dim = job->stage.sink.dim, area = mpq_volume(dim), c = job->conv->c;
-    int64_t first = unit->image * c + unit->group, last = first + (unit->n_image - 1) * c;
-    if (first == 0 || (job->conv->n * c - 1 - last) * area < set->lanes + 1)
-        return false;
-    for (int64_t i = first; i <= last; i += c)
-        set->filter_same(unit->row, unit->row + unit->n_row, dim[0], dim[2], worker->w,
-                         job->x + i * area, job->bias ? job->bias[unit->group] : 0, job->clamp,
-                         job->to + i * area);
-    return true;
-}
-
 static void filter_rows(const struct job *job, const struct mpq_unit *unit,
                         const struct worker *worker)
 {
@@ -156,15 +171,13 @@ static void filter_piece(void *arg, int64_t begin, int64_t end, int thread)
     struct worker worker;
     (void)worker_setup(job, job->own + (size_t)thread * job->own_bytes, &worker);
     int64_t area = mpq_volume(job->stage.sink.dim);
-    bool in_rows = has_rows(job), in_place = keeps_size(job);
+    bool in_rows = has_rows(job);
     struct mpq_filled filled = {0};
     for (int64_t i = begin; i < end; i++) {
         struct mpq_unit unit = mpq_stage_unit(&job->stage, i);
         mpq_real *to = job->to + (unit.image * job->conv->c + unit.group) * area;
         for (int64_t t = 0; t < job->taps; t++)
             worker.w[t] = job->w[unit.group * job->taps + job->tap[t]];
-        if (in_place && filter_same(job, &unit, &worker))
-            continue;
         mpq_stage_fill(&job->stage, &unit, &filled, job->x, worker.staged);
         if (in_rows) {
             filter_rows(job, &unit, &worker);
@@ -195,6 +208,8 @@ void mpq_depthwise_forward(const struct mpq_conv *conv, const mpq_real *x, const
                            mpq_real *y, void *workspace)
 {
     struct job job = {.x = x, .w = w, .bias = bias, .to = y, .add = add, .clamp = clamp};
+    if (!add && run_special(conv, false, x, w, bias, clamp, y, workspace))
+        return;
     (void)setup(conv, false, workspace, &job);
     whole_filter(&job);
     for (int64_t i = 0; i < job.taps; i++)
@@ -216,6 +231,10 @@ void mpq_depthwise_dx(const struct mpq_conv *conv, const mpq_real *dy, const mpq
                       mpq_real *dx, void *workspace)
 {
     struct job job = {.x = dy, .w = w, .to = dx, .add = add};
+    struct mpq_conv back;
+    if (!add && backward_of(conv, &back) &&
+        run_special(&back, true, dy, w, NULL, NULL, dx, workspace))
+        return;
     (void)setup(conv, true, workspace, &job);
     mpq_stage_phases(&job.stage, job.phase);
     for (const struct mpq_phase *p = job.phase; p < job.phase + job.n_phase; p++) {

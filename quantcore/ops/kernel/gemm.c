@@ -40,18 +40,19 @@ static void small_columns(const struct small *p, int64_t begin, int64_t end, int
 {
     const struct mpq_tile_set *set = mpq_tile_best();
     _Alignas(64) mpq_real tile[MPQ_TILE_MAX_ROWS * LD];
+    bool is_whole = n == vectors * set->lanes;
     int rows;
     for (int64_t row = begin; row < end; row += rows) {
         const mpq_real *a = p->a + row * p->lda;
         mpq_real *c = p->c + row * p->ldc + column;
+        struct mpq_tile_sink sink =
+            is_whole ? mpq_tile_rows(set, c, p->ldc) : mpq_tile_rows(set, tile, LD);
         rows = set->max_rows;
         while (rows > end - row)
             rows /= 2;
-        if (n == vectors * set->lanes) {
-            set->product(rows, vectors, p->k, a, p->lda, s, offset, c, p->ldc);
+        set->product(rows, vectors, p->k, a, p->lda, s, offset, &sink);
+        if (is_whole)
             continue;
-        }
-        set->product(rows, vectors, p->k, a, p->lda, s, offset, tile, LD);
         for (int i = 0; i < rows; i++)
             memcpy(c + i * p->ldc, tile + i * LD, (size_t)n * sizeof *c);
     }

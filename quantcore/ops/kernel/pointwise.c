@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "quantcore/base/integer.h"
 #include "quantcore/base/simd.h"
 #include "quantcore/base/thread.h"
 #include "quantcore/ops/kernel/scratch.h"
@@ -12,25 +13,32 @@
 #define LINE (64 / (int64_t)sizeof(mpq_real)) /* elements of a cache line */
 
 enum {
-    MIN_PLACES = 192, /* below, images are better staged together: tiles are filled */
     UNIT_PLACES = 768,
     K_BLOCK = 1536,         /* products to a sum at most: a panel of them stays in cache */
     PANEL_ROWS = 32,        /* rows from which on gathering columns that lie far apart pays */
     STRIP_ELEMENTS = 65536, /* of x that stay in cache while all rows pass over them */
+    NEAR_ELEMENTS = 262144, /* of y that are in cache anyway */
+    WEIGHTS_AHEAD = 2048,   /* that are fetched for the next rows: more would fill L1 */
 };
 
+/* A unit is a stretch of places of one image, or a few whole images: columns run over the places of
+ * all of them. */
 struct job {
     const struct mpq_pointwise *p;
-    int64_t n_unit;                 /* of an image and group */
+    int64_t images, n_block;        /* images of a unit, but for the last; units along images */
+    int64_t n_stretch;              /* units of an image */
     int64_t *offset, *panel_offset; /* [k], [K_BLOCK] */
     mpq_real *panel;                /* [threads][panel_elements] */
 };
 
-/* A tile's worth of columns and where its products read: x, or a panel. */
+/* A tile's worth of columns, where its products read (x, or a panel) and where they are written. */
 struct columns {
-    int64_t begin, n;
+    int n, n_run;
+    bool is_whole;                /* vectors of it are vectors of y, */
+    int64_t at[MPQ_TILE_VECTORS]; /* at these places                 */
     const mpq_real *s;
     const int64_t *offset;
+    struct mpq_tile_run run[LD]; /* `place` in y */
 };
 
 static bool is_all(const int64_t v[3], int64_t value)
@@ -41,7 +49,7 @@ static bool is_all(const int64_t v[3], int64_t value)
 bool mpq_is_pointwise(const struct mpq_conv *conv)
 {
     return is_all(conv->kernel, 1) && is_all(conv->stride, 1) && is_all(conv->pad, 0) &&
-           memcmp(conv->in, conv->out, sizeof conv->in) == 0 && mpq_volume(conv->in) >= MIN_PLACES;
+           memcmp(conv->in, conv->out, sizeof conv->in) == 0;
 }
 
 static int64_t min64(int64_t a, int64_t b)
@@ -77,12 +85,14 @@ size_t mpq_pointwise_bytes(int64_t k)
     return setup(k, NULL, &job);
 }
 
-/* The last columns of an image: nothing behind them may be read. */
-static void gather_tail(const mpq_real *x, int64_t ldx, int64_t n_k, int64_t n, mpq_real *panel)
+/* Columns of x that lie before x_end into a panel, run by run: nothing there may be read. */
+static void gather_tail(const struct columns *c, const mpq_real *x, const int64_t *offset,
+                        int64_t n_k, mpq_real *panel)
 {
-    for (int64_t k = 0; k < n_k; k++) {
-        memcpy(panel + k * LD, x + k * ldx, (size_t)n * sizeof *x);
-        memset(panel + k * LD + n, 0, (size_t)(LD - n) * sizeof *x);
+    for (int64_t k = 0; k < n_k; k++, panel += LD) {
+        for (const struct mpq_tile_run *run = c->run; run < c->run + c->n_run; run++)
+            memcpy(panel + run->column, x + offset[k] + run->place, (size_t)run->count * sizeof *x);
+        memset(panel + c->n, 0, (size_t)(LD - c->n) * sizeof *x);
     }
 }
 
@@ -99,17 +109,15 @@ MPQ_INLINE void store_row(mpq_real *restrict y, const mpq_real *restrict x, int6
         mpq_clamp_row(y, n, *clamp);
 }
 
+/* A tile's rows to y. */
 MPQ_MULTIVERSION
-static void store(int rows, int64_t n, const mpq_real *tile, const mpq_real *bias, bool add,
-                  const struct mpq_clamp *clamp, mpq_real *y, int64_t ldy)
+static void store(const struct columns *c, int rows, const mpq_real *tile,
+                  const struct mpq_tile_sink *sink)
 {
-    for (int i = 0; i < rows; i++, tile += LD, y += ldy) {
-        mpq_real b = bias ? bias[i] : 0;
-        if (n == LD) /* a constant length needs no loop ends */
-            store_row(y, tile, LD, b, add, clamp);
-        else
-            store_row(y, tile, n, b, add, clamp);
-    }
+    for (const struct mpq_tile_run *run = c->run; run < c->run + c->n_run; run++)
+        for (int i = 0; i < rows; i++)
+            store_row(sink->y + i * sink->ldy + run->place, tile + i * LD + run->column, run->count,
+                      sink->bias ? sink->bias[i] : 0, sink->add, sink->clamp);
 }
 
 /* Rows and columns of x that come after a strip, asked for a few lines at a time while it is
@@ -141,11 +149,31 @@ static void fetch_ahead(struct ahead *a, int64_t step)
 }
 
 /* A tile of y, which will be written: the old contents would be waited for. */
-static void fetch_tile(const mpq_real *y, int64_t ldy, int rows, int64_t n)
+static void fetch_tile(const struct columns *c, const mpq_real *y, int64_t ldy, int rows)
 {
-    for (int i = 0; i < rows; i++)
-        for (int64_t j = 0; j < n; j += LINE)
-            __builtin_prefetch(y + i * ldy + j, 1);
+    for (const struct mpq_tile_run *run = c->run; run < c->run + c->n_run; run++)
+        for (int i = 0; i < rows; i++)
+            for (int64_t j = 0; j < run->count; j += LINE)
+                __builtin_prefetch(y + i * ldy + run->place + j, 1);
+}
+
+static void run_tile(const struct job *job, const struct columns *c, int rows, int64_t n_k,
+                     const mpq_real *a, struct mpq_tile_sink sink)
+{
+    const struct mpq_pointwise *p = job->p;
+    const struct mpq_tile_set *set = mpq_tile_best();
+    int vectors = (c->n + set->lanes - 1) / set->lanes;
+    _Alignas(64) mpq_real tile[MPQ_TILE_MAX_ROWS * LD];
+    if (p->m >= p->k && p->n * p->group * p->m * p->places > NEAR_ELEMENTS)
+        fetch_tile(c, sink.y, sink.ldy, rows);
+    if (!c->is_whole) {
+        struct mpq_tile_sink bare = mpq_tile_rows(set, tile, LD);
+        set->product(rows, vectors, n_k, a, p->k, c->s, c->offset, &bare);
+        store(c, rows, tile, &sink);
+        return;
+    }
+    memcpy(sink.at, c->at, sizeof sink.at);
+    set->product(rows, vectors, n_k, a, p->k, c->s, c->offset, &sink);
 }
 
 /* Products [k, k + n_k) of all rows with the columns of a strip: row by row, so that y is written
@@ -154,73 +182,101 @@ static void run_strip(const struct job *job, const struct columns *strip, int n_
                       int64_t n_k, int64_t group, struct ahead *ahead, mpq_real *y)
 {
     const struct mpq_pointwise *p = job->p;
-    const struct mpq_tile_set *set = mpq_tile_best();
-    const struct mpq_clamp *clamp = k + n_k == p->k ? p->clamp : NULL;
-    _Alignas(64) mpq_real tile[MPQ_TILE_MAX_ROWS * LD];
     int rows;
     for (int64_t row = 0; row < p->m; row += rows) {
-        const mpq_real *bias = p->bias && k == 0 ? p->bias + group * p->m + row : NULL;
-        rows = set->max_rows;
+        rows = mpq_tile_best()->max_rows;
         while (rows > p->m - row)
             rows /= 2;
+        struct mpq_tile_sink sink = {.y = y + row * p->places,
+                                     .ldy = p->places,
+                                     .bias =
+                                         p->bias && k == 0 ? p->bias + group * p->m + row : NULL,
+                                     .add = p->add || k > 0,
+                                     .clamp = k + n_k == p->k ? p->clamp : NULL};
+        const mpq_real *a = p->a + (group * p->m + row) * p->k + k;
+        int64_t left = rows * n_k <= WEIGHTS_AHEAD ? min64(rows, p->m - row - rows) : 0;
+        struct ahead weights = ahead_of(a + rows * p->k, left, n_k, n_columns);
         for (const struct columns *c = strip; c < strip + n_columns; c++) {
-            int vectors = (int)((c->n + set->lanes - 1) / set->lanes);
-            mpq_real *to = y + row * p->places + c->begin;
             fetch_ahead(ahead, p->places);
-            if (p->m >= p->k)
-                fetch_tile(to, p->places, rows, c->n);
-            set->product(rows, vectors, n_k, p->a + (group * p->m + row) * p->k + k, p->k, c->s,
-                         c->offset, tile, LD);
-            store(rows, c->n, tile, bias, p->add || k > 0, clamp, to, p->places);
+            fetch_ahead(&weights, p->k);
+            run_tile(job, c, rows, n_k, a, sink);
         }
     }
 }
 
-/* The next columns of [at, end), for products [k, k + n_k); a panel is filled where they lie far
- * apart or at the end of x. */
-static struct columns take_columns(const struct job *job, const mpq_real *x, int64_t at,
-                                   int64_t end, int64_t n_k, mpq_real *panel)
+/* The runs of the columns from `at` on, with places of x or y: images of it are `image` apart. */
+static void set_runs(const struct job *job, int64_t at, int64_t image, struct columns *c)
+{
+    int64_t places = job->p->places, lanes = mpq_tile_best()->lanes;
+    int64_t i = at < places ? 0 : at / places, place = at - i * places, count;
+    c->is_whole = c->n % lanes == 0;
+    c->n_run = 0;
+    for (int column = 0; column < c->n; column += (int)count, i++, place = 0) {
+        count = min64(places - place, c->n - column);
+        c->is_whole = c->is_whole && count % lanes == 0;
+        struct mpq_tile_run *run = &c->run[c->n_run++];
+        *run = (struct mpq_tile_run){
+            .place = i * image + place, .column = column, .count = (int)count};
+        for (int j = 0; c->is_whole && j < count; j += (int)lanes)
+            c->at[(column + j) / lanes] = run->place + j;
+    }
+}
+
+/* The next columns of [at, end) of a unit, for products [k, k + n_k) of x; a panel is filled where
+ * they lie far apart, in several images or at the end of x, where there are `beyond` more elements.
+ */
+static void take_columns(const struct job *job, const mpq_real *x, int64_t beyond, int64_t at,
+                         int64_t end, int64_t n_k, mpq_real *panel, struct columns *out)
 {
     const struct mpq_pointwise *p = job->p;
     const struct mpq_tile_set *set = mpq_tile_best();
     int64_t left = (end - at + set->lanes - 1) / set->lanes;
     int64_t wide = mpq_sweep_vectors(left) * set->lanes;
-    struct columns c = {
-        .begin = at, .n = min64(wide, end - at), .s = x + at, .offset = job->offset};
-    if (c.n < wide)
-        gather_tail(x + at, p->places, n_k, c.n, panel);
-    else if (p->m >= PANEL_ROWS)
-        set->gather(n_k, x + at, job->offset, &(struct mpq_tile_run){.count = (int)c.n}, 1, panel,
-                    LD);
-    if (c.n < wide || p->m >= PANEL_ROWS) {
-        c.s = panel;
-        c.offset = job->panel_offset;
+    out->n = (int)min64(wide, end - at);
+    set_runs(job, at, p->group * p->k * p->places, out);
+    out->s = x + out->run[0].place;
+    out->offset = job->offset;
+    bool at_end = at + out->n == end && beyond < set->lanes;
+    if (out->n < wide || out->n_run > 1 || p->m >= PANEL_ROWS) {
+        if (out->is_whole || !at_end)
+            set->gather(n_k, x, job->offset, out->run, out->n_run, panel, LD);
+        else
+            gather_tail(out, x, job->offset, n_k, panel);
+        out->s = panel;
+        out->offset = job->panel_offset;
     }
-    return c;
+    set_runs(job, at, p->group * p->m * p->places, out);
 }
 
-static void run_unit(const struct job *job, int64_t image, int64_t group, int64_t begin,
-                     int64_t end, mpq_real *panel)
+struct unit {
+    int64_t group, image, begin, end; /* columns, from the image's first on */
+};
+
+static void run_unit(const struct job *job, const struct unit *u, mpq_real *panel)
 {
     const struct mpq_pointwise *p = job->p;
-    const mpq_real *x = p->x + (image * p->group + group) * p->k * p->places;
-    mpq_real *y = p->y + (image * p->group + group) * p->m * p->places;
+    int64_t first = (u->image * p->group + u->group) * p->places;
+    const mpq_real *x = p->x + first * p->k;
+    /* Elements of x behind the last row of the last column. */
+    int64_t last = (u->end - 1) / p->places;
+    int64_t planes = (p->n - u->image - last) * p->group - u->group;
+    int64_t beyond = (planes - 1) * p->k * p->places + (last + 1) * p->places - u->end;
     int64_t n_block = (p->m + mpq_tile_best()->max_rows - 1) / mpq_tile_best()->max_rows;
     struct columns strip[UNIT_PLACES / LD];
-    for (int64_t at = begin, next = begin; at < end; at = next) {
+    for (int64_t at = u->begin, next = at; at < u->end; at = next) {
         for (int64_t k = 0, n_k; k < p->k; k += n_k) {
             int n = 0;
             n_k = min64(K_BLOCK, p->k - k);
-            for (next = at; n < strip_tiles(p->k) && next < end; n++) {
-                strip[n] =
-                    take_columns(job, x + k * p->places, next, end, n_k, panel + n * n_k * LD);
+            for (next = at; n < strip_tiles(p->k) && next < u->end; n++) {
+                take_columns(job, x + k * p->places, beyond + (p->k - k - n_k) * p->places, next,
+                             u->end, n_k, panel + n * n_k * LD, &strip[n]);
                 next += strip[n].n;
             }
             /* The next rows of these columns, or the first of the next. */
-            int64_t row = k + n_k < p->k ? k + n_k : 0, first = row > 0 ? at : next;
-            struct ahead ahead = ahead_of(x + row * p->places + first, min64(K_BLOCK, p->k - row),
-                                          min64(p->places - first, next - at), n * n_block);
-            run_strip(job, strip, n, k, n_k, group, &ahead, y);
+            int64_t row = k + n_k < p->k ? k + n_k : 0, from = row > 0 ? at : next;
+            struct ahead ahead = ahead_of(x + row * p->places + from, min64(K_BLOCK, p->k - row),
+                                          min64(p->places - from, next - at), n * n_block);
+            run_strip(job, strip, n, k, n_k, u->group, &ahead, p->y + first * p->m);
         }
     }
 }
@@ -231,19 +287,31 @@ static void run_piece(void *arg, int64_t begin, int64_t end, int thread)
     const struct mpq_pointwise *p = job->p;
     mpq_real *panel = job->panel + thread * panel_elements(p->k);
     for (int64_t i = begin; i < end; i++) {
-        int64_t unit = i % job->n_unit, group = i / job->n_unit % p->group;
-        int64_t first = unit * UNIT_PLACES;
-        run_unit(job, i / job->n_unit / p->group, group, first,
-                 min64(first + UNIT_PLACES, p->places), panel);
+        int64_t stretch = i % job->n_stretch, rest = i / job->n_stretch;
+        struct unit u = {.group = rest % p->group,
+                         .image = rest / p->group * job->images,
+                         .begin = stretch * UNIT_PLACES};
+        u.end = min64(u.begin + UNIT_PLACES, min64(job->images, p->n - u.image) * p->places);
+        run_unit(job, &u, panel);
     }
+}
+
+/* Whole images while they fit, but units for every thread. */
+static int64_t images_of(const struct mpq_pointwise *p)
+{
+    int64_t images = min64(UNIT_PLACES / p->places, p->n * p->group / mpq_thread_count());
+    images = images < 1 ? 1 : min64(images, p->n);
+    return mpq_ceil_div(p->n, mpq_ceil_div(p->n, images));
 }
 
 void mpq_pointwise_run(const struct mpq_pointwise *p, void *workspace)
 {
-    struct job job = {.p = p, .n_unit = (p->places + UNIT_PLACES - 1) / UNIT_PLACES};
+    struct job job = {.p = p, .images = images_of(p)};
+    job.n_block = mpq_ceil_div(p->n, job.images);
+    job.n_stretch = mpq_ceil_div(p->places, UNIT_PLACES);
     (void)setup(p->k, workspace, &job);
     for (int64_t k = 0; k < p->k; k++)
         job.offset[k] = k * p->places;
     mpq_sweep_panel_offsets(min64(p->k, K_BLOCK), job.panel_offset);
-    mpq_parallel_for(p->n * p->group * job.n_unit, 1, run_piece, &job);
+    mpq_parallel_for(job.n_block * p->group * job.n_stretch, 1, run_piece, &job);
 }

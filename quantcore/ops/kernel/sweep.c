@@ -71,6 +71,7 @@ static void all_rows(const struct mpq_sweep *w, const struct columns *columns, c
     int64_t area = mpq_volume(w->stage->sink.dim);
     int vectors = (columns->n + set->lanes - 1) / set->lanes, rows;
     _Alignas(64) mpq_real tile[MPQ_TILE_MAX_ROWS * LD];
+    const struct mpq_tile_sink sink = mpq_tile_rows(set, tile, LD);
     for (int64_t row = 0; row < w->n_row; row += rows) {
         const mpq_real *bias = w->bias && k == 0 ? w->bias + row : NULL;
         rows = set->max_rows;
@@ -78,7 +79,7 @@ static void all_rows(const struct mpq_sweep *w, const struct columns *columns, c
             rows /= 2;
         if (w->n_row >= w->n_k)
             fetch_sink(w, columns, rows, to + row * area);
-        set->product(rows, vectors, n_k, w->a + row * w->n_k + k, w->n_k, s, offset, tile, LD);
+        set->product(rows, vectors, n_k, w->a + row * w->n_k + k, w->n_k, s, offset, &sink);
         mpq_stage_store(w->stage, columns->part, columns->n_part, rows, tile, LD, bias,
                         w->add || k > 0, k + n_k == w->n_k ? w->clamp : NULL, to + row * area);
     }

@@ -7,6 +7,15 @@
 
 #include "quantcore/base/simd.h"
 
+#ifdef MPQ_REAL_DOUBLE
+typedef int64_t element_index;
+#else
+typedef int32_t element_index;
+#endif
+
+/* Read as a vector: gcc 12 makes one that is set element by element anew wherever it is used. */
+static const element_index lane_number[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+
 #define NAME(x)   x##_plain
 #define NAME_TEXT "plain"
 #define TARGET

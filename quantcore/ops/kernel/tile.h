@@ -7,6 +7,7 @@
 #ifndef MPQ_OPS_KERNEL_TILE_H
 #define MPQ_OPS_KERNEL_TILE_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "quantcore/base/real.h"
@@ -29,13 +30,30 @@ struct mpq_tile_copy {
     int line, from, count;
 };
 
+/* Neighbouring columns of outputs that see the same taps. */
+struct mpq_tile_taps {
+    int64_t first, n_column;
+    int n_tap;
+    const int *tap;        /* [n_tap] */
+    const int64_t *offset; /* [n_tap] */
+};
+
+/* Where the sums of a tile go: vector v of row i to y + i * ldy + at[v]. */
+struct mpq_tile_sink {
+    mpq_real *y;
+    int64_t ldy, at[MPQ_TILE_VECTORS];
+    const mpq_real *bias;          /* [rows] that is added, or NULL */
+    bool add;                      /* to what is there */
+    const struct mpq_clamp *clamp; /* at last, or NULL */
+};
+
 struct mpq_tile_set {
     const char *name;
     int lanes, max_rows;
 
-    /* c[i][j] = sum_k a[i * lda + k] * s[offset[k] + j] */
+    /* sum_k a[i * lda + k] * s[offset[k] + j] of row i and column j, to `sink` in whole vectors. */
     void (*product)(int rows, int vectors, int64_t n_k, const mpq_real *a, int64_t lda,
-                    const mpq_real *s, const int64_t *offset, mpq_real *c, int64_t ldc);
+                    const mpq_real *s, const int64_t *offset, const struct mpq_tile_sink *sink);
 
     /* c[i][j] += sum over runs r and places x in them of
      *            s[offset[i] + start[r] + x] * t[(r * length + x) * ldt + j] */
@@ -59,12 +77,18 @@ struct mpq_tile_set {
                         const int64_t *offset, const mpq_real *s, int64_t lds, mpq_real bias,
                         const struct mpq_clamp *clamp, mpq_real *y, int64_t ldy);
 
-    /* Rows begin .. end of y [height, n] = bias + x filtered with w [3, 3], zeros around x, clamped
-     * (or NULL). An element before x and lanes + 1 behind it are read; of y, up to `lanes` elements
-     * behind each row but the last are overwritten. */
-    void (*filter_same)(int64_t begin, int64_t end, int64_t height, int64_t n, const mpq_real *w,
+    /* y [height, n] = bias + x filtered with w [3, 3], `apart` rows and columns apart, zeros around
+     * x, clamped (or NULL). n >= lanes. `apart` elements before and behind x are read. */
+    void (*filter_same)(int64_t height, int64_t n, int64_t apart, const mpq_real *w,
                         const mpq_real *x, mpq_real bias, const struct mpq_clamp *clamp,
                         mpq_real *y);
+
+    /* A filter on `lanes` channels at once, which are the last dimension of s, w and y: for rows i
+     * and columns j of the part, y[i * y_row + (first + j) * lanes] = bias [lanes] + sum over taps
+     * t of w[tap[t]] [lanes] * s[offset[t] + i * s_row + j * s_column], clamped (or NULL). */
+    void (*filter_lanes)(int64_t rows, const struct mpq_tile_taps *part, const mpq_real *w,
+                         const mpq_real *s, int64_t s_row, int64_t s_column, const mpq_real *bias,
+                         const struct mpq_clamp *clamp, mpq_real *y, int64_t y_row);
 
     /* to[i * to_stride + j] = from[i * from_stride + j * step] for i in 0 .. rows, j in 0 .. n.
      * Zeros are written behind each row, up to n rounded up to lanes; nothing is read at or behind
@@ -109,5 +133,12 @@ struct mpq_tile_set {
  */
 const struct mpq_tile_set *mpq_tile_best(void);
 const struct mpq_tile_set *mpq_tile_at(int i);
+
+/* The sums themselves, rows ldy apart. */
+static inline struct mpq_tile_sink mpq_tile_rows(const struct mpq_tile_set *set, mpq_real *y,
+                                                 int64_t ldy)
+{
+    return (struct mpq_tile_sink){.y = y, .ldy = ldy, .at = {0, set->lanes, 2 * set->lanes}};
+}
 
 #endif

@@ -212,10 +212,12 @@ static void run_columns(const struct job *job, int64_t begin, int vectors,
         rows = set->max_rows;
         while (rows > conv->m - row)
             rows /= 2;
-        for (int64_t f = 0; f < PRODUCTS; f++)
+        for (int64_t f = 0; f < PRODUCTS; f++) {
+            struct mpq_tile_sink sink = mpq_tile_rows(set, sum + f * ld_sum, LD);
             set->product(rows, vectors, conv->c,
                          job->u + f * (conv->m * job->ldu + APART) + row * job->ldu, job->ldu,
-                         v + f * ldv, job->column, sum + f * ld_sum, LD);
+                         v + f * ldv, job->column, &sink);
+        }
         set->winograd_output(rows, vectors, sum, ld_sum, job->bias ? job->bias + row : NULL,
                              job->clamp, copy, n_copy, y + row * area, area);
     }
