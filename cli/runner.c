@@ -10,7 +10,7 @@
 #define MAX_BATCH 32 /* beyond it a GEMM gains nothing and memory grows */
 /* What a batch may take a thread: about what stays in the cache from one node to the next, which is
  * worth more than longer products are (tests/bench/NOTES.md). */
-#define TARGET_BYTES ((size_t)8 << 20)
+#define TARGET_BYTES ((size_t)16 << 20)
 
 static enum mpq_status list_tensors(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                     struct mpq_exec *exec, const mpq_value_id *id, uint32_t n,

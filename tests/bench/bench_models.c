@@ -207,7 +207,7 @@ static struct mpq_network float_network(struct bench *b, const struct mpq_exec_o
 /* As cli/runner.c does it: what fits into the cache goes through all nodes, then the next. */
 static uint32_t slice_of(struct bench *b)
 {
-    const size_t target = (size_t)8 << 20;
+    const size_t target = (size_t)16 << 20;
     struct mpq_network one;
     uint32_t slice = 1;
     check(b,
