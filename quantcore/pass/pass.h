@@ -77,11 +77,11 @@ void mpq_layers_leave_float(const struct mpq_graph *graph, struct mpq_act_rules 
                             struct mpq_layer_table *layers);
 
 /* Quantized values: data inputs of layers that are not weight-only, and (activated) outputs of
- * convolutions among them; then outputs of operators
- * that runtimes run on 8-bit integers (Add, Mul, Concat, AveragePool, GlobalAveragePool, MaxPool,
- * Reshape, Flatten, Transpose, Squeeze, Unsqueeze, Slice, Pad by 0, Resize nearest, Relu, Clip)
- * whose data inputs are all quantized, and of Gemm and MatMul, where such an operator or a layer
- * reads them.
+ * convolutions among them; then outputs of operators that runtimes run on 8-bit integers (Add, Mul,
+ * Concat, AveragePool, GlobalAveragePool, MaxPool, Reshape, Flatten, Transpose, Squeeze, Unsqueeze,
+ * Slice, Pad by 0, Resize nearest, Relu, Clip) whose data inputs are all quantized, and of Gemm and
+ * MatMul, where such an operator or a layer reads them.
+ *
  * Add and the like whose only reader is a Relu or Clip are quantized after it. Operators that only
  * move elements put input and output in one group; so does Concat with inputs that nobody else
  * reads. A graph output is quantized only where a layer (with its fused activation) makes it or
