@@ -118,10 +118,9 @@ const struct mpq_option_row mpq_option_table[] = {
     {"float-macs", 0, CONVERT, "N%", mpq_parse_share, "a share from 0% to 100%", FIELD(float_macs),
      "20%", NULL,
      "Most multiplications that may run in float for accuracy: layers between activations that "
-     "lose far more to quantization than others do. Their weights get few bits as all do. 0%: "
-     "none; "
-     "nor are there any with a limit on BitOPs or latency, or where the target has no float "
-     "operators."},
+     "lose far more to quantization than others do. Their weights get few bits as all do. None "
+     "are left float with a limit on BitOPs or latency, with --act-bits below 8, or where the "
+     "target has no float operators."},
     {"weights-only", 0, CONVERT, NULL, A_SWITCH, FIELD(weights_only), "no", NULL,
      "Do not run the model: choose widths by the weights alone, leave activations in float and "
      "carry everything else through, unknown operators included. Needs no data."},

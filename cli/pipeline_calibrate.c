@@ -244,13 +244,15 @@ static enum mpq_status bar_values(struct mpq_ctx *ctx, struct mpq_pipeline *p,
     return alloc_activations(ctx, p);
 }
 
-/* Not where the target has no floats, where their price is limited otherwise, or where the file is
- * meant to be as other tools make it. */
+/* Not where the target has no floats, where the price of activations is limited or narrower ones
+ * are asked for, or where the file is meant to be as other tools make it. */
 static bool may_leave_float(const struct mpq_options *options)
 {
     const struct mpq_bitops *bitops = &options->bitops;
     bool is_limited =
         bitops->number > 0 || bitops->share > 0 || bitops->weight_bits || options->max_latency > 0;
+    for (int b = MPQ_MIN_BITS; b < MPQ_MAX_BITS; b++)
+        is_limited |= options->act_bits[b];
     return options->float_macs > 0 && !options->target->is_closed && !options->baseline &&
            !is_limited;
 }

@@ -38,13 +38,17 @@ enum mpq_status mpq_lint_fused(struct mpq_linter *linter)
     return used ? mpq_lint_add(linter, MPQ_RULE_fused, graph, NULL, "%s", text) : MPQ_OK;
 }
 
-/* The weight of a fused node as a layer, and where it stands among the inputs. */
+static bool convolves(const struct mpq_node *node)
+{
+    return mpq_node_is(node, "Conv") || strcmp(node->op_type, "QLinearConv") == 0;
+}
+
+/* The weight of a product as a layer, and where it stands among the inputs. */
 static bool weight_layer(const struct mpq_node *node, const struct mpq_tensor *w,
                          struct mpq_layer *layer, int64_t *out_positions)
 {
     const struct mpq_shape *shape = &w->shape;
-    bool by_row = strcmp(node->op_type, "QLinearConv") == 0 ||
-                  mpq_attr_int(&node->attr_set, "transB", 0) != 0;
+    bool by_row = convolves(node) || mpq_attr_int(&node->attr_set, "transB", 0) != 0;
     if (shape->rank < 2)
         return false;
     int64_t last = shape->dim[shape->rank - 1], count = mpq_shape_count(shape);
@@ -55,7 +59,7 @@ static bool weight_layer(const struct mpq_node *node, const struct mpq_tensor *w
         *layer = (struct mpq_layer){.n_outer = 1,
                                     .n_channel = shape->dim[0],
                                     .n_inner = mpq_shape_count_range(shape, 1, shape->rank)};
-    if (strcmp(node->op_type, "QLinearConv") == 0) {
+    if (convolves(node)) {
         const struct mpq_conv_attrs *attrs = node->attrs;
         *out_positions = mpq_shape_count_range(shape, 2, shape->rank);
         return shape->dim[1] != 1 || attrs->group != shape->dim[0]; /* depthwise sums in 32 bits */
@@ -63,17 +67,31 @@ static bool weight_layer(const struct mpq_node *node, const struct mpq_tensor *w
     return count > 0;
 }
 
+/* The constant weight of a product of integers, or NULL. What ONNX Runtime leaves float another
+ * runtime may well run on integers. */
+static const struct mpq_tensor *integer_weight(const struct mpq_linter *linter,
+                                               const struct mpq_node *node)
+{
+    const struct mpq_graph *graph = linter->fused;
+    if (strcmp(node->op_type, "MatMulIntegerToFloat") == 0)
+        return mpq_lint_constant(graph, node, 1);
+    if (strcmp(node->op_type, "QGemm") == 0 || strcmp(node->op_type, "QLinearConv") == 0 ||
+        strcmp(node->op_type, "QLinearMatMul") == 0)
+        return mpq_lint_constant(graph, node, 3);
+    if ((linter->file->readers & MPQ_FOR_ONNXRUNTIME) || !mpq_lint_is_product(node))
+        return NULL;
+    const struct mpq_node *x = mpq_lint_dequantizer(graph, node, 0);
+    const struct mpq_node *w = mpq_lint_dequantizer(graph, node, 1);
+    return x && w && mpq_lint_dtype(graph, x->in[0]) == MPQ_UINT8 ? mpq_lint_constant(graph, w, 0)
+                                                                  : NULL;
+}
+
 enum mpq_status mpq_lint_saturation(struct mpq_linter *linter)
 {
     const struct mpq_graph *graph = linter->fused;
     for (mpq_node_id n = 0; n < graph->n_node; n++) {
         const struct mpq_node *node = &graph->node[n];
-        bool is_to_float = strcmp(node->op_type, "MatMulIntegerToFloat") == 0;
-        bool is_product = is_to_float || strcmp(node->op_type, "QGemm") == 0 ||
-                          strcmp(node->op_type, "QLinearConv") == 0 ||
-                          strcmp(node->op_type, "QLinearMatMul") == 0;
-        const struct mpq_tensor *w =
-            is_product ? mpq_lint_constant(graph, node, is_to_float ? 1 : 3) : NULL;
+        const struct mpq_tensor *w = integer_weight(linter, node);
         struct mpq_layer layer;
         struct mpq_saturation s = {.layer = &layer, .act_max = 255};
         if (!w || w->dtype != MPQ_INT8 || !weight_layer(node, w, &layer, &s.n_position))
