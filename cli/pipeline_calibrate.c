@@ -257,20 +257,17 @@ static bool may_leave_float(const struct mpq_options *options)
            !is_limited;
 }
 
-/* out_stays_float [n_value] of p->graph. Where activations lose little, fewer multiplications may
- * be float, in proportion. */
+/* out_stays_float [n_value] of p->graph. */
 static enum mpq_status choose_float(struct mpq_ctx *ctx, const struct mpq_pipeline *p,
                                     struct mpq_arena *scratch, const struct judge *judge,
                                     double *out_noise, bool *out_stays_float)
 {
     struct mpq_network network;
-    double loss = mpq_search_mean(judge->before, NULL, judge->targets.n_sample, &(double){0});
-    double weight = loss < MPQ_TUNE_LOSS_FLOOR ? loss / MPQ_TUNE_LOSS_FLOOR : 1;
     struct mpq_leave_float problem = {.graph = p->graph,
                                       .binding = &p->binding,
                                       .layers = &p->layers,
                                       .plan = &p->act,
-                                      .max_macs = weight * p->options->float_macs,
+                                      .max_macs = p->options->float_macs,
                                       .network = &network,
                                       .act_quant = p->act_quant,
                                       .samples = &judge->samples,
@@ -310,23 +307,29 @@ static enum mpq_status leave_float(struct mpq_ctx *ctx, struct mpq_pipeline *p,
     return MPQ_OK;
 }
 
-/* What can be done about what activations lose. Channels are equalized only where that is more than
- * next to nothing, as weights may lose by it; a few samples mostly say that it is not. */
+static double mean_loss(const struct judge *judge, double *out_error)
+{
+    return mpq_search_mean(judge->before, NULL, judge->targets.n_sample, out_error);
+}
+
+/* What can be done about what activations lose, where that is more than next to nothing: weights
+ * may lose by equalizing, and floats have their price. A few samples mostly say that it is not. */
 static enum mpq_status improve(struct mpq_ctx *ctx, struct mpq_pipeline *p,
                                struct mpq_arena *scratch, struct mpq_equalize *gains)
 {
     struct judge judge;
     double error;
     MPQ_TRY(make_judge(ctx, scratch, p, FEW, &judge));
-    double loss = mpq_search_mean(judge.before, NULL, judge.few.n_sample, &error);
-    bool is_little = judge.few.n_sample > 1 && loss + 3 * error < MPQ_TUNE_LOSS_FLOOR;
-    if (!is_little && p->tune.n > FEW) {
+    double loss = mean_loss(&judge, &error);
+    if (judge.targets.n_sample > 1 && loss + 3 * error < MPQ_TUNE_LOSS_FLOOR)
+        return MPQ_OK;
+    if (p->tune.n > FEW)
         MPQ_TRY(make_judge(ctx, scratch, p, MAX_JUDGING, &judge));
-        loss = mpq_search_mean(judge.before, NULL, judge.targets.n_sample, &error);
-    }
-    if (gains->n_edge && !is_little && loss >= MPQ_TUNE_LOSS_FLOOR)
+    if (gains->n_edge && mean_loss(&judge, &error) >= MPQ_TUNE_LOSS_FLOOR)
         MPQ_TRY(equalize(ctx, p, scratch, &judge, gains));
-    return loss > 0 && may_leave_float(p->options) ? leave_float(ctx, p, &judge) : MPQ_OK;
+    if (!may_leave_float(p->options) || mean_loss(&judge, &error) < MPQ_TUNE_LOSS_FLOOR)
+        return MPQ_OK;
+    return leave_float(ctx, p, &judge);
 }
 
 /* ---- the stage ---- */
