@@ -2,14 +2,30 @@
 #include "cli/pipeline.h"
 #include "quantcore/supernet/round.h"
 
-/* The fewer, the more arithmetic a sample takes and the more layers gather from it; a resumed run
- * is to take seconds. A function of model and data alone, so that a run repeats. */
+enum { LEAST_SAMPLES = 32, MOST_SAMPLES = 512 };
+
+/* Samples that give a layer four rows of inputs for each of its weights a channel: with fewer, its
+ * second moments are those of the samples and not of the data. */
+static double samples_for(const struct mpq_layer *layer)
+{
+    double inputs = (double)layer->n_param / (double)layer->n_channel;
+    double rows = (double)layer->macs / (double)layer->n_param;
+    return rows > 0 ? 4 * inputs / rows : 0;
+}
+
+/* The fewer, the more arithmetic a sample takes and the more layers gather from it, but as many as
+ * layers need, where so many would do; a resumed run is to take seconds. A function of model and
+ * data alone, so that a run repeats. */
 static uint32_t n_sample(const struct mpq_pipeline *p)
 {
-    enum { LEAST = 32, MOST = 512 };
     double budget = p->is_resumed ? 3e11 : 1e12;
     double n = budget / ((double)mpq_pipeline_macs(p) * p->layers.n_layer);
-    n = n < LEAST ? LEAST : n > MOST ? MOST : n;
+    n = n < LEAST_SAMPLES ? LEAST_SAMPLES : n > MOST_SAMPLES ? MOST_SAMPLES : n;
+    for (uint32_t l = 0; l < p->layers.n_layer; l++) {
+        double needed = samples_for(&p->layers.layer[l]);
+        if (needed <= MOST_SAMPLES && needed > n)
+            n = needed;
+    }
     return n < p->tune.n ? (uint32_t)n : p->tune.n;
 }
 
