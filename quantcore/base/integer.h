@@ -1,8 +1,18 @@
-/* Division of integers as geometry wants it. */
+/* Integers as geometry wants them. */
 #ifndef MPQ_BASE_INTEGER_H
 #define MPQ_BASE_INTEGER_H
 
 #include <stdint.h>
+
+static inline int64_t mpq_min(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+static inline int64_t mpq_max(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
 
 /* a / b rounded up, and down, for b > 0. */
 static inline int64_t mpq_ceil_div(int64_t a, int64_t b)
@@ -13,6 +23,15 @@ static inline int64_t mpq_ceil_div(int64_t a, int64_t b)
 static inline int64_t mpq_floor_div(int64_t a, int64_t b)
 {
     return -mpq_ceil_div(-a, b);
+}
+
+/* Of the places start + i * step, step > 0, i in [0, n): those within [0, size) are the i of
+ * [*low, *high). */
+static inline void mpq_clip_range(int64_t n, int64_t step, int64_t start, int64_t size,
+                                  int64_t *out_low, int64_t *out_high)
+{
+    *out_low = mpq_min(n, mpq_max(0, mpq_ceil_div(-start, step)));
+    *out_high = mpq_max(*out_low, mpq_min(n, mpq_ceil_div(size - start, step)));
 }
 
 /* The greatest common divisor of a and b >= 0; of 0 and b: b. */

@@ -100,15 +100,13 @@ static size_t special_bytes(const struct mpq_conv *conv)
     return mpq_is_lane_filter(conv) ? mpq_lane_filter_bytes(conv) : 0;
 }
 
-/* False, and nothing done, where `conv` is not of a special form. */
-static bool run_special(const struct mpq_conv *conv, bool is_turned, const mpq_real *x,
-                        const mpq_real *w, const mpq_real *bias, const struct mpq_clamp *clamp,
-                        mpq_real *y, void *workspace)
+/* False, and nothing done, where the convolution is not of a special form. */
+static bool run_special(const struct mpq_filter *filter, void *workspace)
 {
-    if (mpq_is_plane_filter(conv))
-        mpq_plane_filter_run(conv, is_turned, x, w, bias, clamp, y, workspace);
-    else if (mpq_is_lane_filter(conv))
-        mpq_lane_filter_run(conv, is_turned, x, w, bias, clamp, y, workspace);
+    if (mpq_is_plane_filter(filter->conv))
+        mpq_plane_filter_run(filter, workspace);
+    else if (mpq_is_lane_filter(filter->conv))
+        mpq_lane_filter_run(filter, workspace);
     else
         return false;
     return true;
@@ -208,7 +206,8 @@ void mpq_depthwise_forward(const struct mpq_conv *conv, const mpq_real *x, const
                            mpq_real *y, void *workspace)
 {
     struct job job = {.x = x, .w = w, .bias = bias, .to = y, .add = add, .clamp = clamp};
-    if (!add && run_special(conv, false, x, w, bias, clamp, y, workspace))
+    struct mpq_filter filter = {conv, x, w, bias, clamp, y, false};
+    if (!add && run_special(&filter, workspace))
         return;
     (void)setup(conv, false, workspace, &job);
     whole_filter(&job);
@@ -232,8 +231,8 @@ void mpq_depthwise_dx(const struct mpq_conv *conv, const mpq_real *dy, const mpq
 {
     struct job job = {.x = dy, .w = w, .to = dx, .add = add};
     struct mpq_conv back;
-    if (!add && backward_of(conv, &back) &&
-        run_special(&back, true, dy, w, NULL, NULL, dx, workspace))
+    struct mpq_filter filter = {&back, dy, w, NULL, NULL, dx, true};
+    if (!add && backward_of(conv, &back) && run_special(&filter, workspace))
         return;
     (void)setup(conv, true, workspace, &job);
     mpq_stage_phases(&job.stage, job.phase);

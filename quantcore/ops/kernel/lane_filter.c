@@ -16,11 +16,8 @@ enum {
  * is transposed to [row][column][channel], between rows of zeros where it reaches over the edge,
  * and y back. Columns near an edge leave out the taps that are beyond it. */
 struct job {
-    const struct mpq_conv *conv;
-    const mpq_real *x, *w, *bias;
-    const struct mpq_clamp *clamp;
-    mpq_real *y;
-    bool is_turned;
+    const struct mpq_filter *filter;
+    const struct mpq_conv *conv;         /* filter->conv */
     int64_t taps, n_block, n_band, band; /* band: output rows of one, but for the last */
     int64_t in_rows;                     /* that a band reads */
     int n_part;
@@ -32,8 +29,8 @@ struct job {
 };
 
 struct worker {
-    mpq_real *x, *y, *w,
-        *bias; /* [in_rows, in[2], lanes], [band, out[2], lanes], [taps, lanes], [lanes] */
+    mpq_real *x, *y;    /* [in_rows, in[2], lanes], [band, out[2], lanes] */
+    mpq_real *w, *bias; /* [taps, lanes], [lanes]                         */
 };
 
 static int64_t lanes_of(void)
@@ -41,22 +38,12 @@ static int64_t lanes_of(void)
     return mpq_tile_best()->lanes;
 }
 
-static int64_t min64(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
-
-static int64_t max64(int64_t a, int64_t b)
-{
-    return a > b ? a : b;
-}
-
 /* Output rows of a band: of equal bands of about BAND_PLACES, with a vector of places at least. */
 static int64_t band_of(const struct mpq_conv *conv)
 {
-    int64_t rows = max64(4, BAND_PLACES / (conv->stride[0] * conv->in[2]));
+    int64_t rows = mpq_max(4, BAND_PLACES / (conv->stride[0] * conv->in[2]));
     int64_t least = mpq_ceil_div(lanes_of(), conv->out[2]);
-    int64_t n_band = max64(1, min64(mpq_ceil_div(conv->out[0], rows), conv->out[0] / least));
+    int64_t n_band = mpq_max(1, mpq_min(mpq_ceil_div(conv->out[0], rows), conv->out[0] / least));
     return mpq_ceil_div(conv->out[0], n_band);
 }
 
@@ -105,20 +92,14 @@ size_t mpq_lane_filter_bytes(const struct mpq_conv *conv)
     return setup(conv, NULL, &job);
 }
 
-/* Columns of the filter that output column j sees: [*low, *high). */
-static void seen_by(const struct mpq_conv *conv, int64_t j, int64_t *low, int64_t *high)
-{
-    int64_t first = j * conv->stride[2] - conv->pad[2], apart = conv->dilation[2];
-    *low = min64(conv->kernel[2], max64(0, mpq_ceil_div(-first, apart)));
-    *high = max64(*low, min64(conv->kernel[2], mpq_ceil_div(conv->in[2] - first, apart)));
-}
-
+/* Neighbours among output columns that see the same columns of the filter. */
 static void set_parts(struct job *job)
 {
     const struct mpq_conv *conv = job->conv;
     int64_t lanes = lanes_of(), last_low = -1, last_high = -1, low, high;
     for (int64_t j = 0; j < conv->out[2]; j++) {
-        seen_by(conv, j, &low, &high);
+        int64_t first = j * conv->stride[2] - conv->pad[2];
+        mpq_clip_range(conv->kernel[2], conv->dilation[2], first, conv->in[2], &low, &high);
         if (low == last_low && high == last_high) {
             job->part[job->n_part - 1].n_column++;
             continue;
@@ -130,9 +111,7 @@ static void set_parts(struct job *job)
             if (column < low || column >= high)
                 continue;
             tap[n] = (int)t;
-            offset[n++] = (row * conv->in[2] + j * conv->stride[2] - conv->pad[2] +
-                           column * conv->dilation[2]) *
-                          lanes;
+            offset[n++] = (row * conv->in[2] + first + column * conv->dilation[2]) * lanes;
         }
         job->part[job->n_part++] = (struct mpq_tile_taps){j, 1, (int)n, tap, offset};
         last_low = low;
@@ -144,10 +123,10 @@ static void take_weights(const struct job *job, int64_t c, int64_t n_c, struct w
 {
     int64_t lanes = lanes_of();
     for (int64_t lane = 0; lane < n_c; lane++) {
-        const mpq_real *w = job->w + (c + lane) * job->taps;
+        const mpq_real *w = job->filter->w + (c + lane) * job->taps;
         for (int64_t t = 0; t < job->taps; t++)
-            worker->w[t * lanes + lane] = w[job->is_turned ? job->taps - 1 - t : t];
-        worker->bias[lane] = job->bias ? job->bias[c + lane] : 0;
+            worker->w[t * lanes + lane] = w[job->filter->is_turned ? job->taps - 1 - t : t];
+        worker->bias[lane] = job->filter->bias ? job->filter->bias[c + lane] : 0;
     }
 }
 
@@ -156,8 +135,8 @@ static void take_rows(const struct job *job, const mpq_real *x, int64_t n_c, int
                       int64_t n, struct worker *worker)
 {
     const struct mpq_conv *conv = job->conv;
-    int64_t lanes = lanes_of(), row = conv->in[2] * lanes;
-    int64_t low = min64(n, max64(0, -first)), high = max64(low, min64(n, conv->in[0] - first));
+    int64_t lanes = lanes_of(), row = conv->in[2] * lanes, low, high;
+    mpq_clip_range(n, 1, first, conv->in[0], &low, &high);
     memset(worker->x, 0, (size_t)(low * row) * sizeof *x);
     if (high > low)
         mpq_tile_best()->transpose(n_c, (high - low) * conv->in[2], x + (first + low) * conv->in[2],
@@ -171,17 +150,17 @@ static void run_unit(const struct job *job, int64_t image, int64_t c, int64_t n_
 {
     const struct mpq_conv *conv = job->conv;
     const struct mpq_tile_set *set = mpq_tile_best();
-    int64_t lanes = set->lanes, rows = min64(job->band, conv->out[0] - begin);
+    int64_t lanes = set->lanes, rows = mpq_min(job->band, conv->out[0] - begin);
     int64_t plane = image * conv->c + c, area = mpq_volume(conv->out);
-    take_rows(job, job->x + plane * mpq_volume(conv->in), n_c,
+    take_rows(job, job->filter->x + plane * mpq_volume(conv->in), n_c,
               begin * conv->stride[0] - conv->pad[0],
               job->in_rows - (job->band - rows) * conv->stride[0], worker);
     for (const struct mpq_tile_taps *part = job->part; part < job->part + job->n_part; part++)
         set->filter_lanes(rows, part, worker->w, worker->x, conv->stride[0] * conv->in[2] * lanes,
-                          conv->stride[2] * lanes, worker->bias, job->clamp, worker->y,
+                          conv->stride[2] * lanes, worker->bias, job->filter->clamp, worker->y,
                           conv->out[2] * lanes);
     set->transpose(rows * conv->out[2], n_c, worker->y, lanes,
-                   job->y + plane * area + begin * conv->out[2], area);
+                   job->filter->y + plane * area + begin * conv->out[2], area);
 }
 
 /* Units: [block][image][band]. */
@@ -194,7 +173,7 @@ static void run_piece(void *arg, int64_t begin, int64_t end, int thread)
     (void)worker_setup(job, job->own + (size_t)thread * job->own_bytes, &worker);
     for (int64_t i = begin; i < end; i++) {
         int64_t image = i / job->n_band % conv->n, block = i / job->n_band / conv->n;
-        int64_t c = block * lanes_of(), n_c = min64(lanes_of(), conv->c - c);
+        int64_t c = block * lanes_of(), n_c = mpq_min(lanes_of(), conv->c - c);
         if (block != last)
             take_weights(job, c, n_c, &worker);
         last = block;
@@ -202,12 +181,10 @@ static void run_piece(void *arg, int64_t begin, int64_t end, int thread)
     }
 }
 
-void mpq_lane_filter_run(const struct mpq_conv *conv, bool is_turned, const mpq_real *x,
-                         const mpq_real *w, const mpq_real *bias, const struct mpq_clamp *clamp,
-                         mpq_real *y, void *workspace)
+void mpq_lane_filter_run(const struct mpq_filter *filter, void *workspace)
 {
-    struct job job = {.x = x, .w = w, .bias = bias, .clamp = clamp, .y = y, .is_turned = is_turned};
-    (void)setup(conv, workspace, &job);
+    struct job job = {.filter = filter};
+    (void)setup(filter->conv, workspace, &job);
     set_parts(&job);
-    mpq_parallel_for(job.n_block * conv->n * job.n_band, 1, run_piece, &job);
+    mpq_parallel_for(job.n_block * filter->conv->n * job.n_band, 1, run_piece, &job);
 }

@@ -2,6 +2,8 @@
 
 #include <string.h>
 
+#include "quantcore/base/integer.h"
+
 void mpq_loop_init(struct mpq_loop *loop, const struct mpq_shape *shape)
 {
     memset(loop, 0, sizeof *loop);
@@ -71,11 +73,6 @@ int64_t mpq_loop_inner_stride(const struct mpq_loop *loop, int operand)
     return loop->stride[operand][loop->rank - 1];
 }
 
-static int64_t smaller(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
-
 void mpq_span_first(struct mpq_span *span, const struct mpq_loop *loop, int64_t begin, int64_t end)
 {
     memset(span, 0, sizeof *span);
@@ -90,7 +87,7 @@ void mpq_span_first(struct mpq_span *span, const struct mpq_loop *loop, int64_t 
             span->offset[k] += span->index[i] * loop->stride[k][i];
     }
     int last = loop->rank - 1;
-    span->n = smaller(loop->dim[last] - span->index[last], span->left);
+    span->n = mpq_min(loop->dim[last] - span->index[last], span->left);
 }
 
 void mpq_span_next(struct mpq_span *span)
@@ -110,5 +107,5 @@ void mpq_span_next(struct mpq_span *span)
             break;
         span->index[i] = 0;
     }
-    span->n = smaller(loop->dim[last], span->left);
+    span->n = mpq_min(loop->dim[last], span->left);
 }

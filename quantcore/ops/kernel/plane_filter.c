@@ -8,11 +8,7 @@
 #define TAPS 9
 
 struct job {
-    const struct mpq_conv *conv;
-    const mpq_real *x, *w, *bias;
-    const struct mpq_clamp *clamp;
-    mpq_real *y;
-    bool is_turned;
+    const struct mpq_filter *filter;
     mpq_real *copy; /* [threads][copy_elements] */
 };
 
@@ -45,10 +41,10 @@ size_t mpq_plane_filter_bytes(const struct mpq_conv *conv)
 /* Plane i of x; a copy where vectors would reach beyond an end of x. */
 static const mpq_real *plane_of(const struct job *job, int64_t i, mpq_real *copy)
 {
-    const struct mpq_conv *conv = job->conv;
+    const struct mpq_conv *conv = job->filter->conv;
     int64_t area = mpq_volume(conv->in), reach = reach_of(conv);
     int64_t behind = (conv->n * conv->c - i - 1) * area;
-    const mpq_real *x = job->x + i * area;
+    const mpq_real *x = job->filter->x + i * area;
     return i * area >= reach && behind >= reach ? x
                                                 : memcpy(copy + reach, x, (size_t)area * sizeof *x);
 }
@@ -56,7 +52,8 @@ static const mpq_real *plane_of(const struct job *job, int64_t i, mpq_real *copy
 static void run_planes(void *arg, int64_t begin, int64_t end, int thread)
 {
     const struct job *job = arg;
-    const struct mpq_conv *conv = job->conv;
+    const struct mpq_filter *f = job->filter;
+    const struct mpq_conv *conv = f->conv;
     const struct mpq_tile_set *set = mpq_tile_best();
     int64_t area = mpq_volume(conv->in);
     mpq_real *copy = job->copy + thread * copy_elements(conv);
@@ -64,23 +61,14 @@ static void run_planes(void *arg, int64_t begin, int64_t end, int thread)
         int64_t c = i % conv->c;
         mpq_real w[TAPS];
         for (int t = 0; t < TAPS; t++)
-            w[t] = job->w[c * TAPS + (job->is_turned ? TAPS - 1 - t : t)];
+            w[t] = f->w[c * TAPS + (f->is_turned ? TAPS - 1 - t : t)];
         set->filter_same(conv->in[0], conv->in[2], conv->dilation[0], w, plane_of(job, i, copy),
-                         job->bias ? job->bias[c] : 0, job->clamp, job->y + i * area);
+                         f->bias ? f->bias[c] : 0, f->clamp, f->y + i * area);
     }
 }
 
-void mpq_plane_filter_run(const struct mpq_conv *conv, bool is_turned, const mpq_real *x,
-                          const mpq_real *w, const mpq_real *bias, const struct mpq_clamp *clamp,
-                          mpq_real *y, void *workspace)
+void mpq_plane_filter_run(const struct mpq_filter *filter, void *workspace)
 {
-    struct job job = {.conv = conv,
-                      .x = x,
-                      .w = w,
-                      .bias = bias,
-                      .clamp = clamp,
-                      .y = y,
-                      .is_turned = is_turned,
-                      .copy = workspace};
-    mpq_parallel_for(conv->n * conv->c, 1, run_planes, &job);
+    struct job job = {filter, workspace};
+    mpq_parallel_for(filter->conv->n * filter->conv->c, 1, run_planes, &job);
 }

@@ -1,19 +1,14 @@
 /* Depthwise convolution on planes that are read where they are: filters of 3 x 3 that keep the
- * size.
- */
+ * size. */
 #ifndef MPQ_OPS_KERNEL_PLANE_FILTER_H
 #define MPQ_OPS_KERNEL_PLANE_FILTER_H
 
-#include "quantcore/ops/kernel/conv.h"
+#include "quantcore/ops/kernel/filter.h"
 
 /* Whether `conv`, a depthwise one, is such, with rows of a vector or more. */
 bool mpq_is_plane_filter(const struct mpq_conv *conv);
 
-/* y = bias (or 0) + x filtered, then clamped; bias [m] or NULL, clamp may be NULL. is_turned: with
- * w turned round, which makes dx of dy. */
-void mpq_plane_filter_run(const struct mpq_conv *conv, bool is_turned, const mpq_real *x,
-                          const mpq_real *w, const mpq_real *bias, const struct mpq_clamp *clamp,
-                          mpq_real *y, void *workspace);
+void mpq_plane_filter_run(const struct mpq_filter *filter, void *workspace);
 size_t mpq_plane_filter_bytes(const struct mpq_conv *conv); /* for the present thread count */
 
 #endif

@@ -52,21 +52,16 @@ bool mpq_is_pointwise(const struct mpq_conv *conv)
            memcmp(conv->in, conv->out, sizeof conv->in) == 0;
 }
 
-static int64_t min64(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
-
 /* Tiles of a strip: as many as stay in cache, at most those of a unit. */
 static int64_t strip_tiles(int64_t k)
 {
-    int64_t n = STRIP_ELEMENTS / (min64(k, K_BLOCK) * LD);
-    return n < 1 ? 1 : min64(n, UNIT_PLACES / LD);
+    int64_t n = STRIP_ELEMENTS / (mpq_min(k, K_BLOCK) * LD);
+    return n < 1 ? 1 : mpq_min(n, UNIT_PLACES / LD);
 }
 
 static int64_t panel_elements(int64_t k)
 {
-    return strip_tiles(k) * min64(k, K_BLOCK) * LD + MPQ_STAGE_SLACK;
+    return strip_tiles(k) * mpq_min(k, K_BLOCK) * LD + MPQ_STAGE_SLACK;
 }
 
 static size_t setup(int64_t k, void *workspace, struct job *job)
@@ -194,7 +189,7 @@ static void run_strip(const struct job *job, const struct columns *strip, int n_
                                      .add = p->add || k > 0,
                                      .clamp = k + n_k == p->k ? p->clamp : NULL};
         const mpq_real *a = p->a + (group * p->m + row) * p->k + k;
-        int64_t left = rows * n_k <= WEIGHTS_AHEAD ? min64(rows, p->m - row - rows) : 0;
+        int64_t left = rows * n_k <= WEIGHTS_AHEAD ? mpq_min(rows, p->m - row - rows) : 0;
         struct ahead weights = ahead_of(a + rows * p->k, left, n_k, n_columns);
         for (const struct columns *c = strip; c < strip + n_columns; c++) {
             fetch_ahead(ahead, p->places);
@@ -212,7 +207,7 @@ static void set_runs(const struct job *job, int64_t at, int64_t image, struct co
     c->is_whole = c->n % lanes == 0;
     c->n_run = 0;
     for (int column = 0; column < c->n; column += (int)count, i++, place = 0) {
-        count = min64(places - place, c->n - column);
+        count = mpq_min(places - place, c->n - column);
         c->is_whole = c->is_whole && count % lanes == 0;
         struct mpq_tile_run *run = &c->run[c->n_run++];
         *run = (struct mpq_tile_run){
@@ -232,7 +227,7 @@ static void take_columns(const struct job *job, const mpq_real *x, int64_t beyon
     const struct mpq_tile_set *set = mpq_tile_best();
     int64_t left = (end - at + set->lanes - 1) / set->lanes;
     int64_t wide = mpq_sweep_vectors(left) * set->lanes;
-    out->n = (int)min64(wide, end - at);
+    out->n = (int)mpq_min(wide, end - at);
     set_runs(job, at, p->group * p->k * p->places, out);
     out->s = x + out->run[0].place;
     out->offset = job->offset;
@@ -266,7 +261,7 @@ static void run_unit(const struct job *job, const struct unit *u, mpq_real *pane
     for (int64_t at = u->begin, next = at; at < u->end; at = next) {
         for (int64_t k = 0, n_k; k < p->k; k += n_k) {
             int n = 0;
-            n_k = min64(K_BLOCK, p->k - k);
+            n_k = mpq_min(K_BLOCK, p->k - k);
             for (next = at; n < strip_tiles(p->k) && next < u->end; n++) {
                 take_columns(job, x + k * p->places, beyond + (p->k - k - n_k) * p->places, next,
                              u->end, n_k, panel + n * n_k * LD, &strip[n]);
@@ -274,8 +269,8 @@ static void run_unit(const struct job *job, const struct unit *u, mpq_real *pane
             }
             /* The next rows of these columns, or the first of the next. */
             int64_t row = k + n_k < p->k ? k + n_k : 0, from = row > 0 ? at : next;
-            struct ahead ahead = ahead_of(x + row * p->places + from, min64(K_BLOCK, p->k - row),
-                                          min64(p->places - from, next - at), n * n_block);
+            struct ahead ahead = ahead_of(x + row * p->places + from, mpq_min(K_BLOCK, p->k - row),
+                                          mpq_min(p->places - from, next - at), n * n_block);
             run_strip(job, strip, n, k, n_k, u->group, &ahead, p->y + first * p->m);
         }
     }
@@ -291,7 +286,7 @@ static void run_piece(void *arg, int64_t begin, int64_t end, int thread)
         struct unit u = {.group = rest % p->group,
                          .image = rest / p->group * job->images,
                          .begin = stretch * UNIT_PLACES};
-        u.end = min64(u.begin + UNIT_PLACES, min64(job->images, p->n - u.image) * p->places);
+        u.end = mpq_min(u.begin + UNIT_PLACES, mpq_min(job->images, p->n - u.image) * p->places);
         run_unit(job, &u, panel);
     }
 }
@@ -299,8 +294,8 @@ static void run_piece(void *arg, int64_t begin, int64_t end, int thread)
 /* Whole images while they fit, but units for every thread. */
 static int64_t images_of(const struct mpq_pointwise *p)
 {
-    int64_t images = min64(UNIT_PLACES / p->places, p->n * p->group / mpq_thread_count());
-    images = images < 1 ? 1 : min64(images, p->n);
+    int64_t images = mpq_min(UNIT_PLACES / p->places, p->n * p->group / mpq_thread_count());
+    images = images < 1 ? 1 : mpq_min(images, p->n);
     return mpq_ceil_div(p->n, mpq_ceil_div(p->n, images));
 }
 
@@ -312,6 +307,6 @@ void mpq_pointwise_run(const struct mpq_pointwise *p, void *workspace)
     (void)setup(p->k, workspace, &job);
     for (int64_t k = 0; k < p->k; k++)
         job.offset[k] = k * p->places;
-    mpq_sweep_panel_offsets(min64(p->k, K_BLOCK), job.panel_offset);
+    mpq_sweep_panel_offsets(mpq_min(p->k, K_BLOCK), job.panel_offset);
     mpq_parallel_for(job.n_block * p->group * job.n_stretch, 1, run_piece, &job);
 }

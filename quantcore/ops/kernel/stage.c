@@ -12,31 +12,12 @@
 #define IMAGES_AIM (512 * 1024 / (int64_t)sizeof(mpq_real))
 #define PLACES_AIM 512
 
-static int64_t min64(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
-
-static int64_t max64(int64_t a, int64_t b)
-{
-    return a > b ? a : b;
-}
-
 /* The three indices of element i of an array of that shape. */
 static void split(int64_t i, const int64_t dim[3], int64_t out_index[3])
 {
     out_index[0] = i / (dim[1] * dim[2]);
     out_index[1] = i / dim[2] % dim[1];
     out_index[2] = i % dim[2];
-}
-
-/* Indices i of [0, n) for which i * step + start lies in [0, dim). */
-static void clip(int64_t n, int64_t step, int64_t start, int64_t dim, int64_t *out_low,
-                 int64_t *out_high)
-{
-    int64_t high = min64(n, mpq_ceil_div(dim - start, step));
-    *out_low = min64(n, max64(0, mpq_ceil_div(-start, step)));
-    *out_high = max64(*out_low, high);
 }
 
 /* Where every slot's plane starts and ends with zeros along an axis, a row can end in the zeros
@@ -47,10 +28,10 @@ static int64_t shared_zeros(const struct mpq_stage *s, int axis)
     int64_t shared = s->max_shift[axis];
     for (int64_t slot = 0; slot < s->n_slot[axis]; slot++) {
         int64_t low, high;
-        clip(s->extent[axis], map->step[axis],
-             slot * s->dilation[axis] % s->stride[axis] - map->before[axis], map->dim[axis], &low,
-             &high);
-        shared = min64(shared, min64(low, s->extent[axis] - high));
+        mpq_clip_range(s->extent[axis], map->step[axis],
+                       slot * s->dilation[axis] % s->stride[axis] - map->before[axis],
+                       map->dim[axis], &low, &high);
+        shared = mpq_min(shared, mpq_min(low, s->extent[axis] - high));
     }
     return shared;
 }
@@ -83,16 +64,17 @@ static void cut(struct mpq_stage *s)
     s->images = 1;
     s->band = s->total[0];
     set_layout(s);
-    int64_t room = max64(1, IMAGES_AIM / (s->channels * s->channel));
-    s->images = min64(min64(room, mpq_ceil_div(PLACES_AIM, s->image)), s->n);
-    s->images = max64(1, min64(s->images, s->n * s->group / threads));
+    int64_t room = mpq_max(1, IMAGES_AIM / (s->channels * s->channel));
+    s->images = mpq_min(mpq_min(room, mpq_ceil_div(PLACES_AIM, s->image)), s->n);
+    s->images = mpq_max(1, mpq_min(s->images, s->n * s->group / threads));
     s->images = mpq_ceil_div(s->n, mpq_ceil_div(s->n, s->images));
     int64_t row = s->channels * (s->channel / s->extent[0]);
-    int64_t rows = max64(4, STAGE_AIM / max64(1, row) - s->max_shift[0]);
+    int64_t rows = mpq_max(4, STAGE_AIM / mpq_max(1, row) - s->max_shift[0]);
     if (s->images == 1)
-        s->band = min64(s->band, rows);
+        s->band = mpq_min(s->band, rows);
     if (s->n * s->group < threads)
-        s->band = min64(s->band, mpq_ceil_div(s->total[0], mpq_ceil_div(threads, s->n * s->group)));
+        s->band =
+            mpq_min(s->band, mpq_ceil_div(s->total[0], mpq_ceil_div(threads, s->n * s->group)));
     s->band = mpq_ceil_div(s->total[0], mpq_ceil_div(s->total[0], s->band));
     set_layout(s);
 }
@@ -114,7 +96,7 @@ void mpq_stage_forward(const struct mpq_conv *conv, struct mpq_stage *out)
     set_taps(conv, &s);
     for (int i = 0; i < 3; i++) {
         s.total[i] = conv->out[i];
-        s.n_slot[i] = min64(conv->kernel[i], s.period[i]);
+        s.n_slot[i] = mpq_min(conv->kernel[i], s.period[i]);
         s.source.step[i] = conv->stride[i];
         s.source.before[i] = conv->pad[i];
         s.source.dim[i] = conv->in[i];
@@ -163,8 +145,8 @@ struct mpq_unit mpq_stage_unit(const struct mpq_stage *stage, int64_t index)
     struct mpq_unit u = {.group = rest % stage->group,
                          .image = rest / stage->group * stage->images,
                          .row = band * stage->band};
-    u.n_image = min64(stage->images, stage->n - u.image);
-    u.n_row = min64(stage->band, stage->total[0] - u.row);
+    u.n_image = mpq_min(stage->images, stage->n - u.image);
+    u.n_row = mpq_min(stage->band, stage->total[0] - u.row);
     u.places = (u.n_image - 1) * stage->image +
                ((u.n_row - 1) * stage->pitch[1] + stage->total[1] - 1) * stage->pitch[2] +
                stage->total[2];
@@ -181,7 +163,7 @@ static struct mpq_window window_of(const struct mpq_stage *s, const struct mpq_u
     for (int i = 0; i < 3; i++) {
         int64_t start = (i == 0 ? unit->row * map->step[0] : 0) - map->before[i] +
                         index[i] * s->dilation[i] % s->stride[i];
-        clip(s->extent[i], map->step[i], start, map->dim[i], &w.low[i], &w.high[i]);
+        mpq_clip_range(s->extent[i], map->step[i], start, map->dim[i], &w.low[i], &w.high[i]);
         w.first = w.first * map->dim[i] + start + w.low[i] * map->step[i];
     }
     return w;
@@ -226,7 +208,7 @@ void mpq_stage_fill(const struct mpq_stage *s, const struct mpq_unit *unit,
     const mpq_real *from = array + (unit->image * s->group + unit->group) * s->channels * area;
     if (!same_layout(unit, &filled->unit)) {
         memset(buffer, 0, mpq_stage_elements(s) * sizeof *buffer);
-        for (int64_t slot = 0; slot < min64(n_slot, MPQ_KEPT_WINDOWS); slot++)
+        for (int64_t slot = 0; slot < mpq_min(n_slot, MPQ_KEPT_WINDOWS); slot++)
             filled->window[slot] = window_of(s, unit, slot);
     }
     filled->unit = *unit;
@@ -263,7 +245,7 @@ void mpq_stage_offsets(const struct mpq_stage *s, int64_t *out)
 static void count_slots(const struct mpq_stage *s, int64_t out_n[3])
 {
     for (int i = 0; i < 3; i++)
-        out_n[i] = min64(s->kernel[i], s->period[i]);
+        out_n[i] = mpq_min(s->kernel[i], s->period[i]);
 }
 
 int64_t mpq_phase_count(const struct mpq_stage *stage)
@@ -320,14 +302,14 @@ int mpq_stage_parts(const struct mpq_stage *s, const struct mpq_unit *unit, cons
     int64_t start[3], low, high;
     for (int i = 0; i < 3; i++)
         start[i] = phase[i] - map->before[i];
-    clip(s->total[2], map->step[2], start[2], map->dim[2], &low, &high);
+    mpq_clip_range(s->total[2], map->step[2], start[2], map->dim[2], &low, &high);
     int n_part = 0;
     int64_t row = begin / s->pitch[2];
     for (int64_t first = row * s->pitch[2]; first < begin + n; first += s->pitch[2], row++) {
         int64_t image = row / (s->pitch[0] * s->pitch[1]);
         int64_t i = row / s->pitch[1] % s->pitch[0], j = row % s->pitch[1];
         int64_t y = (unit->row + i) * map->step[0] + start[0], z = j * map->step[1] + start[1];
-        int64_t from = max64(first + low, begin), end = min64(first + high, begin + n);
+        int64_t from = mpq_max(first + low, begin), end = mpq_min(first + high, begin + n);
         if (image >= unit->n_image || i >= unit->n_row || j >= s->total[1] || y < 0 ||
             y >= map->dim[0] || z < 0 || z >= map->dim[1] || from >= end)
             continue;

@@ -2,17 +2,14 @@
 
 #include <stddef.h>
 
+#include "quantcore/base/integer.h"
+
 #define LD MPQ_TILE_MAX_COLUMNS
 
 /* Gathering a column costs about what this many rows of products with it cost. */
 #define GATHER_ROWS 12
 
 #define K_BLOCK 1536 /* products to a sum at most */
-
-static int64_t min64(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
 
 int mpq_sweep_vectors(int64_t left)
 {
@@ -89,7 +86,7 @@ static void flush(const struct mpq_sweep *w, const struct columns *c, const mpq_
                   mpq_real *to)
 {
     for (int64_t k = 0, n_k; k < w->n_k; k += n_k) {
-        n_k = min64(k_block(w->n_k), w->n_k - k);
+        n_k = mpq_min(k_block(w->n_k), w->n_k - k);
         if (w->panel) {
             mpq_tile_best()->gather(n_k, s, w->offset + k, c->run, c->n_part, w->panel, LD);
             all_rows(w, c, w->panel, w->panel_offset, k, n_k, to);
@@ -107,7 +104,7 @@ static void sweep_places(const struct mpq_sweep *w, const struct mpq_unit *unit,
     struct columns c;
     for (c.begin = 0; c.begin < unit->places; c.begin += c.n) {
         int64_t left = unit->places - c.begin;
-        c.n = (int)min64(left, mpq_sweep_vectors((left + lanes - 1) / lanes) * lanes);
+        c.n = (int)mpq_min(left, mpq_sweep_vectors((left + lanes - 1) / lanes) * lanes);
         c.n_part = mpq_stage_parts(w->stage, unit, w->phase, w->n_channel, c.begin, c.n, c.part);
         if (c.n_part > 0)
             flush(w, &c, s, to);
@@ -120,7 +117,7 @@ static void append(const struct mpq_sweep *w, int64_t begin, struct mpq_part par
 {
     int width = MPQ_TILE_VECTORS * mpq_tile_best()->lanes;
     while (part.count > 0) {
-        int count = (int)min64(part.count, width - c->n);
+        int count = (int)mpq_min(part.count, width - c->n);
         c->run[c->n_part] = (struct mpq_tile_run){begin + part.from, c->n, count};
         c->part[c->n_part++] = (struct mpq_part){part.to, c->n, count};
         c->n += count;
@@ -142,7 +139,7 @@ static void sweep_outputs(const struct mpq_sweep *w, const struct mpq_unit *unit
     struct mpq_part part[LD];
     columns.n = columns.n_part = 0;
     for (int64_t begin = 0; begin < unit->places; begin += LD) {
-        int64_t n = min64(LD, unit->places - begin);
+        int64_t n = mpq_min(LD, unit->places - begin);
         int n_part = mpq_stage_parts(w->stage, unit, w->phase, w->n_channel, begin, n, part);
         for (int i = 0; i < n_part; i++)
             append(w, begin, part[i], &columns, s, to);
