@@ -118,24 +118,17 @@ static void backward(const struct mpq_kernel_args *args)
         for_each_line(args, attrs->is_product ? back_multiply_line : back_sum_line);
 }
 
-const struct mpq_op mpq_op_cum_sum = {.name = "CumSum",
-                                      .domain = "",
-                                      .n_in_min = 2,
-                                      .n_in_max = 2,
-                                      .n_out_min = 1,
-                                      .n_out_max = 1,
-                                      .parse = parse,
-                                      .infer = infer,
-                                      .forward = forward,
-                                      .backward = backward};
-
-const struct mpq_op mpq_op_cum_prod = {.name = "CumProd",
-                                       .domain = "",
-                                       .n_in_min = 2,
-                                       .n_in_max = 2,
-                                       .n_out_min = 1,
-                                       .n_out_max = 1,
-                                       .parse = parse,
-                                       .infer = infer,
-                                       .forward = forward,
-                                       .backward = backward};
+#define ROW(onnx_name, symbol)                                                                     \
+    const struct mpq_op mpq_op_##symbol = {.name = onnx_name,                                      \
+                                           .domain = "",                                           \
+                                           .n_in_min = 2,                                          \
+                                           .n_in_max = 2,                                          \
+                                           .n_out_min = 1,                                         \
+                                           .n_out_max = 1,                                         \
+                                           .parse = parse,                                         \
+                                           .infer = infer,                                         \
+                                           .forward = forward,                                     \
+                                           .backward = backward};
+ROW("CumSum", cum_sum)
+ROW("CumProd", cum_prod)
+#undef ROW
