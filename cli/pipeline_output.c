@@ -147,17 +147,6 @@ static enum mpq_status compare_batch(struct mpq_ctx *ctx, void *arg,
     return MPQ_OK;
 }
 
-static enum mpq_status list_outputs(struct mpq_ctx *ctx, struct mpq_arena *arena,
-                                    const struct mpq_graph *graph, struct mpq_exec *exec,
-                                    struct mpq_tensor ***out)
-{
-    struct mpq_tensor **output = mpq_arena_alloc(ctx, arena, graph->n_output, sizeof *output);
-    for (uint32_t i = 0; output && i < graph->n_output; i++)
-        output[i] = mpq_exec_tensor(exec, graph->output[i]);
-    *out = output;
-    return output ? MPQ_OK : MPQ_E_NOMEM;
-}
-
 /* Room for what the runs over n samples answer, which have the outputs of the float model; *out
  * NULL where it would be more than `most`. */
 static enum mpq_status make_answers(struct mpq_ctx *ctx, struct mpq_pipeline *p, uint32_t n,
@@ -165,7 +154,8 @@ static enum mpq_status make_answers(struct mpq_ctx *ctx, struct mpq_pipeline *p,
 {
     const struct mpq_graph *graph = p->run_graph;
     struct mpq_tensor **output;
-    MPQ_TRY(list_outputs(ctx, p->arena, graph, p->float_network.exec, &output));
+    MPQ_TRY(mpq_exec_tensors(ctx, p->arena, p->float_network.exec, graph->output, graph->n_output,
+                             &output));
     return mpq_answers_create(ctx, p->arena, output, graph->n_output, p->batch, n,
                               mpq_memory_cache(p, most), out);
 }
@@ -191,7 +181,8 @@ enum mpq_status mpq_pipeline_answer(struct mpq_ctx *ctx, struct mpq_pipeline *p)
     struct mpq_samples samples = mpq_pipeline_samples(&p->report);
     struct mpq_tensor **output;
     MPQ_TRY(mpq_pipeline_room_for_answers(ctx, p, &p->answers));
-    MPQ_TRY(list_outputs(ctx, p->arena, graph, network->exec, &output));
+    MPQ_TRY(
+        mpq_exec_tensors(ctx, p->arena, network->exec, graph->output, graph->n_output, &output));
     for (uint32_t first = 0; p->answers && first < p->report.n; first += p->batch) {
         uint32_t left = p->report.n - first, n = left < p->batch ? left : p->batch;
         MPQ_TRY(mpq_step(ctx, "float answers", first, p->report.n, (double)NAN));
@@ -214,7 +205,8 @@ static enum mpq_status run_beside(struct mpq_ctx *ctx, struct mpq_pipeline *p,
         mpq_arena_alloc(ctx, p->arena, reference_graph->n_output, sizeof *out->comparison);
     if (!out->comparison)
         return MPQ_E_NOMEM;
-    MPQ_TRY(list_outputs(ctx, p->arena, reference_graph, reference, &out->output));
+    MPQ_TRY(mpq_exec_tensors(ctx, p->arena, reference, reference_graph->output,
+                             reference_graph->n_output, &out->output));
     if (mpq_dataset_has_labels(part->dataset) && p->scored != UINT32_MAX)
         out->labelled = part->dataset;
     return mpq_runner_run(ctx, runner, part->dataset, part->sample, n, stage, compare_batch, out);

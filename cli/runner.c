@@ -12,19 +12,6 @@
  * worth more than longer products are (tests/bench/NOTES.md). */
 #define TARGET_BYTES ((size_t)16 << 20)
 
-static enum mpq_status list_tensors(struct mpq_ctx *ctx, struct mpq_arena *arena,
-                                    struct mpq_exec *exec, const mpq_value_id *id, uint32_t n,
-                                    struct mpq_tensor ***out)
-{
-    struct mpq_tensor **tensor = mpq_arena_alloc(ctx, arena, n, sizeof(struct mpq_tensor *));
-    if (!tensor)
-        return MPQ_E_NOMEM;
-    for (uint32_t i = 0; i < n; i++)
-        tensor[i] = mpq_exec_tensor(exec, id[i]);
-    *out = tensor;
-    return MPQ_OK;
-}
-
 enum mpq_status mpq_runner_create(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                   const struct mpq_graph *graph, uint32_t batch,
                                   const struct mpq_exec_options *options, struct mpq_runner *out)
@@ -37,8 +24,9 @@ enum mpq_status mpq_runner_create(struct mpq_ctx *ctx, struct mpq_arena *arena,
     MPQ_TRY(mpq_bind_batch(ctx, arena, graph, batch, runner.binding));
     MPQ_TRY(mpq_exec_create(ctx, arena, graph, runner.binding, options ? options : &forward_only,
                             &runner.exec));
-    MPQ_TRY(list_tensors(ctx, arena, runner.exec, graph->input, graph->n_input, &runner.input));
-    MPQ_TRY(list_tensors(ctx, arena, runner.exec, graph->output, graph->n_output, &runner.output));
+    MPQ_TRY(mpq_exec_tensors(ctx, arena, runner.exec, graph->input, graph->n_input, &runner.input));
+    MPQ_TRY(
+        mpq_exec_tensors(ctx, arena, runner.exec, graph->output, graph->n_output, &runner.output));
     runner.n_element = mpq_arena_alloc(ctx, arena, graph->n_output, sizeof(int64_t));
     if (!runner.n_element)
         return MPQ_E_NOMEM;

@@ -179,6 +179,19 @@ struct mpq_tensor *mpq_exec_tensor(struct mpq_exec *exec, mpq_value_id value)
     return &exec->tensor[value];
 }
 
+enum mpq_status mpq_exec_tensors(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                 struct mpq_exec *exec, const mpq_value_id *value, uint32_t n,
+                                 struct mpq_tensor ***out)
+{
+    struct mpq_tensor **tensor = mpq_arena_alloc(ctx, arena, n, sizeof(struct mpq_tensor *));
+    if (!tensor)
+        return MPQ_E_NOMEM;
+    for (uint32_t i = 0; i < n; i++)
+        tensor[i] = mpq_exec_tensor(exec, value[i]);
+    *out = tensor;
+    return MPQ_OK;
+}
+
 void mpq_exec_feed(struct mpq_exec *exec, mpq_value_id value, void *data)
 {
     exec->tensor[value].data = data ? data : exec->own[value];

@@ -48,6 +48,10 @@ enum mpq_status mpq_exec_measure(struct mpq_ctx *ctx, const struct mpq_graph *gr
 
 /* A value's tensor: to fill an input before forward, to read an output or kept value after it. */
 struct mpq_tensor *mpq_exec_tensor(struct mpq_exec *exec, mpq_value_id value);
+/* Those of n values, *out [n] from `arena`. */
+enum mpq_status mpq_exec_tensors(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                 struct mpq_exec *exec, const mpq_value_id *value, uint32_t n,
+                                 struct mpq_tensor ***out) MPQ_CHECKED;
 
 /* Let the nodes read this value from `data` (of its type and shape) from now on: how quantized
  * weights replace the float ones. NULL: back to its own memory. */

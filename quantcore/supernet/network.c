@@ -33,12 +33,9 @@ enum mpq_status mpq_network_create(struct mpq_ctx *ctx, struct mpq_arena *arena,
     struct mpq_network network = {.graph = graph, .batch = batch};
     struct mpq_exec_options with_heads = *options;
     MPQ_TRY(add_heads(ctx, arena, &network, &with_heads));
-    network.input = mpq_arena_alloc(ctx, arena, graph->n_input, sizeof(struct mpq_tensor *));
-    if (!network.input)
-        return MPQ_E_NOMEM;
     MPQ_TRY(mpq_exec_create(ctx, arena, graph, &network.binding, &with_heads, &network.exec));
-    for (uint32_t i = 0; i < graph->n_input; i++)
-        network.input[i] = mpq_exec_tensor(network.exec, graph->input[i]);
+    MPQ_TRY(
+        mpq_exec_tensors(ctx, arena, network.exec, graph->input, graph->n_input, &network.input));
     *out = network;
     return MPQ_OK;
 }
