@@ -520,16 +520,25 @@ static enum mpq_status read_sensitivity(const struct reader *r, const struct mpq
     return MPQ_OK;
 }
 
+/* Open it, and say whether what it holds was measured against the same float outputs. */
+static enum mpq_status open_measured(struct reader *r, uint64_t sensitivity_id, bool *out_is_same)
+{
+    struct mpq_tensor id;
+    MPQ_TRY(mpq_npz_open(r->ctx, r->arena, r->path, &r->npz));
+    MPQ_TRY(read_array(r, "sensitivity_id", MPQ_UINT64, 1, &id));
+    *out_is_same = *(uint64_t *)id.data == sensitivity_id;
+    return MPQ_OK;
+}
+
 enum mpq_status mpq_checkpoint_load_sensitivity(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                                 const struct mpq_checkpoint *c, const char *path,
                                                 bool *out_found)
 {
     struct reader r = {ctx, arena, path, NULL};
-    struct mpq_tensor id;
+    bool is_same;
     *out_found = false;
-    MPQ_TRY(mpq_npz_open(ctx, arena, path, &r.npz));
-    MPQ_TRY(read_array(&r, "sensitivity_id", MPQ_UINT64, 1, &id));
-    return *(uint64_t *)id.data == c->sensitivity_id ? read_sensitivity(&r, c, out_found) : MPQ_OK;
+    MPQ_TRY(open_measured(&r, c->sensitivity_id, &is_same));
+    return is_same ? read_sensitivity(&r, c, out_found) : MPQ_OK;
 }
 
 enum mpq_status mpq_checkpoint_floats(struct mpq_ctx *ctx, struct mpq_arena *arena,
@@ -556,10 +565,9 @@ enum mpq_status mpq_checkpoint_load_answers(struct mpq_ctx *ctx, struct mpq_aren
 {
     struct reader r = {ctx, arena, path, NULL};
     struct mpq_tensor id, array;
-    bool fits;
-    MPQ_TRY(mpq_npz_open(ctx, arena, path, &r.npz));
-    MPQ_TRY(read_array(&r, "sensitivity_id", MPQ_UINT64, 1, &id));
-    if (*(uint64_t *)id.data != sensitivity_id)
+    bool fits, is_same;
+    MPQ_TRY(open_measured(&r, sensitivity_id, &is_same));
+    if (!is_same)
         return MPQ_OK;
     MPQ_TRY(read_if_fits(&r, "answer_id", MPQ_UINT64, answers->n_room, &id, &fits));
     for (uint32_t i = 0; i < answers->n_output && fits; i++) {

@@ -1,9 +1,10 @@
 /* The tuned state as a file, so that another budget costs a search and no tuning: an .npz of plain
  * arrays, for numpy to look at.
  *
- *   options          uint8        text, a line `name=value` for the model and each option that made
- * it layer_id         uint64 [L]   fingerprint of each layer's name and float weights candidates
- * uint16 [L]   bit b: width b was tuned active           uint16 [L]   bit b: width b is not frozen
+ *   options          uint8        text, a line `name=value` for the model and each option
+ *   layer_id         uint64 [L]   fingerprint of each layer's name and float weights
+ *   candidates       uint16 [L]   bit b: width b was tuned
+ *   active           uint16 [L]   bit b: width b is not frozen
  *   value_id         uint64 [V]   fingerprint of each quantized value's name
  *   value_group      int32  [V]   its group
  *   act_bits         int32  [W]   widths of activations, the widest last
@@ -14,12 +15,14 @@
  *                                 offset where weights are rounded as they are
  *   layerI.gain      float        what its output channels were multiplied by before all that; not
  *                                 where they were not
- *   uniform_loss     double [9 * D]  of the D samples that decide with all layers at one width;
- * NaN: no candidate answer_id        uint64 [N]   fingerprint of each sample that reports; these
- * and answers are answerI          float        what the float model's output I is for all of them;
- * not where there are no samples, or too many sensitivity      double [(L + G) * 9]  loss by width
- * of each layer, and of each group where W > 1 sensitivity_id   uint64 [1]   fingerprint of the
- * float outputs it was measured against
+ *   sensitivity      double [(L + G) * 9]  loss by width of each layer, and of each group where
+ *                                 W > 1
+ *   uniform_loss     double [9 * D]  of the D samples that decide, with all layers at one width;
+ *                                 NaN: no candidate
+ *   sensitivity_id   uint64 [1]   fingerprint of the float outputs that these were measured against
+ *   answer_id        uint64 [N]   fingerprint of each sample that reports; these and
+ *   answerI          float        what the float model's output I is for all of them: not where
+ *                                 there are no samples, or too many
  *
  * Layers and values are found by their fingerprints, so a run that leaves some layers float can go
  * on from a run that did not. */

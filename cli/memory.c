@@ -134,7 +134,8 @@ static enum mpq_status create(struct mpq_ctx *ctx, struct mpq_arena *scratch, st
     for (uint32_t h = 0; h < loss.n_head; h++)
         pl->head += (size_t)loss.head[h].n_sample * sizeof(mpq_real);
     add_layers(pl);
-    /* Twice where channels are equalized: what is observed, and the weights of both graphs. */
+    /* Where what activations lose is made less: what is observed a second and a third time, and the
+     * weights of both graphs. */
     pl->base = mpq_memory_taken(p->arena) +
                p->act.n_group * sizeof(struct mpq_histogram) * (pl->improves ? 3 : 1) +
                (pl->improves ? 2 * pl->weights : 0);

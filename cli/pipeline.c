@@ -30,11 +30,6 @@ mpq_bits_mask mpq_pipeline_candidates(const struct mpq_options *options)
     return mask;
 }
 
-static int count_of(mpq_bits_mask mask)
-{
-    return __builtin_popcount(mask);
-}
-
 bool mpq_pipeline_is_fixed(const struct mpq_pipeline *p)
 {
     const struct mpq_options *options = p->options;
@@ -42,8 +37,8 @@ bool mpq_pipeline_is_fixed(const struct mpq_pipeline *p)
     for (int b = 0; b < MPQ_N_BITS; b++)
         n_act += options->act_bits[b];
     bool is_tuned = options->steps >= 0 ? options->steps > 0 : options->effort != MPQ_EFFORT_NONE;
-    return count_of(p->candidates) == 1 && n_act <= 1 && !is_tuned && !options->baseline &&
-           !options->checkpoint && !(options->max_drop > 0);
+    return __builtin_popcount(p->candidates) == 1 && n_act <= 1 && !is_tuned &&
+           !options->baseline && !options->checkpoint && !(options->max_drop > 0);
 }
 
 bool mpq_pipeline_runs_plainly(const struct mpq_pipeline *p)

@@ -155,6 +155,12 @@ static enum mpq_status make_judge(struct mpq_ctx *ctx, struct mpq_arena *scratch
     return activation_losses(ctx, p, out, out->before);
 }
 
+/* Before whatever is tried next. */
+static double mean_loss(const struct judge *judge, double *out_error)
+{
+    return mpq_search_mean(judge->before, NULL, judge->targets.n_sample, out_error);
+}
+
 /* Noise at the outputs by activations alone. */
 static enum mpq_status activation_noise(struct mpq_ctx *ctx, const struct mpq_pipeline *p,
                                         const struct judge *judge, double *out)
@@ -185,8 +191,8 @@ static enum mpq_status equalize(struct mpq_ctx *ctx, struct mpq_pipeline *p,
     uint32_t n = judge->targets.n_sample;
     double gain = mpq_search_mean(judge->before, judge->after, n, &error);
     mpq_log(ctx, MPQ_LOG_INFO, "equalized channels: loss by activations alone %.5f to %.5f%s",
-            mpq_search_mean(judge->before, NULL, n, &(double){0}),
-            mpq_search_mean(judge->after, NULL, n, &(double){0}), gain > error ? "" : ", left out");
+            mean_loss(judge, &(double){0}), mpq_search_mean(judge->after, NULL, n, &(double){0}),
+            gain > error ? "" : ", left out");
     if (gain > error) {
         p->equalize = *gains;
         memcpy(judge->before, judge->after, n * sizeof *judge->before);
@@ -305,11 +311,6 @@ static enum mpq_status leave_float(struct mpq_ctx *ctx, struct mpq_pipeline *p,
     *p = before;
     choose_ranges(p);
     return MPQ_OK;
-}
-
-static double mean_loss(const struct judge *judge, double *out_error)
-{
-    return mpq_search_mean(judge->before, NULL, judge->targets.n_sample, out_error);
 }
 
 /* What can be done about what activations lose, where that is more than next to nothing: weights

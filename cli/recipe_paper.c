@@ -6,6 +6,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "calibration/metric.h"
 #include "cli/checkpoint_paper.h"
 #include "cli/pick.h"
 #include "cli/recipe.h"
@@ -111,16 +112,6 @@ static enum mpq_status read_labels(struct mpq_ctx *ctx, struct mpq_pipeline *p)
     return MPQ_OK;
 }
 
-static bool same_classes(const mpq_real *x, const mpq_real *y, int64_t n_class)
-{
-    int64_t best[2] = {0, 0};
-    for (int64_t c = 1; c < n_class; c++) {
-        best[0] = x[c] > x[best[0]] ? c : best[0];
-        best[1] = y[c] > y[best[1]] ? c : best[1];
-    }
-    return best[0] == best[1];
-}
-
 /* Whether the float model gives nine in ten pictures the class that it gives them unchanged. */
 static enum mpq_status survives(struct mpq_ctx *ctx, struct mpq_pipeline *p,
                                 struct mpq_arena *scratch, const struct mpq_augment *augment,
@@ -145,7 +136,8 @@ static enum mpq_status survives(struct mpq_ctx *ctx, struct mpq_pipeline *p,
         const mpq_real *y = mpq_exec_tensor(network->exec, head->value)->data;
         const mpq_real *plain = run->targets.target[run->truth.scored] + begin * head->n_sample;
         for (uint32_t i = 0; i < n_here; i++)
-            n_same += same_classes(y + i * head->n_sample, plain + i * head->n_sample, p->n_class);
+            n_same += mpq_metric_argmax(y + i * head->n_sample, p->n_class) ==
+                      mpq_metric_argmax(plain + i * head->n_sample, p->n_class);
     }
     *out = n_same >= 0.9 * n;
     return MPQ_OK;

@@ -63,7 +63,6 @@ static enum mpq_status find_outcome(struct mpq_ctx *ctx, const struct search *s,
     const struct mpq_leave_float *p = s->p;
     uint32_t n_value = p->graph->n_value, n_layer = p->layers->n_layer;
     struct mpq_layer_table layers = *p->layers;
-    struct mpq_act_rules rules = p->rules;
     struct mpq_act_plan plan;
     layers.layer =
         mpq_arena_copy(ctx, s->scratch, p->layers->layer, n_layer * sizeof *layers.layer);
@@ -74,7 +73,7 @@ static enum mpq_status find_outcome(struct mpq_ctx *ctx, const struct search *s,
         return MPQ_E_NOMEM;
     for (mpq_value_id v = 0; v < n_value; v++)
         out->stays_float[v] |= group != MPQ_NO_GROUP && p->plan->group[v] == group;
-    rules.stays_float = out->stays_float;
+    const struct mpq_act_rules rules = {.stays_float = out->stays_float};
     mpq_layers_leave_float(p->graph, rules, &layers);
     MPQ_TRY(mpq_act_plan_build(ctx, s->scratch, p->graph, p->binding, &layers, rules, &plan));
     for (mpq_value_id v = 0; v < n_value; v++)

@@ -20,8 +20,7 @@ struct mpq_leave_float {
     const struct mpq_graph *graph; /* what the three that follow are of */
     const struct mpq_binding *binding;
     const struct mpq_layer_table *layers;
-    struct mpq_act_rules rules;      /* stays_float NULL                                     */
-    const struct mpq_act_plan *plan; /* by these rules                                       */
+    const struct mpq_act_plan *plan; /* with nothing left float, and outputs only where read */
     double max_macs; /* share of the layers' multiplications that may run in float */
 
     /* Where noise is measured: activations quantized, weights as they are. */
