@@ -5,8 +5,11 @@
  * The convolution runs in mpq_real on x - x_zero and w - w_zero: all products and sums are
  * integers, exact as long as they stay below 2^24. Where the weights of an output channel could
  * take the sum beyond that, the filter is cut into slices, runs of (input channel, tap), whose sums
- * int32 takes. Images are taken a few at a time, so that what lies between the conversions stays in
- * cache. */
+ * int32 takes. Where the processor multiplies bytes (mpq_tile_bytes()) and x is unsigned, w signed
+ * with zero point 0 and padding is x's zero point or none, the codes themselves are multiplied,
+ * four channels at once, and x_zero times the weights is taken off by way of the bias; slices are
+ * whole channels then. Images are taken a few at a time, so that what lies between the conversions
+ * stays in cache. */
 #include <string.h>
 
 #include "quantcore/base/thread.h"
@@ -14,6 +17,7 @@
 #include "quantcore/ops/kernel/integer_gemm.h"
 #include "quantcore/ops/kernel/quantized.h"
 #include "quantcore/ops/kernel/scratch.h"
+#include "quantcore/ops/kernel/tile.h"
 #include "quantcore/ops/op_util.h"
 
 extern const struct mpq_op mpq_op_conv_integer;
@@ -101,10 +105,12 @@ struct job {
     int64_t c_group, taps; /* channels and taps of a filter              */
     int64_t in, out;       /* elements of a plane                           */
     int64_t begin, end;    /* the slice: (channel, tap) of a filter         */
+    int channels;          /* to an element of x_real and w_real: 1 or 4 */
     struct operands operands;
     const uint8_t *x_data;
     uint8_t *y_data; /* or int32 */
     mpq_real *x_real, *w_real, *sum_real;
+    mpq_real *less; /* [m] what x_zero adds to the slice's sums, negative; of 4 channels only */
     int32_t *sum;
     void *workspace; /* of the convolution */
 };
@@ -114,6 +120,25 @@ static int64_t chunk_images(const struct mpq_conv *conv)
     int64_t per_image = conv->c * mpq_volume(conv->in) + conv->m * mpq_volume(conv->out);
     int64_t n = per_image ? CHUNK_ELEMENTS / per_image : 1;
     return n < 1 ? 1 : n < conv->n ? n : conv->n;
+}
+
+/* Whether codes may be multiplied as they are, four channels to an element: a channel's sum is
+ * exact by itself. */
+static bool takes_bytes(const struct mpq_conv *conv, const struct operands *o)
+{
+    int32_t x_zero = mpq_zero_at(o->x_zero, 0);
+    if (!mpq_tile_bytes() || o->x->dtype != MPQ_UINT8 || o->w->dtype != MPQ_INT8 ||
+        conv->c == conv->group || mpq_volume(conv->kernel) * 255 * 128 > (int64_t)MPQ_EXACT_SUM)
+        return false;
+    for (int64_t m = 0; o->w_zero && m < conv->m; m++)
+        if (mpq_zero_at(o->w_zero, m) != 0)
+            return false;
+    for (int d = 0; d < 3 && x_zero != 0; d++) {
+        int64_t last = (conv->out[d] - 1) * conv->stride[d] - conv->pad[d];
+        if (conv->pad[d] > 0 || last + (conv->kernel[d] - 1) * conv->dilation[d] >= conv->in[d])
+            return false;
+    }
+    return true;
 }
 
 /* The geometry with n the images of a chunk; cuts the workspace, of which the convolution has what
@@ -139,6 +164,7 @@ static size_t setup(const struct mpq_node *node, const struct mpq_tensor *const 
         mpq_scratch_take(workspace, &bytes, conv->m * job->c_group * job->taps, sizeof(mpq_real));
     job->sum_real = mpq_scratch_take(workspace, &bytes, n_out, sizeof(mpq_real));
     job->sum = mpq_scratch_take(workspace, &bytes, n_out, sizeof(int32_t));
+    job->less = mpq_scratch_take(workspace, &bytes, conv->m, sizeof(mpq_real));
     job->workspace = mpq_scratch_take(workspace, &bytes, 0, 1);
     return bytes;
 }
@@ -153,8 +179,11 @@ static size_t qlinear_conv_workspace(const struct mpq_node *node, const struct m
     for (int64_t c = 1; c <= job.c_group; c++) { /* fewer channels take another path, perhaps */
         struct mpq_conv slice = job.conv;
         slice.c = c * job.conv.group;
-        size_t slice_bytes = mpq_conv_forward_bytes(&slice);
-        most = slice_bytes > most ? slice_bytes : most;
+        for (int is_bytes = 0; is_bytes < 2; is_bytes++) {
+            slice.is_bytes = is_bytes;
+            size_t slice_bytes = mpq_conv_forward_bytes(&slice);
+            most = slice_bytes > most ? slice_bytes : most;
+        }
     }
     mpq_scratch_take(NULL, &bytes, (int64_t)most, 1);
     return bytes;
@@ -169,6 +198,8 @@ static int64_t slice_end(const struct job *job)
     struct mpq_requant x =
         mpq_requant_to(job->operands.x->dtype, mpq_zero_at(job->operands.x_zero, 0));
     double x_high = x.high > -x.low ? (double)x.high : (double)-x.low;
+    if (job->channels > 1)
+        x_high = 255;
     int64_t room = (int64_t)(MPQ_EXACT_SUM / x_high);
     for (int64_t m = 0; m < job->conv.m; m++) {
         int32_t zero = mpq_zero_at(job->operands.w_zero, m);
@@ -183,7 +214,35 @@ static int64_t slice_end(const struct job *job)
                 end = i;
         }
     }
+    if (job->channels > 1 && end < length)
+        end -= (end - job->begin) % job->taps;
     return end;
+}
+
+/* Filters [begin, end), the slice's channels by four; and what x_zero adds to their sums. */
+static void pack_filters(void *arg, int64_t begin, int64_t end, int thread)
+{
+    const struct job *job = arg;
+    int64_t length = job->c_group * job->taps, first = job->begin / job->taps;
+    int64_t n = job->end / job->taps - first, n_four = (n + 3) / 4;
+    int32_t x_zero = mpq_zero_at(job->operands.x_zero, 0);
+    (void)thread;
+    for (int64_t m = begin; m < end; m++) {
+        const uint8_t *w = (const uint8_t *)job->operands.w->data + m * length + job->begin;
+        int64_t sum = 0;
+        for (int64_t i = 0; i < n * job->taps; i++)
+            sum += (int8_t)w[i];
+        job->less[m] = (mpq_real)(-x_zero * sum);
+        if (job->taps == 1) { /* they lie like that */
+            mpq_real *to = job->w_real + m * n_four;
+            to[n_four - 1] = 0;
+            memcpy(to, w, (size_t)n);
+            continue;
+        }
+        for (int64_t q = 0; q < n_four; q++)
+            mpq_pack_bytes(w + 4 * q * job->taps, job->taps, (int)(n - 4 * q < 4 ? n - 4 * q : 4),
+                           job->w_real + (m * n_four + q) * job->taps, job->taps);
+    }
 }
 
 /* Filters [begin, end), their channels of the slice; taps outside of it are 0. */
@@ -201,6 +260,19 @@ static void convert_filters(void *arg, int64_t begin, int64_t end, int thread)
         memset(to, 0, (size_t)(last - first) * sizeof *to);
         mpq_shift_to_real((const uint8_t *)job->operands.w->data + m * length + job->begin,
                           is_signed, zero, to + job->begin - first, job->end - job->begin);
+    }
+}
+
+/* Planes [begin, end) of the n * group * channels of the slice, four to one. */
+static void pack_planes(void *arg, int64_t begin, int64_t end, int thread)
+{
+    const struct job *job = arg;
+    int64_t first = job->begin / job->taps, n = job->end / job->taps - first, n_four = (n + 3) / 4;
+    (void)thread;
+    for (int64_t p = begin; p < end; p++) {
+        int64_t done = p % n_four * 4, from = p / n_four * job->c_group + first + done;
+        mpq_pack_bytes(job->x_data + from * job->in, job->in, (int)(n - done < 4 ? n - done : 4),
+                       job->x_real + p * job->in, job->in);
     }
 }
 
@@ -251,16 +323,18 @@ static void take_slice(struct job *job)
 {
     int64_t length = job->c_group * job->taps;
     job->end = slice_end(job);
-    job->conv.c =
-        ((job->end + job->taps - 1) / job->taps - job->begin / job->taps) * job->conv.group;
-    mpq_parallel_for(job->conv.m, 1 + MPQ_GRAIN / length, convert_filters, job);
+    int64_t n_channel = (job->end + job->taps - 1) / job->taps - job->begin / job->taps;
+    job->conv.c = (n_channel + job->channels - 1) / job->channels * job->conv.group;
+    mpq_parallel_for(job->conv.m, 1 + MPQ_GRAIN / length,
+                     job->channels > 1 ? pack_filters : convert_filters, job);
 }
 
 static void run_slice(struct job *job)
 {
-    mpq_parallel_for(job->conv.n * job->conv.c, 1 + MPQ_GRAIN / (job->in + 1), convert_planes, job);
-    mpq_conv_forward(&job->conv, job->x_real, job->w_real, NULL, false, NULL, job->sum_real,
-                     job->workspace);
+    mpq_parallel_for(job->conv.n * job->conv.c, 1 + MPQ_GRAIN / (job->in + 1),
+                     job->channels > 1 ? pack_planes : convert_planes, job);
+    mpq_conv_forward(&job->conv, job->x_real, job->w_real, job->channels > 1 ? job->less : NULL,
+                     false, NULL, job->sum_real, job->workspace);
     mpq_parallel_for(job->conv.n * job->conv.m, 1 + MPQ_GRAIN / (job->out + 1), finish_planes, job);
 }
 
@@ -272,6 +346,8 @@ static void qlinear_conv_forward(const struct mpq_kernel_args *args)
     int64_t x_image = job.conv.c * job.in, y_image = job.conv.m * job.out;
     if (length == 0 || mpq_shape_count(&args->y[0]->shape) == 0)
         return;
+    job.conv.is_bytes = takes_bytes(&job.conv, &job.operands);
+    job.channels = job.conv.is_bytes ? 4 : 1;
     take_slice(&job);
     bool is_one_slice = job.end == length; /* its weights serve all images */
     for (int64_t first = 0; first < n; first += chunk) {

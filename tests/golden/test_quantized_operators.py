@@ -7,6 +7,7 @@ has kernels for, are run by it and by node_runner. Models of a single quantized 
 alone by its optimizer, so its result is the kernel's.
 """
 import argparse
+import itertools
 import os
 import subprocess
 import sys
@@ -84,11 +85,12 @@ def conv_cases(rng):
         ((2, 40, 6, 6), (24, 40, 1, 1), {}),
         ((1, 4, 1100), (3, 4, 301), {"strides": [7]}),
         ((1, 2, 5, 6, 7), (3, 2, 2, 3, 2), {}),
+        ((1, 14, 6, 9), (10, 7, 3, 3), {"group": 2, "pads": [1, 1, 1, 1]}),
     ]
     for x_type, w_type in TYPES:
-        for x_shape, w_shape, attributes in shapes:
+        for (x_shape, w_shape, attributes), has_zero in itertools.product(shapes, (True, False)):
             for channels in (None, w_shape[0]):
-                x_scale, x_zero = quantization(rng, x_type)
+                x_scale, x_zero = quantization(rng, x_type, zero=has_zero)
                 zero = w_type == np.uint8 and channels is None
                 w_scale, w_zero = quantization(rng, w_type, channels, zero)
                 k = int(np.prod(w_shape[1:]))

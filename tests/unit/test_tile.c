@@ -64,6 +64,40 @@ static void test_product(void **state)
                 }
 }
 
+/* Bytes of all sizes, four to an element, which sums of int32 know exactly. */
+static void test_bytes(void **state)
+{
+    (void)state;
+    static uint8_t x[4 * N_S];
+    static int8_t w[4 * N_S];
+    const int lanes = mpq_tile_best()->lanes;
+    if (!mpq_tile_bytes())
+        skip();
+    for (uint32_t i = 0; i < 4 * N_S; i++) {
+        x[i] = (uint8_t)mpq_rng_below(1, MPQ_STREAM_TEST, 4, i, 256);
+        w[i] = (int8_t)((int)mpq_rng_below(1, MPQ_STREAM_TEST, 5, i, 256) - 128);
+    }
+    for (int rows = 1; rows <= mpq_tile_best()->max_rows; rows *= 2)
+        for (int vectors = 1; vectors <= MPQ_TILE_VECTORS; vectors++)
+            for (int full = 0; full < 2; full++) {
+                static const mpq_real bias[MPQ_TILE_MAX_ROWS] = {5, -9, 100, 3, 0, 1, 77, -65000};
+                struct mpq_tile_sink sink = mpq_tile_rows(mpq_tile_best(), c, ROW);
+                sink.bias = full ? bias : NULL;
+                sink.add = full;
+                for (size_t j = 0; j < sizeof c / sizeof *c; j++)
+                    c[j] = full ? (mpq_real)(j % 5) : NAN;
+                mpq_tile_bytes()(rows, vectors, N_K, (const mpq_real *)w, N_K + 2,
+                                 (const mpq_real *)x, offset, &sink);
+                for (int r = 0; r < rows; r++)
+                    for (int j = 0; j < vectors * lanes; j++) {
+                        int32_t sum = full ? (r * (int)ROW + j) % 5 + (int32_t)bias[r] : 0;
+                        for (int k = 0; k < 4 * N_K; k++)
+                            sum += w[4 * r * (N_K + 2) + k] * x[4 * (offset[k / 4] + j) + k % 4];
+                        assert_int_equal((int32_t)c[r * ROW + j], sum);
+                    }
+            }
+}
+
 static void test_gradient(void **state)
 {
     (void)state;
@@ -289,15 +323,11 @@ static void test_transpose(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_product),
-        cmocka_unit_test(test_gradient),
-        cmocka_unit_test(test_filter_and_correlate),
-        cmocka_unit_test(test_filter_rows),
-        cmocka_unit_test(test_filter_same),
-        cmocka_unit_test(test_filter_lanes),
-        cmocka_unit_test(test_copy_rows),
-        cmocka_unit_test(test_winograd),
-        cmocka_unit_test(test_transpose),
+        cmocka_unit_test(test_product),      cmocka_unit_test(test_bytes),
+        cmocka_unit_test(test_gradient),     cmocka_unit_test(test_filter_and_correlate),
+        cmocka_unit_test(test_filter_rows),  cmocka_unit_test(test_filter_same),
+        cmocka_unit_test(test_filter_lanes), cmocka_unit_test(test_copy_rows),
+        cmocka_unit_test(test_winograd),     cmocka_unit_test(test_transpose),
     };
     return cmocka_run_group_tests(tests, set_up, NULL);
 }

@@ -62,7 +62,8 @@ static void forward_piece(void *arg, int64_t begin, int64_t end, int thread)
                                   .bias = job->bias ? job->bias + unit.group * m : NULL,
                                   .offset = job->offset,
                                   .add = job->add,
-                                  .clamp = job->clamp};
+                                  .clamp = job->clamp,
+                                  .is_bytes = conv->is_bytes};
         if (job->panel_elements) {
             sweep.panel = job->panel + thread * job->panel_elements;
             sweep.panel_offset = job->panel_offset;
@@ -91,7 +92,7 @@ void mpq_conv_forward(const struct mpq_conv *conv, const mpq_real *x, const mpq_
             mpq_clamp_row(y, conv->n * conv->m * mpq_volume(conv->out), *clamp);
         return;
     }
-    if (mpq_is_depthwise(conv)) {
+    if (mpq_is_depthwise(conv) && !conv->is_bytes) {
         mpq_depthwise_forward(conv, x, w, bias, add, clamp, y, workspace);
         return;
     }
@@ -106,6 +107,7 @@ void mpq_conv_forward(const struct mpq_conv *conv, const mpq_real *x, const mpq_
                                                   .bias = bias,
                                                   .clamp = clamp,
                                                   .add = add,
+                                                  .is_bytes = conv->is_bytes,
                                                   .y = y},
                           workspace);
         return;
@@ -122,9 +124,11 @@ size_t mpq_conv_forward_bytes(const struct mpq_conv *conv)
     struct forward_job job;
     if (mpq_conv_is_empty(conv))
         return 0;
-    if (mpq_is_pointwise(conv) && !mpq_is_depthwise(conv))
+    if (mpq_is_depthwise(conv) && !conv->is_bytes)
+        return mpq_depthwise_bytes(conv);
+    if (mpq_is_pointwise(conv))
         return mpq_pointwise_bytes(conv->c / conv->group);
-    return mpq_is_depthwise(conv) ? mpq_depthwise_bytes(conv) : forward_setup(conv, NULL, &job);
+    return forward_setup(conv, NULL, &job);
 }
 
 struct db_job {

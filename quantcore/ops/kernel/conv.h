@@ -25,6 +25,9 @@
 struct mpq_conv {
     int64_t n, c, m, group;
     int64_t in[3], out[3], kernel[3], stride[3], dilation[3], pad[3];
+    /* Forward only, and not where every channel has a filter of its own: a channel of x and w is
+     * four of one byte each (mpq_tile_bytes(), which this processor has); no clamp. */
+    bool is_bytes;
 };
 
 static inline int64_t mpq_volume(const int64_t dim[3])

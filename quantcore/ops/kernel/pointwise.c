@@ -157,18 +157,19 @@ static void run_tile(const struct job *job, const struct columns *c, int rows, i
 {
     const struct mpq_pointwise *p = job->p;
     const struct mpq_tile_set *set = mpq_tile_best();
+    mpq_tile_product *product = p->is_bytes ? mpq_tile_bytes() : set->product;
     int vectors = (c->n + set->lanes - 1) / set->lanes;
     _Alignas(64) mpq_real tile[MPQ_TILE_MAX_ROWS * LD];
     if (p->m >= p->k && p->n * p->group * p->m * p->places > NEAR_ELEMENTS)
         fetch_tile(c, sink.y, sink.ldy, rows);
     if (!c->is_whole) {
         struct mpq_tile_sink bare = mpq_tile_rows(set, tile, LD);
-        set->product(rows, vectors, n_k, a, p->k, c->s, c->offset, &bare);
+        product(rows, vectors, n_k, a, p->k, c->s, c->offset, &bare);
         store(c, rows, tile, &sink);
         return;
     }
     memcpy(sink.at, c->at, sizeof sink.at);
-    set->product(rows, vectors, n_k, a, p->k, c->s, c->offset, &sink);
+    product(rows, vectors, n_k, a, p->k, c->s, c->offset, &sink);
 }
 
 /* Products [k, k + n_k) of all rows with the columns of a strip: row by row, so that y is written

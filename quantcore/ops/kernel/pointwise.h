@@ -13,7 +13,7 @@ struct mpq_pointwise {
     int64_t n, group, m, k, places;
     const mpq_real *a, *x, *bias;
     const struct mpq_clamp *clamp;
-    bool add;
+    bool add, is_bytes; /* as struct mpq_conv */
     mpq_real *y;
 };
 void mpq_pointwise_run(const struct mpq_pointwise *p, void *workspace);

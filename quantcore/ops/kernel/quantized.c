@@ -1,5 +1,7 @@
 #include "quantcore/ops/kernel/quantized.h"
 
+#include <string.h>
+
 #include "quantcore/base/simd.h"
 #include "quantcore/ops/op_util.h"
 
@@ -119,6 +121,30 @@ void mpq_shift_to_real(const uint8_t *x, bool is_signed, int32_t zero, mpq_real 
         shift_signed((const int8_t *)x, zero, y, n);
     else
         shift_unsigned(x, zero, y, n);
+}
+
+MPQ_MULTIVERSION
+static void pack_four(const uint8_t *restrict a, const uint8_t *restrict b,
+                      const uint8_t *restrict c, const uint8_t *restrict d, uint32_t *restrict y,
+                      int64_t n)
+{
+    for (int64_t i = 0; i < n; i++)
+        y[i] = a[i] | (uint32_t)b[i] << 8 | (uint32_t)c[i] << 16 | (uint32_t)d[i] << 24;
+}
+
+void mpq_pack_bytes(const uint8_t *x, int64_t apart, int n_row, mpq_real *y, int64_t n)
+{
+    enum { BLOCK = 256 };
+    static const uint8_t none[BLOCK];
+    uint32_t packed[BLOCK];
+    for (int64_t first = 0; first < n; first += BLOCK) {
+        int64_t n_here = n - first < BLOCK ? n - first : BLOCK;
+        const uint8_t *row[4];
+        for (int j = 0; j < 4; j++)
+            row[j] = j < n_row ? x + j * apart + first : none;
+        pack_four(row[0], row[1], row[2], row[3], packed, n_here);
+        memcpy(y + first, packed, (size_t)n_here * sizeof *packed);
+    }
 }
 
 MPQ_MULTIVERSION

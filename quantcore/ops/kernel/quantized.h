@@ -37,6 +37,10 @@ static inline int32_t mpq_quantized_value(bool is_signed, uint8_t code)
 /* y[i] = x[i] - zero, exact. */
 void mpq_shift_to_real(const uint8_t *x, bool is_signed, int32_t zero, mpq_real *y, int64_t n);
 
+/* Elements of four bytes: y[i] has x[j * apart + i] as byte j, which is 0 for j >= n_row; mpq_real
+ * is a float. */
+void mpq_pack_bytes(const uint8_t *x, int64_t apart, int n_row, mpq_real *y, int64_t n);
+
 /* The largest |x[i]|; and the sum of |x[i] - zero| over n codes. */
 mpq_real mpq_largest_magnitude(const mpq_real *x, int64_t n);
 int64_t mpq_sum_of_magnitudes(const uint8_t *x, bool is_signed, int32_t zero, int64_t n);

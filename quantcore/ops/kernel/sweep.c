@@ -65,6 +65,7 @@ static void all_rows(const struct mpq_sweep *w, const struct columns *columns, c
                      const int64_t *offset, int64_t k, int64_t n_k, mpq_real *to)
 {
     const struct mpq_tile_set *set = mpq_tile_best();
+    mpq_tile_product *product = w->is_bytes ? mpq_tile_bytes() : set->product;
     int64_t area = mpq_volume(w->stage->sink.dim);
     int vectors = (columns->n + set->lanes - 1) / set->lanes, rows;
     _Alignas(64) mpq_real tile[MPQ_TILE_MAX_ROWS * LD];
@@ -76,7 +77,7 @@ static void all_rows(const struct mpq_sweep *w, const struct columns *columns, c
             rows /= 2;
         if (w->n_row >= w->n_k)
             fetch_sink(w, columns, rows, to + row * area);
-        set->product(rows, vectors, n_k, w->a + row * w->n_k + k, w->n_k, s, offset, &sink);
+        product(rows, vectors, n_k, w->a + row * w->n_k + k, w->n_k, s, offset, &sink);
         mpq_stage_store(w->stage, columns->part, columns->n_part, rows, tile, LD, bias,
                         w->add || k > 0, k + n_k == w->n_k ? w->clamp : NULL, to + row * area);
     }

@@ -16,6 +16,7 @@ struct mpq_sweep {
     int64_t phase[3];              /* of the sink */
     bool add;                      /* to what the sink holds; then no bias */
     const struct mpq_clamp *clamp; /* of the result, or NULL */
+    bool is_bytes;                 /* as struct mpq_conv */
 
     /* Where short rows leave many places without an output, and there are rows enough to pay for
      * it, the outputs' places are first gathered into a panel. NULL: they are not. */

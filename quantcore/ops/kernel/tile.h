@@ -47,13 +47,16 @@ struct mpq_tile_sink {
     const struct mpq_clamp *clamp; /* at last, or NULL */
 };
 
+/* sum_k a[i * lda + k] * s[offset[k] + j] of row i and column j, to `sink` in whole vectors. */
+typedef void mpq_tile_product(int rows, int vectors, int64_t n_k, const mpq_real *a, int64_t lda,
+                              const mpq_real *s, const int64_t *offset,
+                              const struct mpq_tile_sink *sink);
+
 struct mpq_tile_set {
     const char *name;
     int lanes, max_rows;
 
-    /* sum_k a[i * lda + k] * s[offset[k] + j] of row i and column j, to `sink` in whole vectors. */
-    void (*product)(int rows, int vectors, int64_t n_k, const mpq_real *a, int64_t lda,
-                    const mpq_real *s, const int64_t *offset, const struct mpq_tile_sink *sink);
+    mpq_tile_product *product;
 
     /* c[i][j] += sum over runs r and places x in them of
      *            s[offset[i] + start[r] + x] * t[(r * length + x) * ldt + j] */
@@ -133,6 +136,11 @@ struct mpq_tile_set {
  */
 const struct mpq_tile_set *mpq_tile_best(void);
 const struct mpq_tile_set *mpq_tile_at(int i);
+
+/* The product where an element is four bytes, of a signed and of s unsigned ones, each multiplied
+ * with its like: sums are exact as long as mpq_real holds them, the sink has no clamp. Shapes are
+ * those of the best set; NULL where this processor has no such thing. */
+mpq_tile_product *mpq_tile_bytes(void);
 
 /* The sums themselves, rows ldy apart. */
 static inline struct mpq_tile_sink mpq_tile_rows(const struct mpq_tile_set *set, mpq_real *y,
