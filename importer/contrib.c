@@ -33,6 +33,7 @@ static const struct {
 } rule[] = {
     {"Attention", 2, mpq_contrib_attention},
     {"BiasGelu", 2, mpq_contrib_bias_gelu},
+    {"DynamicQuantizeLSTM", 3, mpq_contrib_dynamic_quantize_lstm},
     {"DynamicQuantizeMatMul", 3, mpq_contrib_dynamic_quantize_matmul},
     {"EmbedLayerNormalization", 1, mpq_contrib_embed_layer_normalization},
     {"FastGelu", 1, mpq_contrib_fast_gelu},
@@ -68,11 +69,19 @@ static bool is_contrib(const Onnx__NodeProto *node)
            strcmp(node->op_type, "SimplifiedLayerNormalization") == 0;
 }
 
+static bool has_output(const struct mpq_job *job)
+{
+    for (size_t i = 0; i < job->node->n_output; i++)
+        if (mpq_job_out(job, i))
+            return true;
+    return false;
+}
+
 static enum mpq_status translate(struct mpq_job *job, bool *out_done)
 {
     *out_done = false;
     for (size_t i = 0; i < MPQ_COUNT(rule); i++) {
-        bool fits = strcmp(rule[i].op_type, job->node->op_type) == 0 && mpq_job_out(job, 0);
+        bool fits = strcmp(rule[i].op_type, job->node->op_type) == 0 && has_output(job);
         for (size_t k = 0; k < rule[i].n_in && fits; k++)
             fits = mpq_job_in(job, k) != NULL;
         if (fits)

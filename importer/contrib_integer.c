@@ -1,4 +1,4 @@
-/* Matrix products, tables and choices with quantized operands. */
+/* Matrix products, recurrent layers, tables and choices with quantized operands. */
 #include "importer/contrib_job.h"
 #include "importer/contrib_rules.h"
 
@@ -111,6 +111,78 @@ bool mpq_contrib_dynamic_quantize_matmul(struct mpq_job *job)
     char *in[4] = {made[0], mpq_job_in(job, 1), made[2], mpq_job_in(job, 3)};
     char *scale = mpq_make(job, "Mul", NULL, made[1], mpq_job_in(job, 2), NULL);
     mpq_make_scaled_product(job, mpq_job_out(job, 0), in, scale, mpq_job_in(job, 4));
+    return true;
+}
+
+/* Weights of gates as DynamicQuantizeLSTM has them, one matrix a direction, with their scales and
+ * zero points: one a direction, or one a column. */
+struct gates {
+    struct mpq_tensor code, scale, zero;
+    bool has_zero;
+};
+
+static bool read_gates(struct mpq_job *job, size_t at, size_t scale_at, struct gates *g)
+{
+    if (!mpq_job_read_constant(job, at, &g->code) ||
+        !mpq_job_read_constant(job, scale_at, &g->scale))
+        return false;
+    g->has_zero = mpq_job_in(job, scale_at + 1) != NULL;
+    if (g->has_zero && !mpq_job_read_constant(job, scale_at + 1, &g->zero))
+        return false;
+    const struct mpq_shape *code = &g->code.shape, *scale = &g->scale.shape;
+    if ((g->code.dtype != MPQ_INT8 && g->code.dtype != MPQ_UINT8) || code->rank != 3 ||
+        code->dim[0] == 0 || g->scale.dtype != MPQ_FLOAT ||
+        (g->has_zero && g->zero.dtype != g->code.dtype))
+        return false;
+    return (mpq_shape_equal(scale, &MPQ_SHAPE(code->dim[0])) ||
+            mpq_shape_equal(scale, &MPQ_SHAPE(code->dim[0], code->dim[2]))) &&
+           (!g->has_zero || mpq_shape_equal(scale, &g->zero.shape));
+}
+
+/* Codes [directions, k, n] to floats [directions, n, k], as LSTM has them; NULL: no room. */
+static char *dequantize_gates(struct mpq_job *job, const struct gates *g)
+{
+    const int64_t *dim = g->code.shape.dim;
+    int64_t per_direction = mpq_shape_count(&g->scale.shape) / dim[0];
+    struct mpq_tensor weight;
+    if (!mpq_job_alloc(job, &MPQ_SHAPE(dim[0], dim[2], dim[1]), &weight))
+        return NULL;
+    float *to = weight.data;
+    for (int64_t d = 0; d < dim[0]; d++)
+        for (int64_t n = 0; n < dim[2]; n++) {
+            int64_t s = d * per_direction + n % per_direction;
+            double scale = mpq_tensor_double(&g->scale, s);
+            double zero = g->has_zero ? mpq_tensor_double(&g->zero, s) : 0;
+            for (int64_t k = 0; k < dim[1]; k++) {
+                double code = mpq_tensor_double(&g->code, (d * dim[1] + k) * dim[2] + n);
+                *to++ = (float)((code - zero) * scale);
+            }
+        }
+    return mpq_make_constant(job, &weight);
+}
+
+/* DynamicQuantizeLSTM: the inputs of LSTM, then scales and zero points of both weights. The codes
+ * become the floats they stand for; what a runtime rounds to multiply them is not rounded. */
+bool mpq_contrib_dynamic_quantize_lstm(struct mpq_job *job)
+{
+    static const char *const keeps[] = {
+        "activation_alpha", "activation_beta", "activations",  "clip",
+        "direction",        "hidden_size",     "input_forget", NULL};
+    struct gates w = {0}, r = {0};
+    if (!read_gates(job, 1, 8, &w) || !read_gates(job, 2, 10, &r))
+        return job->failed;
+    char **in =
+        mpq_arena_copy(job->rewrite->ctx, job->rewrite->arena, job->node->input, 8 * sizeof *in);
+    char *weight[2] = {dequantize_gates(job, &w), dequantize_gates(job, &r)};
+    job->failed |= !in;
+    if (!mpq_make_like(job, "LSTM", mpq_job_out(job, 0), 8, keeps) || job->failed)
+        return true;
+    Onnx__NodeProto *lstm = job->rewrite->node[job->rewrite->n_node - 1];
+    in[1] = weight[0];
+    in[2] = weight[1];
+    lstm->input = in;
+    lstm->output = job->node->output;
+    lstm->n_output = job->node->n_output;
     return true;
 }
 

@@ -20,6 +20,7 @@ bool mpq_contrib_skip_layer_normalization(struct mpq_job *job);
 bool mpq_contrib_skip_simplified(struct mpq_job *job);
 
 /* contrib_integer.c */
+bool mpq_contrib_dynamic_quantize_lstm(struct mpq_job *job);
 bool mpq_contrib_dynamic_quantize_matmul(struct mpq_job *job);
 bool mpq_contrib_gather_block_quantized(struct mpq_job *job);
 bool mpq_contrib_matmul_integer_to_float(struct mpq_job *job);

@@ -83,7 +83,7 @@ static enum mpq_status set_type(struct import *im, mpq_value_id id,
     const Onnx__TypeProto__Tensor *type = info->type->tensor_type;
     if (type->elem_type > 0 && type->elem_type < MPQ_N_DTYPE)
         value->dtype = (enum mpq_dtype)type->elem_type;
-    if (mpq_dtype_is_other_float(value->dtype)) {
+    if (mpq_dtype_is_other_float(value->dtype) && !mpq_widen_keeps(im->proto, value->name)) {
         value->file_dtype = value->dtype;
         value->dtype = MPQ_FLOAT;
     }

@@ -35,10 +35,28 @@ static void widen_type(Onnx__TypeProto *type)
         type->tensor_type->elem_type = MPQ_FLOAT;
 }
 
-static void widen_declarations(Onnx__ValueInfoProto **info, size_t n)
+static bool is_bit_cast(const Onnx__NodeProto *node)
+{
+    return node->op_type && strcmp(node->op_type, "BitCast") == 0;
+}
+
+bool mpq_widen_keeps(const Onnx__GraphProto *graph, const char *name)
+{
+    for (size_t n = 0; n < graph->n_node; n++) {
+        const Onnx__NodeProto *node = graph->node[n];
+        if (is_bit_cast(node) && node->n_input == 1 && node->n_output == 1 &&
+            (strcmp(node->input[0], name) == 0 || strcmp(node->output[0], name) == 0))
+            return true;
+    }
+    return false;
+}
+
+/* Of values of a graph, be it the main one or a body. */
+static void widen_declarations(const Onnx__GraphProto *graph, Onnx__ValueInfoProto **info, size_t n)
 {
     for (size_t i = 0; i < n; i++)
-        widen_type(info[i]->type);
+        if (info[i]->name && !mpq_widen_keeps(graph, info[i]->name))
+            widen_type(info[i]->type);
 }
 
 /* Attributes whose integer is an element type. */
@@ -61,7 +79,7 @@ static enum mpq_status widen_nodes(struct widening *w, Onnx__NodeProto **node, s
         for (size_t i = 0; i < node[n]->n_attribute; i++) {
             Onnx__AttributeProto *attr = node[n]->attribute[i];
             if (attr->has_i && attr->name && names_type(attr->name) && attr->i > 0 &&
-                attr->i < MPQ_N_DTYPE && is_wide((int32_t)attr->i))
+                attr->i < MPQ_N_DTYPE && is_wide((int32_t)attr->i) && !is_bit_cast(node[n]))
                 attr->i = MPQ_FLOAT;
             MPQ_TRY(widen_tensor(w, attr->t));
             for (size_t j = 0; j < attr->n_tensors; j++)
@@ -78,9 +96,9 @@ static enum mpq_status widen_body(struct widening *w, Onnx__GraphProto *body)
 {
     for (size_t i = 0; i < body->n_initializer; i++)
         MPQ_TRY(widen_tensor(w, body->initializer[i]));
-    widen_declarations(body->input, body->n_input);
-    widen_declarations(body->output, body->n_output);
-    widen_declarations(body->value_info, body->n_value_info);
+    widen_declarations(body, body->input, body->n_input);
+    widen_declarations(body, body->output, body->n_output);
+    widen_declarations(body, body->value_info, body->n_value_info);
     return widen_nodes(w, body->node, body->n_node);
 }
 
@@ -119,6 +137,6 @@ enum mpq_status mpq_widen(struct mpq_ctx *ctx, struct mpq_arena *arena, Onnx__Mo
     Onnx__GraphProto *graph = model->graph;
     MPQ_TRY(shield_bodies(&w, graph, graph->input, graph->n_input));
     MPQ_TRY(shield_bodies(&w, graph, graph->output, graph->n_output));
-    widen_declarations(graph->value_info, graph->n_value_info);
+    widen_declarations(graph, graph->value_info, graph->n_value_info);
     return widen_nodes(&w, graph->node, graph->n_node);
 }

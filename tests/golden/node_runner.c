@@ -88,6 +88,8 @@ static enum mpq_status run(struct mpq_ctx *ctx, struct mpq_arena *arena, char **
     for (int i = 0; i < n_in; i++) {
         struct mpq_tensor *to = mpq_exec_tensor(exec, graph->input[i]);
         if (to->dtype != x[i].dtype)
+            MPQ_TRY(read_tensor(ctx, arena, argv[5 + i], false, &x[i]));
+        if (to->dtype != x[i].dtype)
             return mpq_fail(ctx, MPQ_E_SHAPE, "input %d is %s", i, mpq_dtype_name(x[i].dtype));
         memcpy(to->data, x[i].data, mpq_tensor_bytes(to));
     }
