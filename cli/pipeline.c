@@ -43,7 +43,33 @@ bool mpq_pipeline_is_fixed(const struct mpq_pipeline *p)
 
 bool mpq_pipeline_runs_plainly(const struct mpq_pipeline *p)
 {
-    return mpq_pipeline_is_fixed(p) && mpq_bits_lowest(p->candidates) > MPQ_REFINED_BITS;
+    return mpq_pipeline_is_fixed(p) && !p->options->recipe &&
+           mpq_bits_lowest(p->candidates) > MPQ_REFINED_BITS;
+}
+
+bool mpq_pipeline_rounds(const struct mpq_pipeline *p)
+{
+    return !p->options->no_round && p->options->baseline != MPQ_BASELINE_rtn &&
+           p->options->baseline != MPQ_BASELINE_mse;
+}
+
+static void free_arena(void *arena)
+{
+    mpq_arena_free(arena);
+}
+
+enum mpq_status mpq_pipeline_passing(struct mpq_ctx *ctx, struct mpq_pipeline *p,
+                                     struct mpq_arena **arena)
+{
+    struct mpq_arena *made = *arena ? NULL : mpq_arena_create(ctx);
+    if (*arena)
+        return MPQ_OK;
+    if (!made || mpq_arena_defer(ctx, p->arena, free_arena, made) != MPQ_OK) {
+        mpq_arena_free(made);
+        return MPQ_E_NOMEM;
+    }
+    *arena = made;
+    return MPQ_OK;
 }
 
 enum mpq_status mpq_pipeline_name_output(struct mpq_ctx *ctx, struct mpq_pipeline *p)
@@ -157,11 +183,13 @@ static enum mpq_status split_report(struct mpq_ctx *ctx, struct mpq_pipeline *p)
     return MPQ_OK;
 }
 
+enum { TO_VERIFY = 16 };
+
 /* How many of n samples decide, and of what is left report where nothing else does. */
 static void count_parts(const struct mpq_pipeline *p, uint32_t n, uint32_t *out_decide,
                         uint32_t *out_report)
 {
-    enum { MIN_DECIDE = 100, MAX_DECIDE = 256, TO_VERIFY = 16 };
+    enum { MIN_DECIDE = 100, MAX_DECIDE = 256 };
     /* A fifth decides, of small sets more: the search picks the best of a hundred candidates and
      * would pick noise on a few dozen samples. */
     uint32_t n_decide = n / 5 > MIN_DECIDE ? n / 5 : n / 2 < MIN_DECIDE ? n / 2 : MIN_DECIDE;
@@ -192,6 +220,7 @@ enum mpq_status mpq_pipeline_data(struct mpq_ctx *ctx, struct mpq_pipeline *p)
                 "with a few hundred real ones, and measure it before use");
     MPQ_TRY(shuffled(ctx, p->arena, data, &rest));
     uint32_t n = rest.n;
+    p->decides_on_report = mpq_pipeline_runs_plainly(p) && !eval && !p->is_synthetic;
     if (n < MIN_TO_SPLIT) {
         mpq_log(ctx, MPQ_LOG_WARNING,
                 "%u inputs are too few to hold any back: everything is learned, decided and "
@@ -201,8 +230,12 @@ enum mpq_status mpq_pipeline_data(struct mpq_ctx *ctx, struct mpq_pipeline *p)
     } else {
         uint32_t n_decide, n_report;
         count_parts(p, n, &n_decide, &n_report);
-        p->decide = take(&rest, n_decide);
-        if (!eval && !p->is_synthetic)
+        if (p->decides_on_report) {
+            p->decide = p->report = take(&rest, n_report > n_decide ? n_report : n_decide);
+            p->decide.n = n_decide;
+        } else
+            p->decide = take(&rest, n_decide);
+        if (!eval && !p->is_synthetic && !p->decides_on_report)
             p->report = take(&rest, n_report);
         p->tune = rest;
     }
@@ -266,13 +299,16 @@ enum mpq_status mpq_pipeline_prepare(struct mpq_ctx *ctx, struct mpq_pipeline *p
         if (p->layers.layer[l].x != MPQ_NO_VALUE)
             keep[p->layers.layer[l].x] = true;
     }
-    bool is_plain = mpq_pipeline_runs_plainly(p);
+    if (mpq_pipeline_runs_plainly(p)) { /* networks are made where they run */
+        MPQ_TRY(mpq_pipeline_passing(ctx, p, &p->net_arena));
+        MPQ_TRY(mpq_supernet_create(ctx, p->net_arena, p->equal_graph, &p->layers, p->candidates,
+                                    &p->net));
+        return fit(ctx, p);
+    }
     MPQ_TRY(mpq_network_create(ctx, p->arena, p->run_graph, p->batch,
-                               &(struct mpq_exec_options){.keep = is_plain ? NULL : keep},
-                               &p->float_network));
+                               &(struct mpq_exec_options){.keep = keep}, &p->float_network));
     MPQ_TRY(mpq_network_create(ctx, p->arena, p->fake_graph, p->batch,
-                               &(struct mpq_exec_options){.keep_all = !is_plain},
-                               &p->fake_network));
+                               &(struct mpq_exec_options){.keep_all = true}, &p->fake_network));
     MPQ_TRY(mpq_supernet_create(ctx, p->arena, p->equal_graph, &p->layers, p->candidates, &p->net));
     if (p->is_resumed) {
         struct mpq_checkpoint checkpoint = mpq_pipeline_checkpoint(p, &p->net);
@@ -410,6 +446,12 @@ static enum mpq_status round_widths(struct mpq_ctx *ctx, struct mpq_pipeline *p,
     enum { MAX_SAMPLES = 256, WIDE_SAMPLES = 32, WIDE_POSITIONS = 8192 };
     struct mpq_network network;
     struct mpq_samples samples = mpq_pipeline_samples(&p->tune);
+    if (p->moments) {
+        MPQ_TRY(mpq_round_from(ctx, p->net_arena, &p->net, p->fake_graph, p->moments));
+        p->moments = NULL;
+        mpq_arena_reset(p->moment_arena);
+        return MPQ_OK;
+    }
     bool is_wide = mpq_pipeline_runs_plainly(p);
     uint32_t n = is_wide ? WIDE_SAMPLES : MAX_SAMPLES;
     MPQ_TRY(keep_inputs(ctx, scratch, p, &network));
@@ -420,7 +462,7 @@ static enum mpq_status round_widths(struct mpq_ctx *ctx, struct mpq_pipeline *p,
                                              .n_sample = n < p->tune.n ? n : p->tune.n,
                                              .max_bytes = p->memory.gather_bytes,
                                              .n_position = is_wide ? WIDE_POSITIONS : 0};
-    return mpq_round_supernet(ctx, p->arena, &p->net, &source);
+    return mpq_round_supernet(ctx, p->net_arena ? p->net_arena : p->arena, &p->net, &source);
 }
 
 static enum mpq_status tune(struct mpq_ctx *ctx, struct mpq_pipeline *p, struct mpq_arena *scratch,
@@ -456,9 +498,7 @@ static enum mpq_status round_and_tune(struct mpq_ctx *ctx, struct mpq_pipeline *
     double before, after;
     struct mpq_supernet rounded;
     size_t n_entry = (size_t)p->layers.n_layer * MPQ_N_BITS;
-    bool is_nearest = p->options->no_round || p->options->baseline == MPQ_BASELINE_rtn ||
-                      p->options->baseline == MPQ_BASELINE_mse;
-    if (!is_nearest)
+    if (mpq_pipeline_rounds(p))
         MPQ_TRY(round_widths(ctx, p, scratch));
     if (!p->n_step)
         return MPQ_OK;

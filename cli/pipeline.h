@@ -5,6 +5,7 @@
 #define MPQ_CLI_PIPELINE_H
 
 #include "calibration/dataset.h"
+#include "calibration/metric.h"
 #include "calibration/observe.h"
 #include "cli/answers.h"
 #include "cli/checkpoint.h"
@@ -18,6 +19,7 @@
 #include "quantcore/quant/weight_fit.h"
 #include "quantcore/search/search.h"
 #include "quantcore/supernet/evaluate.h"
+#include "quantcore/supernet/moments.h"
 #include "quantcore/supernet/tune.h"
 
 #define MPQ_MAX_STAGES 16
@@ -49,6 +51,7 @@ struct mpq_pipeline {
     /* data: three disjoint parts */
     struct mpq_part tune, decide, report; /* learn from; accept and search on; measure on */
     struct mpq_part choose; /* with --max-drop, held back from `report` to choose the size by */
+    bool decides_on_report; /* nothing is decided: the decide part is what begins the report part */
     bool is_synthetic;
 
     /* calibrate */
@@ -59,8 +62,11 @@ struct mpq_pipeline {
     struct mpq_observer observer;
     struct mpq_act_quant *act_quant; /* [n_group] as FakeQuant nodes read it now; else widest  */
     struct mpq_act_quant *act_by_width[MPQ_N_BITS]; /* [n_group], NULL: no candidate            */
-    uint32_t n_act;  /* groups whose width is searched: n_group, or 0 where there is one width   */
-    bool is_resumed; /* from the checkpoint: neither calibrated nor tuned */
+    uint32_t n_act; /* groups whose width is searched: n_group, or 0 where there is one width   */
+    struct mpq_moments
+        *moments; /* [n_layer] in moment_arena, until rounded by; NULL: none gathered */
+    struct mpq_arena *moment_arena;
+    bool is_resumed;              /* from the checkpoint: neither calibrated nor tuned */
     struct mpq_equalize equalize; /* no edges: channels are as the model has them */
     /* `graph` and `run_graph` with the gains of that: what is quantized, and calibrated for. Where
      * the quantized model is compared with the float one, that is the latter as it came. */
@@ -76,6 +82,8 @@ struct mpq_pipeline {
     mpq_node_id *layer_node;      /* [n_layer] in fake_graph                          */
     struct mpq_network float_network, fake_network; /* with the values of all nodes, see below */
     struct mpq_supernet net;
+    struct mpq_arena *net_arena; /* where it is until the codes are there, if nothing but they is
+                                    wanted; else NULL, and it is in `arena`                    */
     struct mpq_targets decide_targets;
     struct mpq_evaluator evaluator;
     struct mpq_answers *answers; /* of the float model to what reports; NULL: are not kept */
@@ -109,6 +117,9 @@ struct mpq_pipeline {
                               in float */
     int64_t n_repaired;    /* channels that were changed so that they do not     */
     struct mpq_export_file file;
+
+    /* verify */
+    struct mpq_comparison *layer_comparison; /* [n_layer] outputs of layers, float and quantized */
 
     /* for the report */
     struct mpq_report_stage stage[MPQ_MAX_STAGES];
@@ -193,10 +204,19 @@ bool mpq_pipeline_is_fixed(const struct mpq_pipeline *p);
  * allocation of such layers only is left as it is. */
 #define MPQ_REFINED_BITS 5
 
-/* Whether no stage but rounding looks at what is inside of the networks, so that they run in as
- * little memory as they can. Else float_network keeps what layers read and answer, fake_network
- * everything. */
+/* Whether nothing is decided and nothing but the codes wanted: then no allocation is evaluated
+ * before the file is, networks are made where they run, in as little memory as they can, and the
+ * family is gone once it has given its codes. Else float_network keeps what layers read and
+ * answer, fake_network everything. */
 bool mpq_pipeline_runs_plainly(const struct mpq_pipeline *p);
+
+/* Whether weights are rounded by second order. */
+bool mpq_pipeline_rounds(const struct mpq_pipeline *p);
+
+/* Make *arena, unless it is there: for what a later stage ends with mpq_arena_reset(). It goes with
+ * p->arena at last. */
+enum mpq_status mpq_pipeline_passing(struct mpq_ctx *ctx, struct mpq_pipeline *p,
+                                     struct mpq_arena **arena) MPQ_CHECKED;
 
 /* Multiplications of one sample, at least 1. */
 uint64_t mpq_pipeline_macs(const struct mpq_pipeline *p);

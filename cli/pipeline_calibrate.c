@@ -1,5 +1,6 @@
 /* The pipeline's calibrate stage: ranges of activations; channels brought to one range where that
  * makes the ranges serve better; activations left float where quantizing them costs most. */
+#include <math.h>
 #include <string.h>
 
 #include "cli/checkpoint.h"
@@ -9,54 +10,125 @@
 #include "quantcore/pass/pass.h"
 #include "quantcore/supernet/leave_float.h"
 
+/* Samples by which what activations lose is judged. */
+enum { FEW = 16, MAX_JUDGING = 256 };
+
 /* ---- observing ---- */
-
-struct observation {
-    struct mpq_observer *observer;
-    struct mpq_equalize *equalize; /* NULL: ranges of channels are not asked for */
-    const struct mpq_layer_table *layers;
-    const struct mpq_graph *graph;
-};
-
-static enum mpq_status observe(struct mpq_ctx *ctx, void *arg, const struct mpq_runner *runner,
-                               const uint32_t *index, uint32_t n)
-{
-    (void)index, (void)n;
-    struct observation *o = arg;
-    for (uint32_t e = 0; o->equalize && e < o->equalize->n_edge; e++) {
-        struct mpq_equal_edge *edge = &o->equalize->edge[e];
-        mpq_equalize_see(edge, mpq_exec_tensor(runner->exec, o->layers->layer[edge->from].y));
-    }
-    return mpq_observer_add(ctx, o->observer, o->graph, runner->exec);
-}
 
 /* Of the tune part, as many samples as ranges are taken from; fewer where nothing else takes time.
  * A function of model and data alone, so that a run repeats. */
 static uint32_t count_observed(const struct mpq_pipeline *p)
 {
-    enum { LEAST = 64, MOST = 1024 };
-    uint64_t n = MOST, affordable = (uint64_t)3e10 / mpq_pipeline_macs(p);
+    enum { LEAST = 32, MOST = 1024 };
+    uint64_t n = MOST, affordable = (uint64_t)1e10 / mpq_pipeline_macs(p);
     if (mpq_pipeline_is_fixed(p) && affordable < n)
         n = affordable < LEAST ? LEAST : affordable;
     return n < p->tune.n ? (uint32_t)n : p->tune.n;
 }
 
-/* Run the float graph over the tune part; fills p->observer, and the edges' ranges. */
+/* The float network at work, and what is learned from it besides the ranges. */
+struct observation {
+    struct mpq_network network;
+    uint32_t *wanted; /* [batch] samples */
+    struct mpq_moment_source source;
+    struct mpq_moment_room room;
+    mpq_node_id *layer_node;
+};
+
+/* Whether second moments for rounding are gathered on the way: of floats, which eight bits of
+ * activations change little. */
+static bool gathers(const struct mpq_pipeline *p)
+{
+    const struct mpq_options *options = p->options;
+    return mpq_pipeline_runs_plainly(p) && mpq_pipeline_rounds(p) && !options->max_memory;
+}
+
+static enum mpq_status begin_moments(struct mpq_ctx *ctx, struct mpq_pipeline *p,
+                                     struct mpq_arena *scratch, uint32_t n, struct observation *o)
+{
+    enum { SAMPLES = 32, POSITIONS = 4096 };
+    o->layer_node = mpq_arena_alloc(ctx, scratch, p->layers.n_layer, sizeof *o->layer_node);
+    MPQ_TRY(mpq_pipeline_passing(ctx, p, &p->moment_arena));
+    p->moments = mpq_arena_alloc(ctx, p->moment_arena, p->layers.n_layer, sizeof *p->moments);
+    if (!o->layer_node || !p->moments)
+        return MPQ_E_NOMEM;
+    for (uint32_t l = 0; l < p->layers.n_layer; l++)
+        o->layer_node[l] = p->layers.layer[l].node;
+    o->source = (struct mpq_moment_source){.network = &o->network,
+                                           .layer_node = o->layer_node,
+                                           .n_sample = n < SAMPLES ? n : SAMPLES,
+                                           .n_position = POSITIONS};
+    return mpq_moments_begin(ctx, p->moment_arena, &p->layers, &o->source, 0, p->layers.n_layer,
+                             &o->room, p->moments);
+}
+
+/* The batch from sample `first` on, of n. */
+static enum mpq_status observe_batch(struct mpq_ctx *ctx, struct mpq_pipeline *p,
+                                     struct observation *o, uint32_t first, uint32_t n)
+{
+    struct mpq_network *network = &o->network;
+    for (uint32_t i = 0; i < network->batch; i++)
+        o->wanted[i] = p->tune.sample[first + (i < n ? i : 0)];
+    MPQ_TRY(mpq_dataset_read(ctx, p->tune.dataset, o->wanted, network->batch, network->input));
+    mpq_exec_forward(network->exec, 0, network->graph->n_node);
+    if (p->moments && first < o->source.n_sample) {
+        uint32_t left = o->source.n_sample - first;
+        mpq_moments_add(&p->layers, &o->source, 0, p->layers.n_layer, n < left ? n : left, &o->room,
+                        p->moments);
+    }
+    return mpq_observer_add(ctx, &p->observer, network->graph, network->exec);
+}
+
+static enum mpq_status observe(struct mpq_ctx *ctx, struct mpq_pipeline *p,
+                               struct mpq_arena *scratch, const struct mpq_graph *graph,
+                               struct mpq_equalize *equalize, struct mpq_targets *few)
+{
+    struct observation o;
+    struct mpq_network *network = &o.network;
+    const struct mpq_exec_options options = {.keep = p->observer.keep};
+    uint32_t n_observed = count_observed(p), batch = p->batch;
+    if (mpq_pipeline_runs_plainly(p))
+        MPQ_TRY(mpq_batch_within(ctx, graph, &options, &batch));
+    MPQ_TRY(mpq_network_create(ctx, scratch, graph, batch, &options, network));
+    o.wanted = mpq_arena_alloc(ctx, scratch, network->batch, sizeof *o.wanted);
+    if (!o.wanted)
+        return MPQ_E_NOMEM;
+    if (gathers(p))
+        MPQ_TRY(begin_moments(ctx, p, scratch, n_observed, &o));
+    if (few)
+        MPQ_TRY(mpq_targets_begin(ctx, p->arena, &network->loss, p->tune.sample,
+                                  n_observed < FEW ? n_observed : FEW, few));
+    for (uint32_t first = 0; first < n_observed; first += batch) {
+        uint32_t left = n_observed - first, n = left < batch ? left : batch;
+        MPQ_TRY(mpq_step(ctx, "calibrate", first, n_observed, (double)NAN));
+        MPQ_TRY(observe_batch(ctx, p, &o, first, n));
+        for (uint32_t e = 0; equalize && e < equalize->n_edge; e++) {
+            struct mpq_equal_edge *edge = &equalize->edge[e];
+            mpq_equalize_see(edge, mpq_exec_tensor(network->exec, p->layers.layer[edge->from].y));
+        }
+        if (few && first < few->n_sample) {
+            left = few->n_sample - first;
+            MPQ_TRY(mpq_targets_take(ctx, network, first, n < left ? n : left, few));
+        }
+    }
+    if (p->moments)
+        mpq_moments_end(0, p->layers.n_layer, p->moments);
+    if (few)
+        mpq_targets_end(&network->loss, few);
+    return MPQ_OK;
+}
+
+/* Run the float graph over the tune part; fills p->observer, p->moments where rounding is to have
+ * them, the edges' ranges, and the answers to the first few samples (NULL: not wanted). */
 static enum mpq_status observe_graph(struct mpq_ctx *ctx, struct mpq_pipeline *p,
-                                     const struct mpq_graph *graph, struct mpq_equalize *equalize)
+                                     const struct mpq_graph *graph, struct mpq_equalize *equalize,
+                                     struct mpq_targets *few)
 {
     MPQ_TRY(mpq_observer_create(ctx, p->arena, graph, &p->layers, &p->act, &p->observer));
     struct mpq_arena *scratch = mpq_arena_create(ctx);
     if (!scratch)
         return MPQ_E_NOMEM;
-    struct mpq_runner runner;
-    struct observation o = {&p->observer, equalize, &p->layers, graph};
-    enum mpq_status status =
-        mpq_runner_create(ctx, scratch, graph, p->batch,
-                          &(struct mpq_exec_options){.keep = p->observer.keep}, &runner);
-    if (status == MPQ_OK)
-        status = mpq_runner_run(ctx, &runner, p->tune.dataset, p->tune.sample, count_observed(p),
-                                "calibrate", observe, &o);
+    enum mpq_status status = observe(ctx, p, scratch, graph, equalize, few);
     mpq_arena_free(scratch);
     return status;
 }
@@ -131,11 +203,11 @@ static enum mpq_status activation_losses(struct mpq_ctx *ctx, const struct mpq_p
     return status;
 }
 
-enum { FEW = 16, MAX_JUDGING = 256 };
-
-/* Of up to n samples, with the losses before anything is changed. */
+/* Of up to n samples, with the losses before anything is changed; `known`: their targets, or NULL.
+ */
 static enum mpq_status make_judge(struct mpq_ctx *ctx, struct mpq_arena *scratch,
-                                  const struct mpq_pipeline *p, uint32_t n, struct judge *out)
+                                  const struct mpq_pipeline *p, uint32_t n,
+                                  const struct mpq_targets *known, struct judge *out)
 {
     struct mpq_network network;
     n = p->tune.n < n ? p->tune.n : n;
@@ -146,10 +218,14 @@ static enum mpq_status make_judge(struct mpq_ctx *ctx, struct mpq_arena *scratch
     };
     if (!out->before || !out->after)
         return MPQ_E_NOMEM;
-    MPQ_TRY(mpq_network_create(ctx, scratch, p->run_graph, p->batch, &(struct mpq_exec_options){0},
-                               &network));
-    MPQ_TRY(mpq_targets_create(ctx, scratch, &network, &out->samples, p->tune.sample, n,
-                               &out->targets));
+    if (known)
+        out->targets = *known;
+    else {
+        MPQ_TRY(mpq_network_create(ctx, scratch, p->run_graph, p->batch,
+                                   &(struct mpq_exec_options){0}, &network));
+        MPQ_TRY(mpq_targets_create(ctx, scratch, &network, &out->samples, p->tune.sample, n,
+                                   &out->targets));
+    }
     out->few = out->targets;
     out->few.n_sample = n < FEW ? n : FEW;
     return activation_losses(ctx, p, out, out->before);
@@ -182,10 +258,11 @@ static enum mpq_status equalize(struct mpq_ctx *ctx, struct mpq_pipeline *p,
                                 struct mpq_equalize *gains)
 {
     struct mpq_observer observer = p->observer;
+    struct mpq_moments *moments = p->moments;
     double error;
     MPQ_TRY(mpq_equalize_gains(ctx, scratch, p->graph, &p->layers, gains));
     MPQ_TRY(apply_gains(ctx, p, gains));
-    MPQ_TRY(observe_graph(ctx, p, p->equal_run_graph, NULL));
+    MPQ_TRY(observe_graph(ctx, p, p->equal_run_graph, NULL, NULL));
     choose_ranges(p);
     MPQ_TRY(activation_losses(ctx, p, judge, judge->after));
     uint32_t n = judge->targets.n_sample;
@@ -201,6 +278,7 @@ static enum mpq_status equalize(struct mpq_ctx *ctx, struct mpq_pipeline *p,
     p->equal_graph = p->graph;
     p->equal_run_graph = p->run_graph;
     p->observer = observer;
+    p->moments = moments;
     choose_ranges(p);
     return MPQ_OK;
 }
@@ -298,7 +376,7 @@ static enum mpq_status leave_float(struct mpq_ctx *ctx, struct mpq_pipeline *p,
     MPQ_TRY(status);
     MPQ_TRY(bar_values(ctx, p, stays_float));
     if (p->act.n_group && p->n_left_float) {
-        MPQ_TRY(observe_graph(ctx, p, p->equal_run_graph, NULL));
+        MPQ_TRY(observe_graph(ctx, p, p->equal_run_graph, NULL, NULL));
         choose_ranges(p);
         MPQ_TRY(activation_noise(ctx, p, judge, &left));
         mpq_log(ctx, MPQ_LOG_INFO,
@@ -316,16 +394,17 @@ static enum mpq_status leave_float(struct mpq_ctx *ctx, struct mpq_pipeline *p,
 /* What can be done about what activations lose, where that is more than next to nothing: weights
  * may lose by equalizing, and floats have their price. A few samples mostly say that it is not. */
 static enum mpq_status improve(struct mpq_ctx *ctx, struct mpq_pipeline *p,
-                               struct mpq_arena *scratch, struct mpq_equalize *gains)
+                               struct mpq_arena *scratch, const struct mpq_targets *few,
+                               struct mpq_equalize *gains)
 {
     struct judge judge;
     double error;
-    MPQ_TRY(make_judge(ctx, scratch, p, FEW, &judge));
+    MPQ_TRY(make_judge(ctx, scratch, p, few->n_sample, few, &judge));
     double loss = mean_loss(&judge, &error);
     if (judge.targets.n_sample > 1 && loss + 3 * error < MPQ_TUNE_LOSS_FLOOR)
         return MPQ_OK;
     if (p->tune.n > FEW)
-        MPQ_TRY(make_judge(ctx, scratch, p, MAX_JUDGING, &judge));
+        MPQ_TRY(make_judge(ctx, scratch, p, MAX_JUDGING, NULL, &judge));
     if (gains->n_edge && mean_loss(&judge, &error) >= MPQ_TUNE_LOSS_FLOOR)
         MPQ_TRY(equalize(ctx, p, scratch, &judge, gains));
     if (!may_leave_float(p->options) || mean_loss(&judge, &error) < MPQ_TUNE_LOSS_FLOOR)
@@ -386,14 +465,15 @@ enum mpq_status mpq_pipeline_calibrate(struct mpq_ctx *ctx, struct mpq_pipeline 
         return resume(ctx, p);
     if (!options->no_equalize && !options->baseline && p->act.n_group)
         MPQ_TRY(mpq_equalize_find(ctx, p->arena, p->graph, p->cut.whole, &p->layers, &gains));
-    MPQ_TRY(observe_graph(ctx, p, p->run_graph, &gains));
+    struct mpq_targets few;
+    MPQ_TRY(observe_graph(ctx, p, p->run_graph, &gains, &few));
     choose_ranges(p);
     if (!p->act.n_group || (!gains.n_edge && !may_leave_float(options)))
         return MPQ_OK;
     struct mpq_arena *scratch = mpq_arena_create(ctx);
     if (!scratch)
         return MPQ_E_NOMEM;
-    enum mpq_status status = improve(ctx, p, scratch, &gains);
+    enum mpq_status status = improve(ctx, p, scratch, &few, &gains);
     mpq_arena_free(scratch);
     return status;
 }

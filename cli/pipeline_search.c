@@ -297,11 +297,12 @@ enum mpq_status mpq_pipeline_prepare_search(struct mpq_ctx *ctx, struct mpq_pipe
     p->layer_bytes = mpq_arena_alloc(ctx, p->arena, n_entry, sizeof *p->layer_bytes);
     if (!p->layer_bytes)
         return MPQ_E_NOMEM;
+    bool is_scored = !p->options->weights_only && !mpq_pipeline_runs_plainly(p);
     p->problem = (struct mpq_search_problem){.n_layer = p->layers.n_layer,
                                              .n_group = p->n_act,
                                              .float_bytes = p->float_bytes,
                                              .measure = file_size,
-                                             .score = p->options->weights_only ? NULL : score,
+                                             .score = is_scored ? score : NULL,
                                              .arg = p,
                                              .n_sample = p->decide.n,
                                              .max_scores = max_scores(p)};

@@ -413,7 +413,7 @@ static enum mpq_status decide_losses(struct mpq_ctx *ctx, struct mpq_pipeline *p
     p->problem.n_sample = p->decide.n;
     MPQ_TRY(mpq_targets_create(ctx, p->arena, &p->float_network, &samples, p->decide.sample,
                                p->decide.n, &p->decide_targets));
-    mpq_supernet_apply_codes(&p->net, p->fake_network.exec, p->code);
+    MPQ_TRY(mpq_supernet_apply_codes(ctx, p->arena, &p->layers, p->fake_network.exec, p->code));
     for (uint32_t begin = 0; begin < p->decide.n; begin += p->batch) {
         uint32_t n = p->decide.n - begin < p->batch ? p->decide.n - begin : p->batch;
         MPQ_TRY(mpq_network_read(ctx, &p->fake_network, &samples, p->decide.sample + begin, n));
@@ -432,7 +432,8 @@ enum mpq_status mpq_paper_fold_stage(struct mpq_ctx *ctx, struct mpq_pipeline *p
     p->code = mpq_arena_alloc(ctx, p->arena, n_layer, sizeof *p->code);
     p->act_quant = mpq_arena_alloc(ctx, p->arena, n_layer, sizeof *p->act_quant);
     mpq_node_id *node_of = mpq_arena_alloc(ctx, p->arena, p->run_graph->n_node, sizeof *node_of);
-    if (!p->code || !p->act_quant || !node_of)
+    p->layer_node = mpq_arena_alloc(ctx, p->arena, n_layer, sizeof *p->layer_node);
+    if (!p->code || !p->act_quant || !node_of || !p->layer_node)
         return MPQ_E_NOMEM;
     MPQ_TRY(mpq_paper_fold(ctx, p->arena, &run->net, run->found.weight_bits, run->found.input_bits,
                            p->graph, &p->layers, p->code, p->act_quant));
@@ -440,9 +441,9 @@ enum mpq_status mpq_paper_fold_stage(struct mpq_ctx *ctx, struct mpq_pipeline *p
     MPQ_TRY(fill_report(ctx, p));
     MPQ_TRY(mpq_insert_fake_quant(ctx, p->arena, p->run_graph, &p->act, p->act_quant,
                                   &p->fake_graph, node_of));
+    for (uint32_t l = 0; l < n_layer; l++)
+        p->layer_node[l] = node_of[p->layers.layer[l].node];
     MPQ_TRY(mpq_network_create(ctx, p->arena, p->fake_graph, p->batch,
                                &(struct mpq_exec_options){.keep_all = true}, &p->fake_network));
-    /* A net of one width, to hold the codes that networks run with. */
-    MPQ_TRY(mpq_supernet_create(ctx, p->arena, p->graph, &p->layers, 1 << MPQ_MAX_BITS, &p->net));
     return decide_losses(ctx, p);
 }

@@ -191,6 +191,35 @@ static enum mpq_status try_batch(struct mpq_ctx *ctx, struct mpq_arena *scratch,
     return MPQ_OK;
 }
 
+static enum mpq_status measure(struct mpq_ctx *ctx, struct mpq_arena *scratch,
+                               const struct mpq_graph *graph,
+                               const struct mpq_exec_options *options, uint32_t batch,
+                               size_t *out_bytes)
+{
+    struct mpq_binding binding;
+    double again;
+    MPQ_TRY(mpq_bind_batch(ctx, scratch, graph, batch, &binding));
+    return mpq_exec_measure(ctx, graph, &binding, options, out_bytes, &again);
+}
+
+enum mpq_status mpq_batch_within(struct mpq_ctx *ctx, const struct mpq_graph *graph,
+                                 const struct mpq_exec_options *options, uint32_t *batch)
+{
+    struct mpq_arena *scratch = mpq_arena_create(ctx);
+    if (!scratch)
+        return MPQ_E_NOMEM;
+    enum mpq_status status = MPQ_OK;
+    for (; *batch > 1 && status == MPQ_OK; *batch /= 2) {
+        size_t bytes;
+        status = measure(ctx, scratch, graph, options, *batch, &bytes);
+        mpq_arena_reset(scratch);
+        if (status == MPQ_OK && bytes <= TARGET_BYTES * (size_t)mpq_thread_count())
+            break;
+    }
+    mpq_arena_free(scratch);
+    return status;
+}
+
 /* A scale taken from all samples of a batch is near enough to pass for that of each, but no more.
  */
 static bool has_joint_range(const struct mpq_graph *graph)

@@ -16,6 +16,11 @@ enum mpq_status mpq_batch_choose(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                  size_t max_bytes, const struct mpq_graph **out_graph,
                                  uint32_t *out_batch, bool *out_is_free) MPQ_CHECKED;
 
+/* Halve *batch until an exec of the graph with these options stays in the cache, or is of one. */
+enum mpq_status mpq_batch_within(struct mpq_ctx *ctx, const struct mpq_graph *graph,
+                                 const struct mpq_exec_options *options,
+                                 uint32_t *batch) MPQ_CHECKED;
+
 struct mpq_runner {
     const struct mpq_graph *graph;
     struct mpq_binding *binding; /* exec looks into it, so it does not move with this struct */

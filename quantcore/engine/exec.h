@@ -18,6 +18,8 @@ typedef void mpq_exec_hook(void *arg, mpq_value_id value);
 struct mpq_exec_options {
     const bool *keep;      /* [n_value] values whose data must outlive the forward pass besides the
                               outputs; NULL: none. Others share memory.                           */
+    const bool *shown;     /* [n_value] values that are to be there once their node has run, for
+                              whoever runs node by node and looks at them; NULL: none         */
     bool keep_all;         /* every value has memory of its own, except those that only a Relu or
                               Clip reads: it is computed where they are                           */
     const bool *want_grad; /* [n_value] values whose gradient backward must deliver (weights,
@@ -58,7 +60,7 @@ enum mpq_status mpq_exec_tensors(struct mpq_ctx *ctx, struct mpq_arena *arena,
 void mpq_exec_feed(struct mpq_exec *exec, mpq_value_id value, void *data);
 
 /* Run nodes [first, last) in order; the whole graph is (0, n_node). Earlier values must still be
- * there: a partial run needs keep_all. Cannot fail. */
+ * there: a partial run goes on where the last one ended, or needs keep_all. Cannot fail. */
 void mpq_exec_forward(struct mpq_exec *exec, mpq_node_id first, mpq_node_id last);
 
 /* The last node, n or one before it, from which forward can begin after a whole forward pass and

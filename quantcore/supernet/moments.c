@@ -314,6 +314,45 @@ static bool reads_itself(const struct mpq_layer_table *layers, uint32_t begin, u
     return false;
 }
 
+enum mpq_status mpq_moments_begin(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                  const struct mpq_layer_table *layers,
+                                  const struct mpq_moment_source *source, uint32_t begin,
+                                  uint32_t end, struct mpq_moment_room *out_room,
+                                  struct mpq_moments *out)
+{
+    int64_t most = 0;
+    for (uint32_t l = begin; l < end; l++) {
+        out[l] = (struct mpq_moments){0};
+        if (!is_gathered(&layers->layer[l], source, source->layer_node[l]))
+            continue;
+        MPQ_TRY(create(ctx, arena, &layers->layer[l], source->float_network != NULL, &out[l]));
+        most = out[l].k > most ? out[l].k : most;
+    }
+    size_t n = (size_t)(ROWS * most);
+    *out_room = (struct mpq_moment_room){mpq_arena_alloc(ctx, arena, n, sizeof(mpq_real)),
+                                         mpq_arena_alloc(ctx, arena, n, sizeof(mpq_real))};
+    return out_room->x_row && out_room->f_row ? MPQ_OK : MPQ_E_NOMEM;
+}
+
+void mpq_moments_add(const struct mpq_layer_table *layers, const struct mpq_moment_source *source,
+                     uint32_t begin, uint32_t end, uint32_t n, const struct mpq_moment_room *room,
+                     struct mpq_moments *moments)
+{
+    const struct mpq_network *network = source->network;
+    struct input in = {.x_row = room->x_row, .f_row = room->f_row};
+    for (uint32_t l = begin; l < end; l++)
+        if (moments[l].gram)
+            gather_layer(source, &layers->layer[l], &network->graph->node[source->layer_node[l]],
+                         (double)n / network->batch, &in, &moments[l]);
+}
+
+void mpq_moments_end(uint32_t begin, uint32_t end, struct mpq_moments *moments)
+{
+    for (uint32_t l = begin; l < end; l++)
+        if (moments[l].gram)
+            complete(&moments[l]);
+}
+
 enum mpq_status mpq_moments_gather(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                    const struct mpq_layer_table *layers,
                                    const struct mpq_moment_source *source, uint32_t begin,
@@ -321,21 +360,13 @@ enum mpq_status mpq_moments_gather(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                    struct mpq_moments *out)
 {
     struct mpq_network *network = source->network, *reference = source->float_network;
-    int64_t most = 0;
-    for (uint32_t l = begin; l < end; l++) {
-        out[l] = (struct mpq_moments){0};
-        if (!is_gathered(&layers->layer[l], source, source->layer_node[l]))
-            continue;
-        MPQ_TRY(create(ctx, arena, &layers->layer[l], reference != NULL, &out[l]));
-        most = out[l].k > most ? out[l].k : most;
-    }
-    if (!most)
+    struct mpq_moment_room room;
+    bool any = false;
+    MPQ_TRY(mpq_moments_begin(ctx, arena, layers, source, begin, end, &room, out));
+    for (uint32_t l = begin; l < end; l++)
+        any |= out[l].gram != NULL;
+    if (!any)
         return MPQ_OK;
-    struct input in = {
-        .x_row = mpq_arena_alloc(ctx, arena, (size_t)(ROWS * most), sizeof *in.x_row),
-        .f_row = mpq_arena_alloc(ctx, arena, (size_t)(ROWS * most), sizeof *in.f_row)};
-    if (!in.x_row || !in.f_row)
-        return MPQ_E_NOMEM;
     const struct mpq_layer *layer = layers->layer;
     mpq_node_id beyond = reads_itself(layers, begin, end) ? 1 : 0;
     struct leg leg = {.network = network,
@@ -358,14 +389,9 @@ enum mpq_status mpq_moments_gather(struct mpq_ctx *ctx, struct mpq_arena *arena,
             float_leg.state = is_kept ? leg.state + walk->float_offset : NULL;
             MPQ_TRY(run_leg(ctx, source, &float_leg, sample, n));
         }
-        for (uint32_t l = begin; l < end; l++)
-            if (out[l].gram)
-                gather_layer(source, &layer[l], &network->graph->node[source->layer_node[l]],
-                             (double)n / network->batch, &in, &out[l]);
+        mpq_moments_add(layers, source, begin, end, n, &room, out);
     }
-    for (uint32_t l = begin; l < end; l++)
-        if (out[l].gram)
-            complete(&out[l]);
+    mpq_moments_end(begin, end, out);
     if (walk) {
         walk->node = leg.to;
         walk->float_node = float_leg.to;

@@ -28,6 +28,11 @@ struct mpq_moment_source {
     int64_t n_position; /* of a convolution, over all samples, that count; 0: 32768              */
 };
 
+/* Room to gather rows in. */
+struct mpq_moment_room {
+    mpq_real *x_row, *f_row; /* [rows, the most k] */
+};
+
 /* How far a source's samples have run, for layers that are gathered one after the other: what each
  * batch still needs is kept, so that every node runs about once for all layers instead of once for
  * each. Takes up to source->max_bytes; batches that would exceed it run from the first node each
@@ -58,5 +63,17 @@ enum mpq_status mpq_moments_gather(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                    const struct mpq_moment_source *source, uint32_t begin,
                                    uint32_t end, struct mpq_moment_walk *walk,
                                    struct mpq_moments *out) MPQ_CHECKED;
+
+/* The same in pieces, for whoever runs the source's network anyway: moments of no rows; what the
+ * first n samples of the batch add that it has just run, source->n_sample in all; and the end. */
+enum mpq_status mpq_moments_begin(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                  const struct mpq_layer_table *layers,
+                                  const struct mpq_moment_source *source, uint32_t begin,
+                                  uint32_t end, struct mpq_moment_room *out_room,
+                                  struct mpq_moments *out) MPQ_CHECKED;
+void mpq_moments_add(const struct mpq_layer_table *layers, const struct mpq_moment_source *source,
+                     uint32_t begin, uint32_t end, uint32_t n, const struct mpq_moment_room *room,
+                     struct mpq_moments *moments);
+void mpq_moments_end(uint32_t begin, uint32_t end, struct mpq_moments *moments);
 
 #endif

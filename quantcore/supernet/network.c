@@ -83,12 +83,10 @@ static double variance_of(const mpq_real *x, int64_t n)
     return square > 0 ? square / (double)n : 1;
 }
 
-enum mpq_status mpq_targets_create(struct mpq_ctx *ctx, struct mpq_arena *arena,
-                                   struct mpq_network *network, const struct mpq_samples *samples,
-                                   const uint32_t *sample, uint32_t n_sample,
-                                   struct mpq_targets *out)
+enum mpq_status mpq_targets_begin(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                  const struct mpq_loss *loss, const uint32_t *sample,
+                                  uint32_t n_sample, struct mpq_targets *out)
 {
-    const struct mpq_loss *loss = &network->loss;
     struct mpq_targets targets = {.n_sample = n_sample, .sample = sample};
     targets.target = mpq_arena_alloc(ctx, arena, loss->n_head, sizeof *targets.target);
     targets.variance = mpq_arena_alloc(ctx, arena, loss->n_head, sizeof *targets.variance);
@@ -100,27 +98,49 @@ enum mpq_status mpq_targets_create(struct mpq_ctx *ctx, struct mpq_arena *arena,
         if (!targets.target[h])
             return MPQ_E_NOMEM;
     }
+    *out = targets;
+    return MPQ_OK;
+}
+
+enum mpq_status mpq_targets_take(struct mpq_ctx *ctx, const struct mpq_network *network,
+                                 uint32_t first, uint32_t n, struct mpq_targets *targets)
+{
+    for (uint32_t h = 0; h < network->loss.n_head; h++) {
+        const struct mpq_loss_head *head = &network->loss.head[h];
+        const mpq_real *y = mpq_exec_tensor(network->exec, head->value)->data;
+        int64_t count = n * head->n_sample;
+        memcpy(targets->target[h] + first * head->n_sample, y, (size_t)count * sizeof *y);
+        for (int64_t i = 0; i < count; i++)
+            if (!isfinite(y[i]))
+                return mpq_fail(ctx, MPQ_E_NUMERIC,
+                                "the float model's output '%s' is not finite on sample %u",
+                                network->graph->value[head->value].name,
+                                targets->sample[first + (uint32_t)(i / head->n_sample)]);
+    }
+    return MPQ_OK;
+}
+
+void mpq_targets_end(const struct mpq_loss *loss, struct mpq_targets *targets)
+{
+    for (uint32_t h = 0; h < loss->n_head; h++)
+        targets->variance[h] =
+            variance_of(targets->target[h], targets->n_sample * loss->head[h].n_sample);
+}
+
+enum mpq_status mpq_targets_create(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                   struct mpq_network *network, const struct mpq_samples *samples,
+                                   const uint32_t *sample, uint32_t n_sample,
+                                   struct mpq_targets *out)
+{
+    MPQ_TRY(mpq_targets_begin(ctx, arena, &network->loss, sample, n_sample, out));
     for (uint32_t begin = 0; begin < n_sample; begin += network->batch) {
         uint32_t n = n_sample - begin < network->batch ? n_sample - begin : network->batch;
         MPQ_TRY(mpq_step(ctx, "float outputs", begin, n_sample, NAN));
         MPQ_TRY(mpq_network_read(ctx, network, samples, sample + begin, n));
         mpq_exec_forward(network->exec, 0, network->graph->n_node);
-        for (uint32_t h = 0; h < loss->n_head; h++) {
-            const struct mpq_loss_head *head = &loss->head[h];
-            const mpq_real *y = mpq_exec_tensor(network->exec, head->value)->data;
-            int64_t count = n * head->n_sample;
-            memcpy(targets.target[h] + begin * head->n_sample, y, (size_t)count * sizeof *y);
-            for (int64_t i = 0; i < count; i++)
-                if (!isfinite(y[i]))
-                    return mpq_fail(ctx, MPQ_E_NUMERIC,
-                                    "the float model's output '%s' is not finite on sample %u",
-                                    network->graph->value[head->value].name,
-                                    sample[begin + (uint32_t)(i / head->n_sample)]);
-        }
+        MPQ_TRY(mpq_targets_take(ctx, network, begin, n, out));
     }
-    for (uint32_t h = 0; h < loss->n_head; h++)
-        targets.variance[h] = variance_of(targets.target[h], n_sample * loss->head[h].n_sample);
-    *out = targets;
+    mpq_targets_end(&network->loss, out);
     return MPQ_OK;
 }
 
@@ -160,5 +180,52 @@ void mpq_network_sample_loss(const struct mpq_network *network, const struct mpq
             out_loss[i] +=
                 mpq_loss_head_value(head, y + i * head->n_sample, target + i * head->n_sample, 1,
                                     targets->variance[h], NULL);
+    }
+}
+
+enum mpq_status mpq_pair_loss_begin(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                    const struct mpq_loss *loss, uint32_t n_sample,
+                                    struct mpq_pair_loss *out)
+{
+    size_t n = (size_t)loss->n_head * n_sample;
+    *out = (struct mpq_pair_loss){n_sample, mpq_arena_alloc(ctx, arena, n, sizeof(double)),
+                                  mpq_arena_alloc(ctx, arena, n, sizeof(double)),
+                                  mpq_arena_alloc(ctx, arena, loss->n_head, sizeof(double)),
+                                  mpq_arena_alloc(ctx, arena, loss->n_head, sizeof(double))};
+    return out->kl && out->mse && out->sum && out->power ? MPQ_OK : MPQ_E_NOMEM;
+}
+
+void mpq_pair_loss_add(const struct mpq_network *in_float, const struct mpq_network *other,
+                       uint32_t first, uint32_t n, struct mpq_pair_loss *pair)
+{
+    for (uint32_t h = 0; h < in_float->loss.n_head; h++) {
+        struct mpq_loss_head kl = in_float->loss.head[h], mse = kl;
+        const mpq_real *want = mpq_exec_tensor(in_float->exec, kl.value)->data;
+        const mpq_real *y = mpq_exec_tensor(other->exec, other->loss.head[h].value)->data;
+        kl.mse_weight = mse.kl_weight = 0;
+        for (uint32_t i = 0; i < n; i++, want += kl.n_sample, y += kl.n_sample) {
+            pair->kl[h * pair->n_sample + first + i] =
+                mpq_loss_head_value(&kl, y, want, 1, 1, NULL);
+            pair->mse[h * pair->n_sample + first + i] =
+                mpq_loss_head_value(&mse, y, want, 1, 1, NULL);
+            for (int64_t j = 0; j < kl.n_sample; j++) {
+                pair->sum[h] += (double)want[j];
+                pair->power[h] += (double)want[j] * (double)want[j];
+            }
+        }
+    }
+}
+
+void mpq_pair_loss_end(const struct mpq_loss *loss, const struct mpq_pair_loss *pair,
+                       double *out_loss)
+{
+    memset(out_loss, 0, pair->n_sample * sizeof *out_loss);
+    for (uint32_t h = 0; h < loss->n_head; h++) {
+        double n = (double)pair->n_sample * (double)loss->head[h].n_sample;
+        double mean = pair->sum[h] / n, variance = pair->power[h] / n - mean * mean;
+        variance = variance > 0 ? variance : 1;
+        for (uint32_t i = 0; i < pair->n_sample; i++)
+            out_loss[i] +=
+                pair->kl[h * pair->n_sample + i] + pair->mse[h * pair->n_sample + i] / variance;
     }
 }

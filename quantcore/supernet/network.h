@@ -52,6 +52,32 @@ enum mpq_status mpq_targets_create(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                    const uint32_t *sample, uint32_t n_sample,
                                    struct mpq_targets *out) MPQ_CHECKED;
 
+/* The same in pieces, for whoever runs a network over the samples anyway, in their order: room;
+ * what it has just answered to the first n samples of its batch, samples first .. first + n; and
+ * the end. */
+enum mpq_status mpq_targets_begin(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                  const struct mpq_loss *loss, const uint32_t *sample,
+                                  uint32_t n_sample, struct mpq_targets *out) MPQ_CHECKED;
+enum mpq_status mpq_targets_take(struct mpq_ctx *ctx, const struct mpq_network *network,
+                                 uint32_t first, uint32_t n,
+                                 struct mpq_targets *targets) MPQ_CHECKED;
+void mpq_targets_end(const struct mpq_loss *loss, struct mpq_targets *targets);
+
+/* Losses of samples that the float network and another have run side by side, whose answers need
+ * not be kept: begin from all zero, then the batches, the end gives [n_sample] losses. */
+struct mpq_pair_loss {
+    uint32_t n_sample;
+    double *kl, *mse;    /* [n_head * n_sample] as weighted; squared errors not yet over variance */
+    double *sum, *power; /* [n_head] of the float answers                                         */
+};
+enum mpq_status mpq_pair_loss_begin(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                    const struct mpq_loss *loss, uint32_t n_sample,
+                                    struct mpq_pair_loss *out) MPQ_CHECKED;
+void mpq_pair_loss_add(const struct mpq_network *in_float, const struct mpq_network *other,
+                       uint32_t first, uint32_t n, struct mpq_pair_loss *pair);
+void mpq_pair_loss_end(const struct mpq_loss *loss, const struct mpq_pair_loss *pair,
+                       double *out_loss);
+
 /* Loss of the batch that `network` has just run: its row i answers for targets row[i], i < n. Its
  * gradient times `gradient_scale` is added to the exec's gradients (mpq_exec_zero_grad first); 0:
  * not wanted. */

@@ -237,6 +237,28 @@ static enum mpq_status round_widths(struct mpq_ctx *ctx, struct mpq_arena *arena
     return MPQ_OK;
 }
 
+/* Rounds layers [begin, end) by their moments; bits NULL: all widths of each. */
+static enum mpq_status round_layers(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                    struct mpq_supernet *net, const struct mpq_graph *graph,
+                                    const uint8_t *bits, uint32_t begin, uint32_t end,
+                                    const struct mpq_moments *moments)
+{
+    enum mpq_status status = MPQ_OK;
+    struct mpq_arena *work = mpq_arena_create(ctx);
+    if (!work)
+        return MPQ_E_NOMEM;
+    for (uint32_t l = begin; l < end && status == MPQ_OK; l++) {
+        struct mpq_supernet_layer *layer = &net->layer[l];
+        mpq_bits_mask mask = (mpq_bits_mask)(bits ? 1u << bits[l] : layer->candidates);
+        if (moments[l].n_row)
+            status = round_widths(ctx, arena, work, &net->layers->layer[l], layer, mask, graph,
+                                  &moments[l]);
+        mpq_arena_reset(work);
+    }
+    mpq_arena_free(work);
+    return status;
+}
+
 /* Rounds layers [begin, end), all of whose inputs are as they will be. */
 static enum mpq_status round_range(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                    struct mpq_arena *scratch, struct mpq_supernet *net,
@@ -244,21 +266,8 @@ static enum mpq_status round_range(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                    uint32_t begin, uint32_t end, struct mpq_moment_walk *walk,
                                    struct mpq_moments *moments)
 {
-    struct mpq_arena *work = mpq_arena_create(ctx);
-    if (!work)
-        return MPQ_E_NOMEM;
-    enum mpq_status status =
-        mpq_moments_gather(ctx, scratch, net->layers, source, begin, end, walk, moments);
-    for (uint32_t l = begin; l < end && status == MPQ_OK; l++) {
-        struct mpq_supernet_layer *layer = &net->layer[l];
-        mpq_bits_mask mask = (mpq_bits_mask)(bits ? 1u << bits[l] : layer->candidates);
-        if (moments[l].n_row)
-            status = round_widths(ctx, arena, work, &net->layers->layer[l], layer, mask,
-                                  source->network->graph, &moments[l]);
-        mpq_arena_reset(work);
-    }
-    mpq_arena_free(work);
-    return status;
+    MPQ_TRY(mpq_moments_gather(ctx, scratch, net->layers, source, begin, end, walk, moments));
+    return round_layers(ctx, arena, net, source->network->graph, bits, begin, end, moments);
 }
 
 /* The end of the layers from `begin` whose moments take no more than max_bytes; of one at least. */
@@ -308,6 +317,13 @@ enum mpq_status mpq_round_supernet(struct mpq_ctx *ctx, struct mpq_arena *arena,
     }
     mpq_arena_free(scratch);
     return status;
+}
+
+enum mpq_status mpq_round_from(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                               struct mpq_supernet *net, const struct mpq_graph *graph,
+                               const struct mpq_moments *moments)
+{
+    return round_layers(ctx, arena, net, graph, NULL, 0, net->layers->n_layer, moments);
 }
 
 /* The end of the run of layers from `begin` that read the same input or belong to one node: none of

@@ -21,6 +21,11 @@ enum mpq_status mpq_round_supernet(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                    struct mpq_supernet *net,
                                    const struct mpq_moment_source *source) MPQ_CHECKED;
 
+/* The same from moments [n_layer] that are there already, of inputs like those. */
+enum mpq_status mpq_round_from(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                               struct mpq_supernet *net, const struct mpq_graph *graph,
+                               const struct mpq_moments *moments) MPQ_CHECKED;
+
 /* What rounding a layer takes besides its moments and the offsets. */
 size_t mpq_round_bytes(const struct mpq_layer *layer);
 

@@ -178,8 +178,7 @@ void mpq_supernet_assign(struct mpq_supernet *to, const struct mpq_supernet *fro
 }
 
 /* wq = q * scale of the channel. */
-static void decode(const struct mpq_layer *shape, const int8_t *q, const mpq_real *scale,
-                   mpq_real *wq)
+static void decode(const struct mpq_layer *shape, const int8_t *q, const float *scale, mpq_real *wq)
 {
     for (int64_t row = 0; row < shape->n_outer * shape->n_channel; row++) {
         mpq_real s = scale[row % shape->n_channel];
@@ -214,22 +213,26 @@ void mpq_supernet_apply_layer(const struct mpq_supernet *net, struct mpq_exec *e
     mpq_exec_feed(exec, shape->bias, layer->bias_used);
 }
 
-void mpq_supernet_apply_codes(const struct mpq_supernet *net, struct mpq_exec *exec,
-                              const struct mpq_layer_code *code)
+enum mpq_status mpq_supernet_apply_codes(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                         const struct mpq_layer_table *layers,
+                                         struct mpq_exec *exec, const struct mpq_layer_code *code)
 {
-    for (uint32_t l = 0; l < net->layers->n_layer; l++) {
-        const struct mpq_layer *shape = &net->layers->layer[l];
-        const struct mpq_supernet_layer *layer = &net->layer[l];
-        for (int64_t c = 0; c < shape->n_channel; c++)
-            layer->scale_used[c] = code[l].scale[c];
-        decode(shape, code[l].q, layer->scale_used, layer->wq);
-        mpq_exec_feed(exec, shape->weight, layer->wq);
+    for (uint32_t l = 0; l < layers->n_layer; l++) {
+        const struct mpq_layer *shape = &layers->layer[l];
+        size_t n_param = (size_t)shape->n_param;
+        mpq_real *wq = mpq_arena_alloc(ctx, arena, n_param, sizeof *wq);
+        mpq_real *bias = mpq_arena_alloc(ctx, arena, 1, channel_bytes(shape));
+        if (!wq || !bias)
+            return MPQ_E_NOMEM;
+        decode(shape, code[l].q, code[l].scale, wq);
+        mpq_exec_feed(exec, shape->weight, wq);
         if (!code[l].bias)
             continue;
         for (int64_t c = 0; c < shape->n_channel; c++)
-            layer->bias_used[c] = code[l].bias[c];
-        mpq_exec_feed(exec, shape->bias, layer->bias_used);
+            bias[c] = code[l].bias[c];
+        mpq_exec_feed(exec, shape->bias, bias);
     }
+    return MPQ_OK;
 }
 
 void mpq_supernet_apply(const struct mpq_supernet *net, struct mpq_exec *exec, const uint8_t *bits)

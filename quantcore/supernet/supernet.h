@@ -73,9 +73,12 @@ void mpq_supernet_apply(const struct mpq_supernet *net, struct mpq_exec *exec, c
 void mpq_supernet_apply_layer(const struct mpq_supernet *net, struct mpq_exec *exec, uint32_t layer,
                               int bits);
 
-/* The same with weights and biases from code [n_layer], as a file would hold them. */
-void mpq_supernet_apply_codes(const struct mpq_supernet *net, struct mpq_exec *exec,
-                              const struct mpq_layer_code *code);
+/* The same with weights and biases from code [n_layer], as a file would hold them, unpacked into
+ * memory from `arena`. */
+enum mpq_status mpq_supernet_apply_codes(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                         const struct mpq_layer_table *layers,
+                                         struct mpq_exec *exec,
+                                         const struct mpq_layer_code *code) MPQ_CHECKED;
 
 /* The layers' codes for an allocation, out_code [n_layer], copied into `arena`. */
 enum mpq_status mpq_supernet_codes(struct mpq_ctx *ctx, struct mpq_arena *arena,

@@ -578,15 +578,12 @@ static void folding_gives_what_was_trained(void **state)
         plan.own_group[t.folded_layers.layer[l].node] = l;
     struct mpq_graph *fake;
     struct mpq_network network;
-    struct mpq_supernet holder;
     mpq_node_id node_of[32];
     assert_true(t.folded->n_node <= MPQ_COUNT(node_of));
     CHECK_OK(ctx, mpq_insert_fake_quant(ctx, net->arena, t.folded, &plan, quant, &fake, node_of));
     CHECK_OK(ctx, mpq_network_create(ctx, net->arena, fake, BATCH,
                                      &(struct mpq_exec_options){.keep_all = true}, &network));
-    CHECK_OK(ctx,
-             mpq_supernet_create(ctx, net->arena, t.folded, &t.folded_layers, 1 << 8, &holder));
-    mpq_supernet_apply_codes(&holder, network.exec, code);
+    CHECK_OK(ctx, mpq_supernet_apply_codes(ctx, net->arena, &t.folded_layers, network.exec, code));
     CHECK_OK(ctx, mpq_network_read(ctx, &network, &samples, t.sample, BATCH));
     mpq_exec_forward(network.exec, 0, fake->n_node);
     mpq_paper_apply(&t.paper, t.network.exec, weights, inputs);
