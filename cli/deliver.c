@@ -4,6 +4,7 @@
 
 #include "cli/checkpoint.h"
 #include "cli/output.h"
+#include "cli/recipe.h"
 #include "cli/stopwatch.h"
 #include "exporter/report_csv.h"
 #include "quantcore/base/fileio.h"
@@ -80,8 +81,9 @@ enum mpq_status mpq_deliver(struct mpq_ctx *ctx, struct mpq_arena *arena, struct
                                   .agreement = none,
                                   .kl = none,
                                   .sqnr_db = none};
-    if (!only && !p->paper) /* its widths are as they were trained */
-        MPQ_TRY(mpq_deliver_stage(ctx, p, "refine", mpq_pipeline_refine));
+    if (!only)
+        MPQ_TRY(mpq_deliver_stage(ctx, p, "refine",
+                                  p->paper ? mpq_paper_refine_stage : mpq_pipeline_refine));
     MPQ_TRY(mpq_deliver_stage(ctx, p, "export",
                               only ? mpq_pipeline_export_weights : mpq_pipeline_export));
     MPQ_TRY(write_verified(ctx, arena, p, report));

@@ -135,9 +135,13 @@ enum mpq_status mpq_pipeline_prepare(struct mpq_ctx *ctx, struct mpq_pipeline *p
 enum mpq_status mpq_pipeline_tune(struct mpq_ctx *ctx, struct mpq_pipeline *p) MPQ_CHECKED;
 enum mpq_status mpq_pipeline_search(struct mpq_ctx *ctx, struct mpq_pipeline *p) MPQ_CHECKED;
 
-/* Round once more for the allocation found, layer after layer, aimed at the float model's answers,
- * and keep it where that helps on the decide part, by more than the standard error. p->net is then
- * a copy, in p->arena, of the family that it was. */
+/* A copy of p->net, in p->arena, whose widths of the allocation found are rounded once more for it,
+ * layer after layer, aimed at what the float model answers: at the same channels where they were
+ * equalized. */
+enum mpq_status mpq_pipeline_round(struct mpq_ctx *ctx, struct mpq_pipeline *p,
+                                   struct mpq_supernet *out) MPQ_CHECKED;
+
+/* Let p->net be that where it helps on the decide part, by more than the standard error. */
 enum mpq_status mpq_pipeline_refine(struct mpq_ctx *ctx, struct mpq_pipeline *p) MPQ_CHECKED;
 enum mpq_status mpq_pipeline_export(struct mpq_ctx *ctx, struct mpq_pipeline *p) MPQ_CHECKED;
 

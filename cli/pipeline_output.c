@@ -61,15 +61,14 @@ enum mpq_status mpq_pipeline_write(struct mpq_ctx *ctx, struct mpq_pipeline *p)
 
 enum mpq_status mpq_pipeline_export(struct mpq_ctx *ctx, struct mpq_pipeline *p)
 {
-    if (!p->paper) { /* which has made its own */
-        p->code = mpq_arena_alloc(ctx, p->arena, p->layers.n_layer, sizeof *p->code);
-        if (!p->code)
-            return MPQ_E_NOMEM;
-        MPQ_TRY(mpq_supernet_codes(ctx, p->arena, &p->net, p->bits, p->code));
-        if (p->net_arena)
-            mpq_arena_reset(p->net_arena);
+    p->code = mpq_arena_alloc(ctx, p->arena, p->layers.n_layer, sizeof *p->code);
+    if (!p->code)
+        return MPQ_E_NOMEM;
+    MPQ_TRY(mpq_supernet_codes(ctx, p->arena, &p->net, p->bits, p->code));
+    if (p->net_arena)
+        mpq_arena_reset(p->net_arena);
+    if (!p->paper) /* whose values have no groups */
         MPQ_TRY(check_saturation(ctx, p));
-    }
     return mpq_pipeline_write(ctx, p);
 }
 

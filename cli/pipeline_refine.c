@@ -14,11 +14,11 @@ static double samples_for(const struct mpq_layer *layer)
 }
 
 /* The fewer, the more arithmetic a sample takes and the more layers gather from it, but as many as
- * layers need, where so many would do; a resumed run is to take seconds. A function of model and
- * data alone, so that a run repeats. */
+ * layers need, where so many would do; a resumed run is to take seconds, unless by the paper's
+ * recipe, whose search takes minutes. A function of model and data alone, so that a run repeats. */
 static uint32_t n_sample(const struct mpq_pipeline *p)
 {
-    double budget = p->is_resumed ? 3e11 : 1e12;
+    double budget = p->is_resumed && !p->paper ? 3e11 : 1e12;
     double n = budget / ((double)mpq_pipeline_macs(p) * p->layers.n_layer);
     n = n < LEAST_SAMPLES ? LEAST_SAMPLES : n > MOST_SAMPLES ? MOST_SAMPLES : n;
     for (uint32_t l = 0; l < p->layers.n_layer; l++) {
@@ -43,11 +43,11 @@ static enum mpq_status round_again(struct mpq_ctx *ctx, struct mpq_pipeline *p,
     return mpq_round_allocation(ctx, p->arena, net, &source, p->bits);
 }
 
-/* Aimed at the float model with the channels that the quantized one has. */
-static enum mpq_status round_equalized(struct mpq_ctx *ctx, struct mpq_pipeline *p,
-                                       struct mpq_supernet *net)
+enum mpq_status mpq_pipeline_round(struct mpq_ctx *ctx, struct mpq_pipeline *p,
+                                   struct mpq_supernet *net)
 {
     struct mpq_network network;
+    MPQ_TRY(mpq_supernet_copy(ctx, p->arena, &p->net, net));
     if (!p->equalize.n_edge)
         return round_again(ctx, p, &p->float_network, net);
     struct mpq_arena *scratch = mpq_arena_create(ctx);
@@ -81,8 +81,7 @@ enum mpq_status mpq_pipeline_refine(struct mpq_ctx *ctx, struct mpq_pipeline *p)
     double *loss = mpq_arena_alloc(ctx, p->arena, p->decide.n, sizeof *loss), error;
     if (!loss)
         return MPQ_E_NOMEM;
-    MPQ_TRY(mpq_supernet_copy(ctx, p->arena, &p->net, &refined));
-    MPQ_TRY(round_equalized(ctx, p, &refined));
+    MPQ_TRY(mpq_pipeline_round(ctx, p, &refined));
     struct mpq_evaluator evaluator = p->evaluator;
     evaluator.net = &refined;
     MPQ_TRY(mpq_evaluate_samples(ctx, &evaluator, p->bits, loss));

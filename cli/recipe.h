@@ -23,4 +23,8 @@ enum mpq_status mpq_paper_train_stage(struct mpq_ctx *ctx, struct mpq_pipeline *
 enum mpq_status mpq_paper_search_stage(struct mpq_ctx *ctx, struct mpq_pipeline *p) MPQ_CHECKED;
 enum mpq_status mpq_paper_fold_stage(struct mpq_ctx *ctx, struct mpq_pipeline *p) MPQ_CHECKED;
 
+/* In the place of mpq_pipeline_refine(): round the net that folding left for its widths, and keep
+ * that where it helps on the decide part, whose pictures are changed as in training. */
+enum mpq_status mpq_paper_refine_stage(struct mpq_ctx *ctx, struct mpq_pipeline *p) MPQ_CHECKED;
+
 #endif

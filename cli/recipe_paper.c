@@ -8,6 +8,7 @@
 
 #include "calibration/metric.h"
 #include "cli/checkpoint_paper.h"
+#include "cli/paper_refine.h"
 #include "cli/pick.h"
 #include "cli/recipe.h"
 #include "cli/runner.h"
@@ -188,8 +189,11 @@ enum mpq_status mpq_paper_prepare_stage(struct mpq_ctx *ctx, struct mpq_pipeline
         return mpq_fail(ctx, MPQ_E_UNSUPPORTED,
                         "--recipe paper needs several samples at once for the statistics of its "
                         "batch norms, and this model or its data only give one");
-    for (uint32_t l = 0; l < p->layers.n_layer; l++)
+    for (uint32_t l = 0; l < p->layers.n_layer; l++) {
         keep[p->layers.layer[l].y] = true;
+        if (p->layers.layer[l].x != MPQ_NO_VALUE)
+            keep[p->layers.layer[l].x] = true;
+    }
     MPQ_TRY(mpq_network_create(ctx, p->arena, p->run_graph, p->batch,
                                &(struct mpq_exec_options){.keep = keep}, &p->float_network));
     MPQ_TRY(open_graph(ctx, p, &graph));
@@ -402,41 +406,34 @@ static enum mpq_status fill_report(struct mpq_ctx *ctx, struct mpq_pipeline *p)
     return MPQ_OK;
 }
 
-/* The loss of the codes on each sample of the decide part, against the float model. */
-static enum mpq_status decide_losses(struct mpq_ctx *ctx, struct mpq_pipeline *p)
+/* Codes for the widths found, in a net that holds nothing else. */
+static enum mpq_status fold(struct mpq_ctx *ctx, struct mpq_pipeline *p)
 {
-    struct mpq_samples samples = mpq_pipeline_samples(&p->decide);
-    p->found.sample_loss =
-        mpq_arena_alloc(ctx, p->arena, p->decide.n, sizeof *p->found.sample_loss);
-    if (!p->found.sample_loss)
+    struct mpq_paper_run *run = p->paper;
+    struct mpq_layer_code *code = mpq_arena_alloc(ctx, p->arena, p->layers.n_layer, sizeof *code);
+    if (!code)
         return MPQ_E_NOMEM;
-    p->problem.n_sample = p->decide.n;
-    MPQ_TRY(mpq_targets_create(ctx, p->arena, &p->float_network, &samples, p->decide.sample,
-                               p->decide.n, &p->decide_targets));
-    MPQ_TRY(mpq_supernet_apply_codes(ctx, p->arena, &p->layers, p->fake_network.exec, p->code));
-    for (uint32_t begin = 0; begin < p->decide.n; begin += p->batch) {
-        uint32_t n = p->decide.n - begin < p->batch ? p->decide.n - begin : p->batch;
-        MPQ_TRY(mpq_network_read(ctx, &p->fake_network, &samples, p->decide.sample + begin, n));
-        mpq_exec_forward(p->fake_network.exec, 0, p->fake_graph->n_node);
-        mpq_network_sample_loss(&p->fake_network, &p->decide_targets, begin, n,
-                                p->found.sample_loss + begin);
-    }
+    MPQ_TRY(mpq_paper_fold(ctx, p->arena, &run->net, run->found.weight_bits, run->found.input_bits,
+                           p->graph, &p->layers, code, p->act_quant));
+    p->candidates = 0;
+    for (uint32_t l = 0; l < p->layers.n_layer; l++)
+        p->candidates |= (mpq_bits_mask)(1 << p->bits[l]);
+    MPQ_TRY(mpq_supernet_create(ctx, p->arena, p->graph, &p->layers, p->candidates, &p->net));
+    for (uint32_t l = 0; l < p->layers.n_layer; l++)
+        mpq_supernet_take_code(&p->net, l, &code[l]);
     return MPQ_OK;
 }
 
 enum mpq_status mpq_paper_fold_stage(struct mpq_ctx *ctx, struct mpq_pipeline *p)
 {
-    struct mpq_paper_run *run = p->paper;
     uint32_t n_layer = p->layers.n_layer;
-    p->bits = run->found.weight_bits;
-    p->code = mpq_arena_alloc(ctx, p->arena, n_layer, sizeof *p->code);
+    p->bits = p->paper->found.weight_bits;
     p->act_quant = mpq_arena_alloc(ctx, p->arena, n_layer, sizeof *p->act_quant);
-    mpq_node_id *node_of = mpq_arena_alloc(ctx, p->arena, p->run_graph->n_node, sizeof *node_of);
     p->layer_node = mpq_arena_alloc(ctx, p->arena, n_layer, sizeof *p->layer_node);
-    if (!p->code || !p->act_quant || !node_of || !p->layer_node)
+    mpq_node_id *node_of = mpq_arena_alloc(ctx, p->arena, p->run_graph->n_node, sizeof *node_of);
+    if (!p->act_quant || !p->layer_node || !node_of)
         return MPQ_E_NOMEM;
-    MPQ_TRY(mpq_paper_fold(ctx, p->arena, &run->net, run->found.weight_bits, run->found.input_bits,
-                           p->graph, &p->layers, p->code, p->act_quant));
+    MPQ_TRY(fold(ctx, p));
     MPQ_TRY(plan_activations(ctx, p));
     MPQ_TRY(fill_report(ctx, p));
     MPQ_TRY(mpq_insert_fake_quant(ctx, p->arena, p->run_graph, &p->act, p->act_quant,
@@ -445,5 +442,12 @@ enum mpq_status mpq_paper_fold_stage(struct mpq_ctx *ctx, struct mpq_pipeline *p
         p->layer_node[l] = node_of[p->layers.layer[l].node];
     MPQ_TRY(mpq_network_create(ctx, p->arena, p->fake_graph, p->batch,
                                &(struct mpq_exec_options){.keep_all = true}, &p->fake_network));
-    return decide_losses(ctx, p);
+    return mpq_paper_measure(ctx, p);
+}
+
+/* ---- refine ---- */
+
+enum mpq_status mpq_paper_refine_stage(struct mpq_ctx *ctx, struct mpq_pipeline *p)
+{
+    return p->options->no_refine ? MPQ_OK : mpq_paper_refine(ctx, p, change_of(p));
 }

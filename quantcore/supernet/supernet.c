@@ -187,6 +187,22 @@ static void decode(const struct mpq_layer *shape, const int8_t *q, const float *
     }
 }
 
+void mpq_supernet_take_code(struct mpq_supernet *net, uint32_t l, const struct mpq_layer_code *code)
+{
+    const struct mpq_layer *shape = &net->layers->layer[l];
+    struct mpq_supernet_layer *layer = &net->layer[l];
+    struct mpq_supernet_width *width = &layer->width[code->bits];
+    MPQ_ASSERT(layer->candidates >> code->bits & 1);
+    mpq_levels_set(code->bits, code->level, code->n_level, &width->levels);
+    width->offset = NULL;
+    for (int64_t c = 0; c < shape->n_channel; c++) {
+        width->scale[c] = code->scale[c];
+        if (width->bias)
+            width->bias[c] = code->bias[c];
+    }
+    decode(shape, code->q, width->scale, layer->w);
+}
+
 /* Biases are stored as float16. One beyond it makes the exporter store all of them in float32. */
 static float stored_bias(mpq_real bias)
 {

@@ -57,6 +57,11 @@ enum mpq_status mpq_supernet_fit(struct mpq_ctx *ctx, struct mpq_supernet *net,
 /* The plainest fit: integers with scales from the largest magnitudes, biases as they are. */
 void mpq_supernet_fit_min_max(struct mpq_supernet *net);
 
+/* Let layer l be what the code says, at the code's width, which must be a candidate: its weights
+ * are the latent ones from now on, so other widths no longer hold what they did. */
+void mpq_supernet_take_code(struct mpq_supernet *net, uint32_t layer,
+                            const struct mpq_layer_code *code);
+
 /* What width b of layer l rounds: its latent weights plus the width's offset, [n_param]. Valid
  * until the next call for the layer. */
 const mpq_real *mpq_supernet_weights(const struct mpq_supernet *net, uint32_t layer, int bits);

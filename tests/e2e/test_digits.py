@@ -37,6 +37,11 @@ def convert(model, output, *options):
         "--eval", MODELS / "digits_eval.npz", "--output", output, "--threads", 1, *options)
 
 
+def facts(path):
+    with open(path.with_suffix(".summary.csv"), newline="", encoding="utf-8") as file:
+        return dict(csv.reader(file))
+
+
 def feed(session):
     """The evaluation images as --preprocess unit gives them, in the layout of the input."""
     x = EVAL["images"].astype(np.float32) / np.float32(255)
@@ -180,8 +185,7 @@ class CnnInt8(Conversion, unittest.TestCase):
     integer_ops = {"QLinearConv": 10, "QGemm": 1}
 
     def test_one_width_takes_what_one_file_needs(self):
-        with open(self.path.with_suffix(".summary.csv"), newline="", encoding="utf-8") as file:
-            summary = dict(csv.reader(file))
+        summary = facts(self.path)
         self.assertEqual((summary["decide_samples"], summary["refining"]), ("16", "left out"))
         with open(self.path.with_suffix(".csv"), newline="", encoding="utf-8") as file:
             losses = {(row["sensitivity_8"], row["sensitivity_6"]) for row in csv.DictReader(file)}
@@ -232,6 +236,15 @@ class Paper(unittest.TestCase):
         self.assertGreaterEqual(is_same.sum(), len(theirs) - 3)
         before = n_correct(onnxruntime_outputs(MODELS / "digits_cnn.onnx"))
         self.assertGreaterEqual(n_correct(theirs), before - 6)
+
+    def test_codes_are_rounded_again_unless_that_is_switched_off(self):
+        plain = self.folder / "plain.onnx"
+        convert("digits_cnn.onnx", plain, "--recipe", "paper", "--bitops", "W3A3", "--checkpoint",
+                self.folder / "net.npz", "--no-refine")
+        before, after = facts(plain), facts(self.path)
+        self.assertEqual((before["refining"], after["refining"]), ("none", "kept"))
+        self.assertGreater(float(before["decide_loss"]), float(after["decide_loss"]))
+        self.assertGreater(float(after["decide_loss"]), 0)
 
     def test_the_checkpoint_gives_the_same_file_and_other_budgets(self):
         again, wider = self.folder / "again.onnx", self.folder / "wider.onnx"

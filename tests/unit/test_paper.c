@@ -441,6 +441,34 @@ static void a_changed_batch_has_answers_of_its_own(void **state)
     assert_true(moved > 0.1);
 }
 
+/* By what the network answers and what the float model does to the same changed pictures: none
+ * where they are one, and each sample's own. */
+static void losses_of_a_batch_are_of_its_samples(void **state)
+{
+    static struct trial t;
+    struct mpq_paper_batch batch;
+    set_up(*state, &t);
+    struct mpq_ctx *ctx = &t.net->ctx;
+    double loss[N_SAMPLE] = {0};
+    const struct mpq_paper_truth truth = {.targets = &t.targets};
+    const struct mpq_paper_change change = {
+        {.height = 6, .width = 6, .channels = 3, .reach = 1, .mirrors = true}, t.folded};
+    CHECK_OK(ctx,
+             mpq_paper_batch_create(ctx, t.net->arena, &t.float_network, &truth, &change, &batch));
+    CHECK_OK(ctx,
+             mpq_paper_batch_read(ctx, &batch, &t.float_network, &samples, MPQ_STREAM_SEARCH, 2));
+    mpq_exec_forward(t.float_network.exec, 0, t.folded->n_node);
+    mpq_paper_batch_add_losses(&batch, &t.float_network, loss);
+    for (int i = 0; i < N_SAMPLE; i++)
+        CHECK_NEAR(loss[i], 0, 0, 1e-5);
+    mpq_real *y = mpq_exec_tensor(t.float_network.exec, t.float_network.loss.head[0].value)->data;
+    for (int c = 0; c < N_CLASS; c++)
+        y[N_CLASS + c] = -y[N_CLASS + c];
+    mpq_paper_batch_add_losses(&batch, &t.float_network, loss);
+    for (uint32_t i = 0; i < N_SAMPLE; i++)
+        assert_int_equal(loss[i] > 0.01, i == batch.row[1]);
+}
+
 /* ---- training ---- */
 
 static double error_at(struct trial *t, int bits, int input_bits)
@@ -615,6 +643,7 @@ int main(void)
         TEST(updates_come_with_every_length_of_a_run),
         TEST(pictures_are_moved_and_mirrored),
         TEST(a_changed_batch_has_answers_of_its_own),
+        TEST(losses_of_a_batch_are_of_its_samples),
         TEST(training_learns_and_repeats),
         TEST(training_needs_no_labels),
         TEST(scores_do_not_depend_on_the_order),

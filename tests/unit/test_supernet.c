@@ -131,6 +131,39 @@ static void freezing_takes_one_width_of_the_most_turbulent(void **state)
     assert_int_equal(f->net.layer[3].active, f->net.layer[3].candidates);
 }
 
+/* A layer that took a code has its weights, levels and scales at the code's width. */
+static void a_layer_is_the_code_it_took(void **state)
+{
+    enum { N = 6 };
+    struct fixture *f = *state;
+    const int8_t level[] = {-2, -1, 0, 1}, q[N] = {-2, 1, 0, 0, -1, 1};
+    const float scale[] = {0.5F, 0.25F}, bias[] = {1.5F, -2};
+    const mpq_real w[N] = {-1, 0.5F, 0, 0, -0.25F, 0.25F};
+    const struct mpq_layer_code code = {2, MPQ_COUNT(level), level, q, scale, bias};
+    mpq_real width_scale[2], width_bias[2], work[4][N] = {{0}};
+    struct mpq_supernet_layer layer = {.candidates = 1 << 2,
+                                       .w = work[0],
+                                       .wq = work[1],
+                                       .scale_used = work[2],
+                                       .bias_used = work[3],
+                                       .width[2] = {.scale = width_scale, .bias = width_bias}};
+    struct mpq_layer shape = {
+        .n_group = 1, .n_outer = 1, .n_channel = 2, .n_inner = 3, .n_param = N};
+    const struct mpq_layer_table table = {.n_layer = 1, .layer = &shape};
+    struct mpq_supernet net = {&table, &layer};
+    struct mpq_layer_code back;
+    const uint8_t bits = 2;
+    layer.width[2].offset = w; /* which the code's weights do not have */
+    mpq_supernet_take_code(&net, 0, &code);
+    assert_memory_equal(layer.w, w, sizeof w);
+    CHECK_OK(&f->ctx, mpq_supernet_codes(&f->ctx, f->arena, &net, &bits, &back));
+    assert_int_equal(back.n_level, MPQ_COUNT(level));
+    assert_memory_equal(back.level, level, sizeof level);
+    assert_memory_equal(back.q, q, sizeof q);
+    assert_memory_equal(back.scale, scale, sizeof scale);
+    assert_memory_equal(back.bias, bias, sizeof bias);
+}
+
 static void paths_are_active_varied_and_repeatable(void **state)
 {
     struct fixture *f = *state;
@@ -168,6 +201,7 @@ int main(void)
         cmocka_unit_test(the_schedule_is_the_published_one),
         cmocka_unit_test_setup_teardown(freezing_takes_one_width_of_the_most_turbulent, setup,
                                         teardown),
+        cmocka_unit_test_setup_teardown(a_layer_is_the_code_it_took, setup, teardown),
         cmocka_unit_test_setup_teardown(paths_are_active_varied_and_repeatable, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
