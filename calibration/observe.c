@@ -19,6 +19,10 @@ enum mpq_status mpq_observer_create(struct mpq_ctx *ctx, struct mpq_arena *arena
         return MPQ_E_NOMEM;
     for (uint32_t v = 0; v < plan->n_value; v++)
         o.keep[v] = plan->group[v] != MPQ_NO_GROUP;
+    /* Wider than the Clip before it, a QuantizeLinear does not take its place. */
+    for (uint32_t n = 0; n < graph->n_node; n++)
+        if (mpq_node_is(&graph->node[n], "Clip") && o.keep[graph->node[n].out[0]])
+            o.histogram[plan->group[graph->node[n].out[0]]].is_bounded = true;
     for (uint32_t l = 0; l < layers->n_layer; l++) {
         const struct mpq_layer *layer = &layers->layer[l];
         struct mpq_layer_stats *stats = &o.stats[l];
@@ -144,7 +148,10 @@ static void add_some(void *arg, int64_t begin, int64_t end, int thread)
             group % a->apart >= end)
             continue;
         const struct mpq_tensor *tensor = mpq_exec_tensor(a->exec, v);
-        mpq_histogram_add(&o->histogram[group], tensor->data, mpq_shape_count(&tensor->shape));
+        int64_t n_sample = tensor->shape.rank ? tensor->shape.dim[0] : 1;
+        if (n_sample > 0)
+            mpq_histogram_add_samples(&o->histogram[group], tensor->data,
+                                      mpq_shape_count(&tensor->shape), n_sample);
     }
     for (uint32_t l = 0; l < o->layers->n_layer; l++)
         if (l % a->apart >= begin && l % a->apart < end)

@@ -42,14 +42,11 @@ static void find_bins(const mpq_real *restrict x, int64_t n, double base, double
     }
 }
 
-void mpq_histogram_add(struct mpq_histogram *h, const mpq_real *x, int64_t n)
+/* n > 0 values between low and high. */
+static void add(struct mpq_histogram *h, const mpq_real *x, int64_t n, double low, double high)
 {
     enum { BLOCK = 1024 };
     int32_t bin[BLOCK];
-    double low, high;
-    if (n <= 0)
-        return;
-    find_ends(x, n, &low, &high);
     if (h->n == 0) {
         /* A little room above, so that the maximum itself falls inside. */
         double span = high - low;
@@ -74,6 +71,44 @@ void mpq_histogram_add(struct mpq_histogram *h, const mpq_real *x, int64_t n)
             h->count[bin[i]]++;
     }
     h->n += (uint64_t)n;
+}
+
+void mpq_histogram_add(struct mpq_histogram *h, const mpq_real *x, int64_t n)
+{
+    double low, high;
+    if (n <= 0)
+        return;
+    find_ends(x, n, &low, &high);
+    add(h, x, n, low, high);
+}
+
+static void see_extreme(struct mpq_histogram_end *end, double extreme, bool is_first)
+{
+    if (is_first || extreme >= end->most) {
+        end->is_shared = !is_first && extreme == end->most;
+        end->most = extreme;
+    }
+    end->sum += extreme;
+    end->square += extreme * extreme;
+}
+
+void mpq_histogram_add_samples(struct mpq_histogram *h, const mpq_real *x, int64_t n,
+                               int64_t n_sample)
+{
+    double low = 0, high = 0;
+    int64_t size = n / n_sample;
+    if (size <= 0)
+        return;
+    for (int64_t i = 0; i < n_sample; i++) {
+        double least, most;
+        find_ends(x + i * size, size, &least, &most);
+        see_extreme(&h->end[0], -least, h->n_sample == 0);
+        see_extreme(&h->end[1], most, h->n_sample == 0);
+        h->n_sample++;
+        low = i == 0 || least < low ? least : low;
+        high = i == 0 || most > high ? most : high;
+    }
+    add(h, x, size * n_sample, low, high);
 }
 
 double mpq_histogram_mse(const struct mpq_histogram *h, const struct mpq_act_quant *quant)
@@ -108,20 +143,45 @@ static struct mpq_act_quant quant_of_range(double low, double high, struct mpq_a
     return quant;
 }
 
+/* Mean squared error that samples not seen add at one end, `limit` away from zero. Their extremes
+ * are taken to be of Gumbel's distribution with the mean and variance of those seen (Coles, An
+ * Introduction to Statistical Modeling of Extreme Values, 2001, 3.1), whose tail is exponential:
+ * they exceed l with a probability of about exp(-(l - mean) / spread), and then by a square of 2
+ * spread^2 on average, by one value of the sample. Within what was seen the histogram tells. */
+static double tail(const struct mpq_histogram *h, const struct mpq_histogram_end *end, double limit)
+{
+    const double pi = 3.14159265358979323846;
+    double n = (double)h->n_sample;
+    if (n < 2 || h->is_bounded || end->is_shared || end->most <= 0)
+        return 0;
+    double mean = end->sum / n, variance = (end->square - n * mean * mean) / (n - 1);
+    double spread = variance > 0 ? sqrt(6 * variance) / pi : 0;
+    if (!(spread > 0))
+        return 0;
+    double chance = exp(-(fmax(limit, end->most) - mean) / spread);
+    return chance * 2 * spread * spread * n / (double)h->n;
+}
+
+static double expected_error(const struct mpq_histogram *h, const struct mpq_act_quant *quant,
+                             double low, double high)
+{
+    return mpq_histogram_mse(h, quant) + tail(h, &h->end[0], -low) + tail(h, &h->end[1], high);
+}
+
 struct best {
     const struct mpq_histogram *histogram;
     struct mpq_act_form form;
     struct mpq_act_quant quant;
-    double mse, low, high;
+    double error, low, high;
 };
 
 static void try_range(struct best *best, double low, double high)
 {
     struct mpq_act_quant quant = quant_of_range(low, high, best->form);
-    double mse = mpq_histogram_mse(best->histogram, &quant);
-    if (mse < best->mse) {
+    double error = expected_error(best->histogram, &quant, low, high);
+    if (error < best->error) {
         best->quant = quant;
-        best->mse = mse;
+        best->error = error;
         best->low = low;
         best->high = high;
     }
@@ -135,7 +195,15 @@ void mpq_histogram_range(const struct mpq_histogram *h, struct mpq_act_form form
     struct best best = {h, form, quant_of_range(low, high, form), 0, low, high};
     if (high > low && form.bits <= 8 && !form.is_min_max) {
         enum { STEPS = 50 };
-        best.mse = mpq_histogram_mse(h, &best.quant);
+        best.error = expected_error(h, &best.quant, low, high);
+        if (tail(h, &h->end[0], -low) + tail(h, &h->end[1], high) > 0) {
+            for (int i = 1; i <= STEPS; i++)
+                try_range(&best, low, high * (1 + (double)i / STEPS));
+            high = best.high;
+            for (int i = 1; i <= STEPS && low < 0; i++)
+                try_range(&best, low * (1 + (double)i / STEPS), high);
+            low = best.low;
+        }
         for (int i = 1; i < STEPS; i++) {
             double shrink = 1 - (double)i / STEPS;
             try_range(&best, low * shrink, high * shrink);

@@ -1,8 +1,7 @@
-/* Codebooks, their gradients, histograms and the ranges found on them. */
+/* Codebooks and their gradients. */
 #include <string.h>
 
 #include "quantcore/base/rng.h"
-#include "quantcore/quant/histogram.h"
 #include "quantcore/quant/levels.h"
 #include "quantcore/quant/saturation.h"
 #include "quantcore/quant/weight_fit.h"
@@ -191,96 +190,6 @@ static void gradients_follow_lsq(void **state)
     CHECK_NEAR(dscale, 1 * (1 - 0.4) + 2 * (1 - 1.8) + 3 * -3 + 5 * 3, 1e-6, 0);
 }
 
-static void histogram_grows_without_losing_values(void **state)
-{
-    (void)state;
-    static struct mpq_histogram h;
-    memset(&h, 0, sizeof h);
-    const mpq_real batches[][3] = {
-        {MPQ_REAL(0.1), MPQ_REAL(0.2), MPQ_REAL(0.3)}, {-5, 0, 1}, {100, MPQ_REAL(-0.5), 2}};
-    for (size_t i = 0; i < 3; i++)
-        mpq_histogram_add(&h, batches[i], 3);
-    uint64_t n = 0;
-    for (int i = 0; i < MPQ_HISTOGRAM_BINS; i++)
-        n += h.count[i];
-    assert_int_equal(n, 9);
-    assert_int_equal(h.n, 9);
-    CHECK_NEAR(h.minimum, -5, 0, 0);
-    CHECK_NEAR(h.maximum, 100, 0, 0);
-    assert_true(h.low <= -5 && h.low + h.width * MPQ_HISTOGRAM_BINS > 100);
-}
-
-static void ranges_hold_zero_and_beat_minmax(void **state)
-{
-    (void)state;
-    static mpq_real x[N];
-    static struct mpq_histogram h;
-    for (int sign = 0; sign < 2; sign++)
-        for (int bits = 2; bits <= 8; bits++) {
-            struct mpq_act_quant quant, full;
-            memset(&h, 0, sizeof h);
-            fill_normal(x, N, 3);
-            for (int i = 0; i < N && !sign; i++)
-                x[i] = x[i] > 0 ? x[i] : 0;
-            mpq_histogram_add(&h, x, N);
-            mpq_histogram_range(&h, (struct mpq_act_form){bits, false, false}, &quant);
-            assert_true(quant.zero_point >= 0 && quant.zero_point < 1 << bits);
-            if (!sign)
-                assert_int_equal(quant.zero_point, 0);
-            full = quant;
-            full.scale = (float)((h.maximum - fmin(h.minimum, 0)) / ((1 << bits) - 1));
-            full.zero_point = (int)rint(-fmin(h.minimum, 0) / (double)full.scale);
-            assert_true(mpq_histogram_mse(&h, &quant) <= mpq_histogram_mse(&h, &full));
-        }
-    /* ReLU at 4 bits, against the best of a fine ladder of steps on the sample itself. */
-    memset(&h, 0, sizeof h);
-    fill_normal(x, N, 3);
-    for (int i = 0; i < N; i++)
-        x[i] = x[i] > 0 ? x[i] : 0;
-    struct mpq_act_quant quant;
-    mpq_histogram_add(&h, x, N);
-    mpq_histogram_range(&h, (struct mpq_act_form){4, false, false}, &quant);
-    double relu_mse = 1;
-    for (double step = 0.1; step < 0.4; step += 0.001) {
-        double sum = 0;
-        for (int i = 0; i < N; i++) {
-            double q = fmin(rint((double)x[i] / step), 15);
-            sum += ((double)x[i] - q * step) * ((double)x[i] - q * step);
-        }
-        relu_mse = fmin(relu_mse, sum / N);
-    }
-    CHECK_NEAR(mpq_histogram_mse(&h, &quant), relu_mse, 0.03, 0);
-    /* Zero point 0 and a sign leave it the same 16 integers of 5 bits, and the same range. */
-    mpq_histogram_range(&h, (struct mpq_act_form){5, true, false}, &quant);
-    CHECK_NEAR(mpq_histogram_mse(&h, &quant), relu_mse, 0.03, 0);
-}
-
-static void other_forms_of_activations(void **state)
-{
-    (void)state;
-    static struct mpq_histogram h;
-    static mpq_real x[N];
-    struct mpq_act_quant quant;
-    memset(&h, 0, sizeof h);
-    fill_normal(x, N, 3);
-    mpq_histogram_add(&h, x, N);
-    mpq_histogram_range(&h, (struct mpq_act_form){8, true, false}, &quant);
-    assert_int_equal(quant.zero_point, 128);
-    assert_true(quant.bits == 8 &&
-                127 * (double)quant.scale <= fmax(-h.minimum, h.maximum) * 1.0001);
-    double eight = mpq_histogram_mse(&h, &quant);
-    mpq_histogram_range(&h, (struct mpq_act_form){16, false, false}, &quant);
-    CHECK_NEAR(quant.scale, (h.maximum - h.minimum) / 65535, 1e-6, 0);
-    CHECK_NEAR(quant.zero_point, -h.minimum / (double)quant.scale, 0, 0.5);
-    assert_true(mpq_histogram_mse(&h, &quant) < eight / 1000);
-    struct mpq_act_form all = {.bits = 4, .is_min_max = true};
-    mpq_histogram_range(&h, all, &quant);
-    CHECK_NEAR(quant.scale, (h.maximum - h.minimum) / 15, 1e-6, 0);
-    memset(&h, 0, sizeof h);
-    mpq_histogram_range(&h, (struct mpq_act_form){8, true, false}, &quant);
-    assert_true(quant.scale > 0 && quant.zero_point == 128);
-}
-
 /* The largest magnitude of a channel is the outermost positive level; a channel of zeros has a
  * scale all the same. */
 static void min_max_levels_hold_the_largest(void **state)
@@ -358,24 +267,6 @@ static void saturating_pairs_are_found_and_repaired(void **state)
     mpq_arena_free(arena);
 }
 
-static void empty_and_constant_values_have_a_range(void **state)
-{
-    (void)state;
-    static struct mpq_histogram h;
-    struct mpq_act_quant quant;
-    memset(&h, 0, sizeof h);
-    mpq_histogram_range(&h, (struct mpq_act_form){8, false, false}, &quant);
-    assert_true(quant.scale > 0);
-    const mpq_real zeros[4] = {0}, sevens[4] = {7, 7, 7, 7};
-    mpq_histogram_add(&h, zeros, 4);
-    mpq_histogram_range(&h, (struct mpq_act_form){8, false, false}, &quant);
-    assert_true(quant.scale > 0 && quant.zero_point == 0);
-    memset(&h, 0, sizeof h);
-    mpq_histogram_add(&h, sevens, 4);
-    mpq_histogram_range(&h, (struct mpq_act_form){8, false, false}, &quant);
-    CHECK_NEAR(rint(7 / (double)quant.scale) * (double)quant.scale, 7, 0.01, 0);
-}
-
 /* The fit by the weights alone: with channels last or first, the same scales and codes; the error
  * is what the codes say and falls by about 6 dB a bit. */
 static void weights_alone_are_fitted(void **state)
@@ -431,12 +322,8 @@ int main(void)
         cmocka_unit_test(channels_of_a_matmul_weight_are_columns),
         cmocka_unit_test(weights_alone_are_fitted),
         cmocka_unit_test(gradients_follow_lsq),
-        cmocka_unit_test(histogram_grows_without_losing_values),
-        cmocka_unit_test(ranges_hold_zero_and_beat_minmax),
-        cmocka_unit_test(other_forms_of_activations),
         cmocka_unit_test(min_max_levels_hold_the_largest),
         cmocka_unit_test(saturating_pairs_are_found_and_repaired),
-        cmocka_unit_test(empty_and_constant_values_have_a_range),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
