@@ -2,6 +2,8 @@
 
 #include <math.h>
 
+#include "quantcore/base/simd.h"
+
 int64_t mpq_metric_classes(const struct mpq_tensor *output)
 {
     const struct mpq_shape *shape = &output->shape;
@@ -105,18 +107,45 @@ void mpq_accuracy_add(struct mpq_accuracy *accuracy, const mpq_real *score, int6
     accuracy->n_top5 += mpq_metric_is_in_top(score, n_class, label, 5);
 }
 
+/* Sums in strands, always the same. */
+MPQ_MULTIVERSION
+static void add_differences(struct mpq_comparison *comparison, const mpq_real *reference,
+                            const mpq_real *y, int64_t n)
+{
+    enum { STRANDS = 16 };
+    double signal[STRANDS] = {0}, noise[STRANDS] = {0}, sum[STRANDS] = {0}, most[STRANDS] = {0};
+    int64_t whole = n - n % STRANDS;
+    for (int64_t i = 0; i < whole; i += STRANDS)
+        for (int j = 0; j < STRANDS; j++) {
+            double r = (double)reference[i + j], difference = fabs(r - (double)y[i + j]);
+            signal[j] += r * r;
+            noise[j] += difference * difference;
+            sum[j] += difference;
+            most[j] = difference > most[j] ? difference : most[j];
+        }
+    for (int64_t i = whole; i < n; i++) {
+        double r = (double)reference[i], difference = fabs(r - (double)y[i]);
+        signal[0] += r * r;
+        noise[0] += difference * difference;
+        sum[0] += difference;
+        most[0] = difference > most[0] ? difference : most[0];
+    }
+    for (int j = 0; j < STRANDS; j++) {
+        comparison->signal += signal[j];
+        comparison->noise += noise[j];
+        comparison->difference_sum += sum[j];
+        if (most[j] > comparison->difference_max)
+            comparison->difference_max = most[j];
+    }
+    if (isnan(comparison->difference_sum))
+        comparison->difference_max = comparison->difference_sum;
+}
+
 void mpq_comparison_add(struct mpq_comparison *comparison, const mpq_real *reference,
                         const mpq_real *y, uint32_t n_sample, int64_t n_element, int64_t n_class)
 {
     int64_t n = n_sample * n_element;
-    for (int64_t i = 0; i < n; i++) {
-        double r = (double)reference[i], difference = fabs(r - (double)y[i]);
-        comparison->signal += r * r;
-        comparison->noise += difference * difference;
-        comparison->difference_sum += difference;
-        if (!(difference <= comparison->difference_max))
-            comparison->difference_max = difference; /* NaN, once there, stays */
-    }
+    add_differences(comparison, reference, y, n);
     comparison->n_element += (uint64_t)n;
     comparison->n_sample += n_sample;
     for (uint32_t s = 0; s < n_sample && n_class; s++) {

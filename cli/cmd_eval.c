@@ -148,10 +148,10 @@ static enum mpq_status make_runners(struct mpq_ctx *ctx, struct mpq_arena *arena
     size_t left = 0;
     if (options->max_memory)
         MPQ_TRY(memory_left(ctx, arena, options, eval, &left));
-    MPQ_TRY(mpq_batch_choose(ctx, arena, model->graph, eval->dataset, left, &model->graph,
+    MPQ_TRY(mpq_batch_choose(ctx, arena, model->graph, eval->dataset, left, false, &model->graph,
                              &model->batch, &is_free));
     if (reference->path) {
-        MPQ_TRY(mpq_batch_choose(ctx, arena, reference->graph, eval->dataset, left,
+        MPQ_TRY(mpq_batch_choose(ctx, arena, reference->graph, eval->dataset, left, false,
                                  &reference->graph, &reference->batch, &is_free));
         if (reference->batch < model->batch)
             model->batch = reference->batch;

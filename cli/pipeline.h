@@ -66,7 +66,8 @@ struct mpq_pipeline {
     struct mpq_moments
         *moments; /* [n_layer] in moment_arena, until rounded by; NULL: none gathered */
     struct mpq_arena *moment_arena;
-    bool is_resumed;              /* from the checkpoint: neither calibrated nor tuned */
+    bool observes_more; /* ranges are taken from more samples: with few, activations lose much */
+    bool is_resumed;    /* from the checkpoint: neither calibrated nor tuned */
     struct mpq_equalize equalize; /* no edges: channels are as the model has them */
     /* `graph` and `run_graph` with the gains of that: what is quantized, and calibrated for. Where
      * the quantized model is compared with the float one, that is the latter as it came. */
@@ -230,6 +231,15 @@ uint32_t mpq_pipeline_tune_batch(const struct mpq_pipeline *p);
 
 /* Ask the float model for its answers to what reports, for a checkpoint; unless they are many. */
 enum mpq_status mpq_pipeline_answer(struct mpq_ctx *ctx, struct mpq_pipeline *p) MPQ_CHECKED;
+
+/* Ask the float network, whose outputs these are, from sample `first` of those that report on. */
+enum mpq_status mpq_pipeline_ask(struct mpq_ctx *ctx, struct mpq_pipeline *p,
+                                 struct mpq_tensor *const *output, uint32_t first) MPQ_CHECKED;
+
+/* Room for what a network with the outputs of the float one answers to n samples; *out NULL where
+ * that would be much. */
+enum mpq_status mpq_pipeline_make_answers(struct mpq_ctx *ctx, struct mpq_pipeline *p, uint32_t n,
+                                          struct mpq_answers **out) MPQ_CHECKED;
 
 /* Room for them. */
 enum mpq_status mpq_pipeline_room_for_answers(struct mpq_ctx *ctx, struct mpq_pipeline *p,

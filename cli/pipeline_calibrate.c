@@ -15,12 +15,14 @@ enum { FEW = 16, MAX_JUDGING = 256 };
 
 /* ---- observing ---- */
 
-/* Of the tune part, as many samples as ranges are taken from; fewer where nothing else takes time.
- * A function of model and data alone, so that a run repeats. */
+/* Of the tune part, as many samples as ranges are taken from; fewer where nothing else takes time,
+ * as long as activations then lose next to nothing. A function of model and data alone, so that a
+ * run repeats. */
 static uint32_t count_observed(const struct mpq_pipeline *p)
 {
     enum { LEAST = 32, MOST = 1024 };
-    uint64_t n = MOST, affordable = (uint64_t)1e10 / mpq_pipeline_macs(p);
+    uint64_t budget = (uint64_t)(p->observes_more ? 1e11 : 1e10);
+    uint64_t n = MOST, affordable = budget / mpq_pipeline_macs(p);
     if (mpq_pipeline_is_fixed(p) && affordable < n)
         n = affordable < LEAST ? LEAST : affordable;
     return n < p->tune.n ? (uint32_t)n : p->tune.n;
@@ -403,6 +405,12 @@ static enum mpq_status improve(struct mpq_ctx *ctx, struct mpq_pipeline *p,
     double loss = mean_loss(&judge, &error);
     if (judge.targets.n_sample > 1 && loss + 3 * error < MPQ_TUNE_LOSS_FLOOR)
         return MPQ_OK;
+    uint32_t n_observed = count_observed(p);
+    p->observes_more = true;
+    if (count_observed(p) > n_observed) {
+        MPQ_TRY(observe_graph(ctx, p, p->run_graph, gains, NULL));
+        choose_ranges(p);
+    }
     if (p->tune.n > FEW)
         MPQ_TRY(make_judge(ctx, scratch, p, MAX_JUDGING, NULL, &judge));
     if (gains->n_edge && mean_loss(&judge, &error) >= MPQ_TUNE_LOSS_FLOOR)
@@ -453,8 +461,9 @@ enum mpq_status mpq_pipeline_calibrate(struct mpq_ctx *ctx, struct mpq_pipeline 
     size_t taken = mpq_memory_taken(p->arena), left = 0;
     if (options->max_memory) /* where nothing is left the plan will say so */
         left = options->max_memory > taken ? options->max_memory - taken : 1;
-    MPQ_TRY(mpq_batch_choose(ctx, p->arena, p->graph, p->tune.dataset, left, &p->run_graph,
-                             &p->batch, &p->takes_batches));
+    MPQ_TRY(mpq_batch_choose(ctx, p->arena, p->graph, p->tune.dataset, left,
+                             mpq_pipeline_runs_plainly(p), &p->run_graph, &p->batch,
+                             &p->takes_batches));
     MPQ_TRY(alloc_activations(ctx, p));
     p->equal_graph = p->graph;
     p->equal_run_graph = p->run_graph;

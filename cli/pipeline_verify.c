@@ -13,9 +13,10 @@
 /* Two networks fed the same samples, compared output by output. */
 struct side_by_side {
     struct mpq_pipeline *p;
-    struct mpq_exec *reference; /* fed from the runner's inputs and run beside it */
+    struct mpq_exec
+        *reference; /* fed from the runner's inputs and run beside it; NULL: has answered */
     const struct mpq_graph *reference_graph;
-    struct mpq_tensor **output;        /* [n_output] of the reference */
+    struct mpq_tensor **output;        /* [n_output] of the reference, where it is there */
     struct mpq_comparison *comparison; /* [n_output] */
     struct mpq_accuracy accuracy, reference_accuracy;
     uint64_t n_lost, n_won;       /* right only in the reference, only in the runner's model */
@@ -49,6 +50,7 @@ static void score_labels(struct side_by_side *s, const mpq_real *reference, cons
 static void run_reference(const struct side_by_side *s, const struct mpq_runner *runner, uint32_t n)
 {
     const struct mpq_graph *graph = s->reference_graph;
+    MPQ_ASSERT(s->reference);
     for (uint32_t i = 0; i < graph->n_input; i++)
         memcpy(mpq_exec_tensor(s->reference, graph->input[i])->data, runner->input[i]->data,
                mpq_tensor_bytes(runner->input[i]));
@@ -67,12 +69,12 @@ static void compare_with(struct side_by_side *s, const struct mpq_runner *runner
                           s->n_seen, n))
         run_reference(s, runner, n);
     for (uint32_t i = 0; i < s->reference_graph->n_output; i++) {
-        const struct mpq_tensor *want = s->output[i], *got = runner->output[i];
-        if (want->dtype != MPQ_FLOAT || got->dtype != MPQ_FLOAT)
+        const struct mpq_tensor *got = runner->output[i];
+        if (s->p->binding.tensor[s->p->graph->output[i]].dtype != MPQ_FLOAT ||
+            got->dtype != MPQ_FLOAT)
             continue;
-        const mpq_real *reference = want->data;
-        if (answers)
-            reference = answers->output[i] + s->n_seen * answers->n_element[i];
+        const mpq_real *reference =
+            answers ? answers->output[i] + s->n_seen * answers->n_element[i] : s->output[i]->data;
         bool is_scored = i == s->p->scored;
         mpq_comparison_add(&s->comparison[i], reference, got->data, n, runner->n_element[i],
                            is_scored ? s->p->n_class : 0);
@@ -97,52 +99,6 @@ static enum mpq_status compare_batch(struct mpq_ctx *ctx, void *arg,
     return MPQ_OK;
 }
 
-/* Room for what the runs over n samples answer, which have the outputs of the float model; *out
- * NULL where it would be more than `most`. */
-static enum mpq_status make_answers(struct mpq_ctx *ctx, struct mpq_pipeline *p, uint32_t n,
-                                    size_t most, struct mpq_answers **out)
-{
-    const struct mpq_graph *graph = p->run_graph;
-    struct mpq_tensor **output;
-    MPQ_TRY(mpq_exec_tensors(ctx, p->arena, p->float_network.exec, graph->output, graph->n_output,
-                             &output));
-    return mpq_answers_create(ctx, p->arena, output, graph->n_output, p->batch, n,
-                              mpq_memory_cache(p, most), out);
-}
-
-/* In memory, and in a checkpoint. */
-static const size_t most_kept = (size_t)256 << 20, most_stored = (size_t)16 << 20;
-
-enum mpq_status mpq_pipeline_keep_answers(struct mpq_ctx *ctx, struct mpq_pipeline *p)
-{
-    return p->answers ? MPQ_OK : make_answers(ctx, p, p->report.n, most_kept, &p->answers);
-}
-
-enum mpq_status mpq_pipeline_room_for_answers(struct mpq_ctx *ctx, struct mpq_pipeline *p,
-                                              struct mpq_answers **out)
-{
-    return make_answers(ctx, p, p->report.n, most_stored, out);
-}
-
-enum mpq_status mpq_pipeline_answer(struct mpq_ctx *ctx, struct mpq_pipeline *p)
-{
-    struct mpq_network *network = &p->float_network;
-    const struct mpq_graph *graph = network->graph;
-    struct mpq_samples samples = mpq_pipeline_samples(&p->report);
-    struct mpq_tensor **output;
-    MPQ_TRY(mpq_pipeline_room_for_answers(ctx, p, &p->answers));
-    MPQ_TRY(
-        mpq_exec_tensors(ctx, p->arena, network->exec, graph->output, graph->n_output, &output));
-    for (uint32_t first = 0; p->answers && first < p->report.n; first += p->batch) {
-        uint32_t left = p->report.n - first, n = left < p->batch ? left : p->batch;
-        MPQ_TRY(mpq_step(ctx, "float answers", first, p->report.n, (double)NAN));
-        MPQ_TRY(mpq_network_read(ctx, network, &samples, p->report.sample + first, n));
-        mpq_exec_forward(network->exec, 0, graph->n_node);
-        mpq_answers_keep(p->answers, network->input, graph->n_input, output, p->batch, first, n);
-    }
-    return MPQ_OK;
-}
-
 /* A side that compares the first n samples of the part with `reference`, or with its answers. */
 static enum mpq_status make_side(struct mpq_ctx *ctx, struct mpq_pipeline *p,
                                  const struct mpq_network *network, const struct mpq_part *part,
@@ -159,8 +115,9 @@ static enum mpq_status make_side(struct mpq_ctx *ctx, struct mpq_pipeline *p,
         mpq_arena_alloc(ctx, p->arena, reference_graph->n_output, sizeof *out->comparison);
     if (!out->comparison)
         return MPQ_E_NOMEM;
-    MPQ_TRY(mpq_exec_tensors(ctx, p->arena, reference, reference_graph->output,
-                             reference_graph->n_output, &out->output));
+    if (reference)
+        MPQ_TRY(mpq_exec_tensors(ctx, p->arena, reference, reference_graph->output,
+                                 reference_graph->n_output, &out->output));
     if (mpq_dataset_has_labels(part->dataset) && p->scored != UINT32_MAX)
         out->labelled = part->dataset;
     return MPQ_OK;
@@ -203,7 +160,7 @@ static enum mpq_status take_codes(struct mpq_ctx *ctx, struct mpq_arena *scratch
     return mpq_supernet_apply_codes(ctx, scratch, &p->layers, p->fake_network.exec, stored);
 }
 
-/* Where nothing else runs them, both networks are made now, the quantized one in `scratch`. */
+/* Where nothing else runs them, both networks are made now, in `scratch`. */
 static enum mpq_status make_networks(struct mpq_ctx *ctx, struct mpq_arena *scratch,
                                      struct mpq_pipeline *p)
 {
@@ -215,7 +172,7 @@ static enum mpq_status make_networks(struct mpq_ctx *ctx, struct mpq_arena *scra
     for (uint32_t l = 0; l < p->layers.n_layer; l++)
         shown[p->layers.layer[l].y] = true;
     const struct mpq_exec_options options = {.shown = shown};
-    MPQ_TRY(mpq_network_create(ctx, p->arena, p->run_graph, p->batch, &options, &p->float_network));
+    MPQ_TRY(mpq_network_create(ctx, scratch, p->run_graph, p->batch, &options, &p->float_network));
     return mpq_network_create(ctx, scratch, p->fake_graph, p->batch, &options, &p->fake_network);
 }
 
@@ -240,9 +197,9 @@ static enum mpq_status make_pair(struct mpq_ctx *ctx, struct mpq_arena *scratch,
                              &out->float_output));
     MPQ_TRY(mpq_exec_tensors(ctx, scratch, p->fake_network.exec, p->fake_graph->output,
                              graph->n_output, &out->fake_output));
-    MPQ_TRY(make_answers(ctx, p, n, most_kept, &out->answers));
-    if (p->decides_on_report && !p->answers)
-        MPQ_TRY(make_answers(ctx, p, p->report.n, most_kept, &p->answers));
+    MPQ_TRY(mpq_pipeline_make_answers(ctx, p, n, &out->answers));
+    if (p->decides_on_report)
+        MPQ_TRY(mpq_pipeline_keep_answers(ctx, p));
     return mpq_pair_loss_begin(ctx, scratch, &p->float_network.loss, n, &out->loss);
 }
 
@@ -307,6 +264,18 @@ static enum mpq_status compare_networks(struct mpq_ctx *ctx, struct mpq_pipeline
             mpq_answers_keep(p->answers, in_float->input, n_input, pair->float_output,
                              in_float->batch, first, n_here);
     }
+    return MPQ_OK;
+}
+
+/* What else the float model will be asked; then both networks can go, if all answers are kept. */
+static enum mpq_status ask_and_go(struct mpq_ctx *ctx, struct mpq_arena *own,
+                                  struct mpq_pipeline *p, const struct pair *pair, uint32_t n)
+{
+    if (!p->decides_on_report || !p->answers || !pair->answers)
+        return MPQ_OK;
+    MPQ_TRY(mpq_pipeline_ask(ctx, p, pair->float_output, n));
+    mpq_arena_reset(own);
+    p->float_network.exec = p->fake_network.exec = NULL;
     return MPQ_OK;
 }
 
@@ -480,11 +449,14 @@ static enum mpq_status verify(struct mpq_ctx *ctx, struct mpq_arena *own, struct
     MPQ_TRY(take_codes(ctx, own, p));
     mpq_exec_sum_plainly(p->fake_network.exec, true);
     enum mpq_status status = compare_networks(ctx, p, n, &pair);
-    if (status == MPQ_OK)
+    if (status == MPQ_OK) {
         settle_loss(p, &pair);
+        status = ask_and_go(ctx, own, p, &pair, n);
+    }
     if (status == MPQ_OK)
         status = compare_forms(ctx, scratch, p, path, n, pair.answers, report);
-    mpq_exec_sum_plainly(p->fake_network.exec, false);
+    if (p->fake_network.exec)
+        mpq_exec_sum_plainly(p->fake_network.exec, false);
     return status;
 }
 

@@ -183,8 +183,8 @@ enum mpq_status mpq_paper_prepare_stage(struct mpq_ctx *ctx, struct mpq_pipeline
     bool *keep = mpq_arena_alloc(ctx, p->arena, p->graph->n_value, sizeof *keep);
     if (!p->paper || !keep)
         return MPQ_E_NOMEM;
-    MPQ_TRY(mpq_batch_choose(ctx, p->arena, p->graph, p->tune.dataset, 0, &p->run_graph, &p->batch,
-                             &p->takes_batches));
+    MPQ_TRY(mpq_batch_choose(ctx, p->arena, p->graph, p->tune.dataset, 0, false, &p->run_graph,
+                             &p->batch, &p->takes_batches));
     if (!p->takes_batches || p->tune.n < 2)
         return mpq_fail(ctx, MPQ_E_UNSUPPORTED,
                         "--recipe paper needs several samples at once for the statistics of its "

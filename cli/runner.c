@@ -11,6 +11,8 @@
 /* What a batch may take a thread: about what stays in the cache from one node to the next, which is
  * worth more than longer products are (tests/bench/NOTES.md). */
 #define TARGET_BYTES ((size_t)16 << 20)
+/* Where passes are few and memory is what counts. */
+#define FRUGAL_BYTES ((size_t)4 << 20)
 
 enum mpq_status mpq_runner_create(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                   const struct mpq_graph *graph, uint32_t batch,
@@ -157,11 +159,12 @@ static enum mpq_status check_batch(struct mpq_ctx *ctx, struct mpq_arena *scratc
 }
 
 /* One sample by itself runs beside the batch. */
-static uint32_t affordable_batch(size_t bytes_of_one, uint32_t n_sample, size_t max_bytes)
+static uint32_t affordable_batch(size_t bytes_of_one, uint32_t n_sample, size_t max_bytes,
+                                 bool is_frugal)
 {
+    size_t target = (is_frugal ? FRUGAL_BYTES : TARGET_BYTES) * (size_t)mpq_thread_count();
     uint32_t batch = 1;
-    while (2 * batch <= MAX_BATCH && 2 * batch <= n_sample &&
-           2 * batch * bytes_of_one <= TARGET_BYTES * (size_t)mpq_thread_count() &&
+    while (2 * batch <= MAX_BATCH && 2 * batch <= n_sample && 2 * batch * bytes_of_one <= target &&
            (2 * batch + 1) * bytes_of_one <= max_bytes)
         batch *= 2;
     return batch;
@@ -169,16 +172,16 @@ static uint32_t affordable_batch(size_t bytes_of_one, uint32_t n_sample, size_t 
 
 static enum mpq_status try_batch(struct mpq_ctx *ctx, struct mpq_arena *scratch,
                                  const struct mpq_graph *graph, const struct mpq_graph *rebatched,
-                                 struct mpq_dataset *dataset, size_t max_bytes, uint32_t *out_batch,
-                                 bool *out_is_free)
+                                 struct mpq_dataset *dataset, size_t max_bytes, bool is_frugal,
+                                 uint32_t *out_batch, bool *out_is_free)
 {
     struct mpq_runner one;
     MPQ_TRY(mpq_runner_create(ctx, scratch, graph, 1, NULL, &one));
     uint32_t n_sample = mpq_dataset_count(dataset);
     max_bytes = max_bytes ? max_bytes : SIZE_MAX;
-    uint32_t batch = affordable_batch(mpq_exec_bytes(one.exec), n_sample, max_bytes);
+    uint32_t batch = affordable_batch(mpq_exec_bytes(one.exec), n_sample, max_bytes, is_frugal);
     bool same = true;
-    if (mpq_exec_bytes(one.exec) > max_bytes / 3)
+    if (mpq_exec_bytes(one.exec) > max_bytes / 3 || (is_frugal && batch == 1))
         n_sample = 1;
     if (n_sample > 1)
         MPQ_TRY(check_batch(ctx, scratch, &one, rebatched, batch > 1 ? batch : 2, dataset, &same));
@@ -232,8 +235,9 @@ static bool has_joint_range(const struct mpq_graph *graph)
 
 enum mpq_status mpq_batch_choose(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                  const struct mpq_graph *graph, struct mpq_dataset *dataset,
-                                 size_t max_bytes, const struct mpq_graph **out_graph,
-                                 uint32_t *out_batch, bool *out_is_free)
+                                 size_t max_bytes, bool is_frugal,
+                                 const struct mpq_graph **out_graph, uint32_t *out_batch,
+                                 bool *out_is_free)
 {
     struct mpq_graph *rebatched;
     bool changed;
@@ -249,7 +253,7 @@ enum mpq_status mpq_batch_choose(struct mpq_ctx *ctx, struct mpq_arena *arena,
     if (!scratch)
         return MPQ_E_NOMEM;
     enum mpq_status status = try_batch(ctx, scratch, graph, changed ? rebatched : graph, dataset,
-                                       max_bytes, &batch, &is_free);
+                                       max_bytes, is_frugal, &batch, &is_free);
     mpq_arena_free(scratch);
     MPQ_TRY(status);
     *out_graph = is_free && changed ? rebatched : graph;

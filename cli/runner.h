@@ -10,11 +10,13 @@
  * whose buffers stay in the cache, or 2, is tried on real samples against one at a time; where the
  * results differ, or the shapes do not follow the batch, *out_batch is 1 and *out_graph is `graph`.
  * Trying takes no more than max_bytes (0: no limit); where two samples would, it is left out.
- * *out_is_free: they do not differ, *out_graph takes any batch. */
+ * is_frugal: memory counts more than time, so batches are smaller, and where that leaves one sample
+ * nothing is tried. *out_is_free: they do not differ, *out_graph takes any batch. */
 enum mpq_status mpq_batch_choose(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                  const struct mpq_graph *graph, struct mpq_dataset *dataset,
-                                 size_t max_bytes, const struct mpq_graph **out_graph,
-                                 uint32_t *out_batch, bool *out_is_free) MPQ_CHECKED;
+                                 size_t max_bytes, bool is_frugal,
+                                 const struct mpq_graph **out_graph, uint32_t *out_batch,
+                                 bool *out_is_free) MPQ_CHECKED;
 
 /* Halve *batch until an exec of the graph with these options stays in the cache, or is of one. */
 enum mpq_status mpq_batch_within(struct mpq_ctx *ctx, const struct mpq_graph *graph,

@@ -3,6 +3,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "quantcore/base/simd.h"
 #include "quantcore/pass/edit.h"
 
 struct finder {
@@ -162,17 +163,35 @@ static int64_t runs(const struct mpq_equal_edge *edge, const struct mpq_shape *y
     return mpq_shape_count_range(y, 0, axis + 1);
 }
 
+MPQ_MULTIVERSION
+static mpq_real largest(const mpq_real *x, int64_t n, mpq_real least)
+{
+    enum { STRANDS = 64 };
+    mpq_real most[STRANDS];
+    for (int j = 0; j < STRANDS; j++)
+        most[j] = least;
+    int64_t whole = n - n % STRANDS;
+    for (int64_t i = 0; i < whole; i += STRANDS)
+        for (int j = 0; j < STRANDS; j++) {
+            mpq_real size = x[i + j] < 0 ? -x[i + j] : x[i + j];
+            most[j] = size > most[j] ? size : most[j];
+        }
+    for (int64_t i = whole; i < n; i++) {
+        mpq_real size = x[i] < 0 ? -x[i] : x[i];
+        most[0] = size > most[0] ? size : most[0];
+    }
+    for (int j = 1; j < STRANDS; j++)
+        most[0] = most[j] > most[0] ? most[j] : most[0];
+    return most[0];
+}
+
 void mpq_equalize_see(struct mpq_equal_edge *edge, const struct mpq_tensor *y)
 {
     const mpq_real *x = y->data;
     int64_t n_channel, inner, n_run = runs(edge, &y->shape, &n_channel, &inner);
     for (int64_t run = 0; run < n_run; run++) {
-        mpq_real most = edge->most[run % n_channel];
-        for (int64_t i = 0; i < inner; i++) {
-            mpq_real size = x[run * inner + i] < 0 ? -x[run * inner + i] : x[run * inner + i];
-            most = size > most ? size : most;
-        }
-        edge->most[run % n_channel] = most;
+        mpq_real *most = &edge->most[run % n_channel];
+        *most = largest(x + run * inner, inner, *most);
     }
 }
 

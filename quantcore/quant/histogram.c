@@ -23,13 +23,26 @@ static void widen(struct mpq_histogram *h, bool downwards)
 MPQ_MULTIVERSION
 static void find_ends(const mpq_real *x, int64_t n, double *out_low, double *out_high)
 {
-    mpq_real least = x[0], most = x[0];
-    for (int64_t i = 1; i < n; i++) {
-        least = x[i] < least ? x[i] : least;
-        most = x[i] > most ? x[i] : most;
+    enum { STRANDS = 64 };
+    mpq_real least[STRANDS], most[STRANDS];
+    for (int j = 0; j < STRANDS; j++)
+        least[j] = most[j] = x[0];
+    int64_t whole = n - n % STRANDS;
+    for (int64_t i = 0; i < whole; i += STRANDS)
+        for (int j = 0; j < STRANDS; j++) {
+            least[j] = x[i + j] < least[j] ? x[i + j] : least[j];
+            most[j] = x[i + j] > most[j] ? x[i + j] : most[j];
+        }
+    for (int64_t i = whole; i < n; i++) {
+        least[0] = x[i] < least[0] ? x[i] : least[0];
+        most[0] = x[i] > most[0] ? x[i] : most[0];
     }
-    *out_low = (double)least;
-    *out_high = (double)most;
+    for (int j = 1; j < STRANDS; j++) {
+        least[0] = least[j] < least[0] ? least[j] : least[0];
+        most[0] = most[j] > most[0] ? most[j] : most[0];
+    }
+    *out_low = (double)least[0];
+    *out_high = (double)most[0];
 }
 
 MPQ_MULTIVERSION
@@ -42,11 +55,32 @@ static void find_bins(const mpq_real *restrict x, int64_t n, double base, double
     }
 }
 
-/* n > 0 values between low and high. */
-static void add(struct mpq_histogram *h, const mpq_real *x, int64_t n, double low, double high)
+/* Neighbours go to two counts: many are equal, zeros above all, and each would wait for the one
+ * before it. */
+static void count(struct mpq_histogram *h, const mpq_real *x, int64_t n)
 {
     enum { BLOCK = 1024 };
     int32_t bin[BLOCK];
+    uint32_t even[BINS] = {0}, odd[BINS] = {0};
+    double base = h->low, per_width = 1 / h->width;
+    for (int64_t first = 0; first < n; first += BLOCK) {
+        int64_t n_here = n - first < BLOCK ? n - first : BLOCK, i = 0;
+        find_bins(x + first, n_here, base, per_width, bin);
+        for (; i + 1 < n_here; i += 2) {
+            even[bin[i]]++;
+            odd[bin[i + 1]]++;
+        }
+        if (i < n_here)
+            even[bin[i]]++;
+    }
+    for (int i = 0; i < BINS; i++)
+        h->count[i] += (uint64_t)even[i] + odd[i];
+}
+
+/* n > 0 values between low and high. */
+static void add(struct mpq_histogram *h, const mpq_real *x, int64_t n, double low, double high)
+{
+    enum { LONGEST = 1 << 30 };
     if (h->n == 0) {
         /* A little room above, so that the maximum itself falls inside. */
         double span = high - low;
@@ -63,13 +97,8 @@ static void add(struct mpq_histogram *h, const mpq_real *x, int64_t n, double lo
         widen(h, true);
     while (high >= h->low + h->width * BINS)
         widen(h, false);
-    double base = h->low, per_width = 1 / h->width;
-    for (int64_t first = 0; first < n; first += BLOCK) {
-        int64_t n_here = n - first < BLOCK ? n - first : BLOCK;
-        find_bins(x + first, n_here, base, per_width, bin);
-        for (int64_t i = 0; i < n_here; i++)
-            h->count[bin[i]]++;
-    }
+    for (int64_t first = 0; first < n; first += LONGEST)
+        count(h, x + first, n - first < LONGEST ? n - first : LONGEST);
     h->n += (uint64_t)n;
 }
 

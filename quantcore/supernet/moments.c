@@ -1,5 +1,6 @@
 #include "quantcore/supernet/moments.h"
 
+#include "quantcore/base/simd.h"
 #include "quantcore/base/thread.h"
 #include "quantcore/ops/conv_attrs.h"
 #include "quantcore/ops/kernel/gemm.h"
@@ -20,21 +21,29 @@ struct input {
     mpq_real *x_row, *f_row; /* [ROWS, k] */
 };
 
-/* Where the filter is inside the image as a whole, from element `first` of each plane on. */
-static mpq_real *copy_inside(const struct mpq_conv *conv, const mpq_real *plane, int64_t first,
-                             mpq_real *row)
+MPQ_MULTIVERSION
+static void copy_from(const mpq_real *restrict x, const int64_t *restrict offset, int64_t n,
+                      mpq_real *restrict row)
+{
+    for (int64_t i = 0; i < n; i++)
+        row[i] = x[offset[i]];
+}
+
+/* Where channels and taps are from where the filter is, as long as it is inside the image. */
+static void find_offsets(const struct mpq_conv *conv, int64_t *offset)
 {
     const int64_t *in = conv->in, *step = conv->dilation, *kernel = conv->kernel;
-    for (int64_t i = 0; i < kernel[0]; i++)
-        for (int64_t j = 0; j < kernel[1]; j++)
-            for (int64_t k = 0; k < kernel[2]; k++)
-                *row++ = plane[first + (i * step[0] * in[1] + j * step[1]) * in[2] + k * step[2]];
-    return row;
+    for (int64_t c = 0; c < conv->c / conv->group; c++)
+        for (int64_t i = 0; i < kernel[0]; i++)
+            for (int64_t j = 0; j < kernel[1]; j++)
+                for (int64_t k = 0; k < kernel[2]; k++)
+                    *offset++ =
+                        ((c * in[0] + i * step[0]) * in[1] + j * step[1]) * in[2] + k * step[2];
 }
 
 /* One row of X: the inputs under the filter of group g at output position `at` of image n. */
-static void fill_row(const struct mpq_conv *conv, const mpq_real *x, int64_t n, int64_t g,
-                     int64_t at, mpq_real *row)
+static void fill_row(const struct mpq_conv *conv, const mpq_real *x, const int64_t *offset,
+                     int64_t n, int64_t g, int64_t at, mpq_real *row)
 {
     int64_t channels = conv->c / conv->group;
     const int64_t o[3] = {at / (conv->out[1] * conv->out[2]), at / conv->out[2] % conv->out[1],
@@ -47,12 +56,13 @@ static void fill_row(const struct mpq_conv *conv, const mpq_real *x, int64_t n, 
         is_inside = is_inside && begin >= 0 && end < conv->in[d];
         first = first * conv->in[d] + begin;
     }
+    x += (n * conv->c + g * channels) * mpq_volume(conv->in);
+    if (is_inside) {
+        copy_from(x + first, offset, channels * mpq_volume(conv->kernel), row);
+        return;
+    }
     for (int64_t c = 0; c < channels; c++) {
-        const mpq_real *plane = x + (n * conv->c + g * channels + c) * mpq_volume(conv->in);
-        if (is_inside) {
-            row = copy_inside(conv, plane, first, row);
-            continue;
-        }
+        const mpq_real *plane = x + c * mpq_volume(conv->in);
         for (int64_t t = 0; t < mpq_volume(conv->kernel); t++) {
             const int64_t tap[3] = {t / (conv->kernel[1] * conv->kernel[2]),
                                     t / conv->kernel[2] % conv->kernel[1], t % conv->kernel[2]};
@@ -124,6 +134,7 @@ static void complete(struct mpq_moments *m)
 struct positions {
     const struct mpq_conv *conv;
     const struct input *in;
+    const int64_t *offset; /* [k] of find_offsets() */
     int64_t first, apart, g, k;
 };
 
@@ -134,9 +145,11 @@ static void fill_rows(void *arg, int64_t begin, int64_t end, int thread)
     (void)thread;
     for (int64_t r = begin; r < end; r++) {
         int64_t at = p->first + r * p->apart;
-        fill_row(p->conv, p->in->x, at / places, p->g, at % places, p->in->x_row + r * p->k);
+        fill_row(p->conv, p->in->x, p->offset, at / places, p->g, at % places,
+                 p->in->x_row + r * p->k);
         if (p->in->f)
-            fill_row(p->conv, p->in->f, at / places, p->g, at % places, p->in->f_row + r * p->k);
+            fill_row(p->conv, p->in->f, p->offset, at / places, p->g, at % places,
+                     p->in->f_row + r * p->k);
     }
 }
 
@@ -145,14 +158,15 @@ static void fill_rows(void *arg, int64_t begin, int64_t end, int thread)
 static void gather_conv(struct mpq_moments *m, const struct mpq_conv *conv, const struct input *in,
                         int64_t n, int64_t most)
 {
-    int64_t places = mpq_volume(conv->out), total = n * places;
+    int64_t places = mpq_volume(conv->out), total = n * places, offset[MAX_INPUTS];
     if (!total)
         return;
+    find_offsets(conv, offset);
     int64_t apart = (places + most - 1) / most, first = (int64_t)(m->n_row % (uint64_t)apart);
     int64_t n_position = (total - first + apart - 1) / apart;
     for (int64_t g = 0; g < m->n_group; g++)
         for (int64_t done = 0, n_row; done < n_position; done += n_row) {
-            struct positions p = {conv, in, first + done * apart, apart, g, m->k};
+            struct positions p = {conv, in, offset, first + done * apart, apart, g, m->k};
             n_row = n_position - done < ROWS ? n_position - done : ROWS;
             mpq_parallel_for(n_row, 1 + GRAIN / m->k, fill_rows, &p);
             add_rows(m, g, in, n_row);

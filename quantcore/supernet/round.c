@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "quantcore/base/simd.h"
 #include "quantcore/base/thread.h"
 #include "quantcore/ops/kernel/linear_algebra.h"
 #include "quantcore/supernet/moments.h"
@@ -64,6 +65,14 @@ static void aim_at_float(const struct rounding *r, int64_t c, double *row, doubl
     }
 }
 
+/* x[i] -= by * u[i] */
+MPQ_MULTIVERSION
+static void take_off(double *restrict x, const double *restrict u, double by, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++)
+        x[i] -= by * u[i];
+}
+
 static void round_channels(void *arg, int64_t begin, int64_t end, int thread)
 {
     const struct rounding *r = arg;
@@ -80,8 +89,7 @@ static void round_channels(void *arg, int64_t begin, int64_t end, int thread)
             double step = (row[j] - level * scale) / u[j];
             int64_t at = weight_index(r->layer, c, r->order[j]);
             r->job.offset[at] = (mpq_real)(row[j] - (double)r->w[at]);
-            for (int64_t i = j + 1; i < r->k; i++)
-                row[i] -= step * u[i];
+            take_off(row + j + 1, u + j + 1, step, r->k - j - 1);
         }
     }
 }
