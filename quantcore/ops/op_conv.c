@@ -81,7 +81,8 @@ static size_t conv_workspace(const struct mpq_node *node, const struct mpq_tenso
         bytes[1] = mpq_winograd_bytes(&conv);
     if (training) {
         bytes[2] = mpq_conv_dx_bytes(&conv);
-        bytes[3] = mpq_conv_dw_bytes(&conv);
+        bytes[3] =
+            mpq_winograd_dw_pays(&conv) ? mpq_winograd_dw_bytes(&conv) : mpq_conv_dw_bytes(&conv);
         if (mpq_winograd_backward(&conv, &back))
             bytes[4] = mpq_winograd_bytes(&back);
     }
@@ -116,7 +117,9 @@ static void conv_backward(const struct mpq_kernel_args *args)
         mpq_winograd_run(&back, true, dy, args->x[1]->data, NULL, NULL, dx, args->workspace);
     else if (dx)
         mpq_conv_dx(&conv, dy, args->x[1]->data, !mpq_is_fresh(args, 0), dx, args->workspace);
-    if (dw)
+    if (dw && mpq_winograd_dw_pays(&conv))
+        mpq_winograd_dw(&conv, args->x[0]->data, dy, dw, args->workspace);
+    else if (dw)
         mpq_conv_dw(&conv, args->x[0]->data, dy, dw, args->workspace);
     if (db)
         mpq_conv_db(conv.n, conv.m, mpq_volume(conv.out), dy, db);

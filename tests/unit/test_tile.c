@@ -280,7 +280,7 @@ static void test_winograd(void **state)
             for (int k = 0; k < 36; k++)
                 place[k] = k * LDT + LDT / 2;
             for (int row = 0; row < 6; row++)
-                set->winograd_deal(pad, width, s + row * 31, s + N_S,
+                set->winograd_deal(pad, 6, width, s + row * 31, s + N_S,
                                    (mpq_real *[2]){plane + place[6 * row], NULL}, TILES, LDT);
             set->winograd_weights(1, a, a + N_S, u, 16);
             set->winograd_input(vectors, plane, place, v, LDT);

@@ -109,11 +109,11 @@ struct mpq_tile_set {
     void (*transpose)(int64_t rows, int64_t columns, const mpq_real *a, int64_t lda, mpq_real *t,
                       int64_t ldt);
 
-    /* to[i][j * ldt + t] = x[4 * t + j - pad], j in 0 .. 6, for `tiles` tiles t and a row of n
-     * elements with zeros around; 0 <= pad <= 2; for one or two i, the second may be NULL. For
-     * every 4 * lanes of the row `lanes` + 1 of each are written. Nothing is read at or behind
-     * `end`. */
-    void (*winograd_deal)(int64_t pad, int64_t n, const mpq_real *x, const mpq_real *end,
+    /* to[i][j * ldt + t] = x[4 * t + j - pad], j in 0 .. reach (6, or 4 without padding), for
+     * `tiles` tiles t and a row of n elements with zeros around; 0 <= pad <= 2; for one or two i,
+     * the second may be NULL. For every 4 * lanes of the row `lanes` + 1 of each are written.
+     * Nothing is read at or behind `end`. */
+    void (*winograd_deal)(int64_t pad, int reach, int64_t n, const mpq_real *x, const mpq_real *end,
                           mpq_real *const to[2], int64_t tiles, int64_t ldt);
 
     /* Winograd's transforms (winograd.inc) of 3 x 3 weights of n channels, w [n, 9], and of 6 x 6
@@ -130,6 +130,13 @@ struct mpq_tile_set {
     void (*winograd_output)(int rows, int vectors, const mpq_real *m, int64_t ldm,
                             const mpq_real *bias, const struct mpq_clamp *clamp,
                             const struct mpq_tile_copy *copy, int n_copy, mpq_real *y, int64_t ldy);
+
+    /* For the gradient for weights: 36 numbers of each tile's 4 x 4 gradients, read as those of
+     * winograd_input() are, i, j < 4; and, from sums of products of both, u as winograd_weights()
+     * has it, what is added to w [n, 9]. */
+    void (*winograd_spread)(int vectors, const mpq_real *s, const int64_t *offset, mpq_real *v,
+                            int64_t ldv);
+    void (*winograd_collect)(int64_t n, const mpq_real *u, int64_t ldu, mpq_real *w);
 };
 
 /* The best set this processor has; and all it has, plainest first, NULL past the last: for tests.

@@ -29,6 +29,7 @@ struct job {
     const struct mpq_clamp *clamp;
     mpq_real *y;
     int64_t tiles[2];         /* rows and columns of an image */
+    int64_t reach;            /* rows of a tile that are read */
     int64_t images, band;     /* of a unit                    */
     int64_t n_block, n_band;  /* units                        */
     int64_t plane, channel;   /* elements                     */
@@ -76,13 +77,14 @@ bool mpq_winograd_backward(const struct mpq_conv *conv, struct mpq_conv *out)
     return mpq_winograd_pays(out);
 }
 
-/* Images until there are tiles enough, rows until their planes fill a share of the cache. */
-static void cut(struct job *job)
+/* Images until there are tiles enough, rows until their planes, of so many channels, fill a share
+ * of the cache. */
+static void cut(struct job *job, int64_t channels)
 {
     enum { STAGE_ELEMENTS = 256 * 1024 / sizeof(mpq_real) };
     const struct mpq_conv *conv = job->conv;
     int64_t threads = mpq_thread_count(), all = job->tiles[0];
-    int64_t rows = STAGE_ELEMENTS / (conv->c * PRODUCTS * job->tiles[1]);
+    int64_t rows = STAGE_ELEMENTS / (channels * PRODUCTS * job->tiles[1]);
     job->band = rows > all ? all : rows < 1 ? 1 : rows;
     job->images = rows / all < 1 ? 1 : rows / all;
     if (job->images > mpq_ceil_div(conv->n, threads))
@@ -94,20 +96,33 @@ static void cut(struct job *job)
     job->n_block = mpq_ceil_div(conv->n, job->images);
 }
 
-static size_t setup(const struct mpq_conv *conv, void *workspace, struct job *job)
+/* The planes of a unit, once that is cut. */
+static void lay_out(struct job *job)
 {
-    size_t used = 0;
-    int64_t lanes = mpq_tile_best()->lanes;
-    job->conv = conv;
-    for (int i = 0; i < 2; i++)
-        job->tiles[i] = mpq_ceil_div(conv->out[2 * i], SIDE);
-    cut(job);
+    const struct mpq_conv *conv = job->conv;
     job->plane = job->images * job->band * job->tiles[1] + MPQ_TILE_MAX_COLUMNS;
     job->channel = PRODUCTS * job->plane + APART;
     for (int k = 0; k < PRODUCTS; k++)
         job->offset[k] = APART + k * job->plane; /* before the first an element is put back */
-    job->ldu = mpq_ceil_div(conv->c, lanes) * lanes;
     job->staged_elements = mpq_ceil_div(conv->c * job->channel + MPQ_STAGE_SLACK, 16) * 16;
+}
+
+static void find_tiles(const struct mpq_conv *conv, int64_t reach, struct job *job)
+{
+    job->conv = conv;
+    job->reach = reach;
+    for (int i = 0; i < 2; i++)
+        job->tiles[i] = mpq_ceil_div(conv->out[2 * i], SIDE);
+}
+
+static size_t setup(const struct mpq_conv *conv, void *workspace, struct job *job)
+{
+    size_t used = 0;
+    int64_t lanes = mpq_tile_best()->lanes;
+    find_tiles(conv, SIDE + 2, job);
+    cut(job, conv->c);
+    lay_out(job);
+    job->ldu = mpq_ceil_div(conv->c, lanes) * lanes;
     job->own_elements = job->staged_elements +
                         PRODUCTS * ((conv->c + MPQ_TILE_MAX_ROWS) * LD + 2 * APART) +
                         MPQ_STAGE_SLACK;
@@ -145,14 +160,14 @@ static void weights_piece(void *arg, int64_t begin, int64_t end, int thread)
 }
 
 /* The rows of x that the unit's tiles read, of all its images and channels. A row is element i of
- * one row of tiles, and element i + 4 of the row before. */
+ * one row of tiles, and element i + 4 of the row before, if that reaches so far. */
 static void stage(const struct job *job, const struct unit *unit, mpq_real *staged)
 {
     const struct mpq_conv *conv = job->conv;
     int64_t area = mpq_volume(conv->in), width = job->tiles[1] * SIDE + 2 - conv->pad[2];
     const mpq_real *end = job->x + conv->n * conv->c * area;
     int64_t start = unit->row * SIDE - conv->pad[0], first = start > 0 ? start : 0;
-    int64_t last = start + unit->n_row * SIDE + 2;
+    int64_t last = start + unit->n_row * SIDE + job->reach - SIDE;
     last = last < conv->in[0] ? last : conv->in[0];
     width = width < conv->in[2] ? width : conv->in[2]; /* negative padding behind */
     for (int64_t c = 0; c < conv->c; c++)
@@ -162,13 +177,14 @@ static void stage(const struct job *job, const struct unit *unit, mpq_real *stag
             for (int64_t row = first; row < last; row++) {
                 mpq_real *to[2] = {NULL, NULL};
                 int n_to = 0;
-                for (int64_t i = (row - start) % SIDE; i < SIDE + 2; i += SIDE) {
+                for (int64_t i = (row - start) % SIDE; i < job->reach; i += SIDE) {
                     int64_t tile = (row - start - i) / SIDE;
                     if (row - start >= i && tile < unit->n_row)
                         to[n_to++] = planes + job->offset[6 * i] + tile * job->tiles[1];
                 }
-                mpq_tile_best()->winograd_deal(conv->pad[2], width, x + row * conv->in[2], end, to,
-                                               job->tiles[1], job->plane);
+                mpq_tile_best()->winograd_deal(conv->pad[2], (int)job->reach, width,
+                                               x + row * conv->in[2], end, to, job->tiles[1],
+                                               job->plane);
             }
         }
 }
@@ -223,6 +239,21 @@ static void run_columns(const struct job *job, int64_t begin, int vectors,
     }
 }
 
+static struct unit unit_at(const struct job *job, int64_t i)
+{
+    struct unit unit = {.image = i / job->n_band * job->images, .row = i % job->n_band * job->band};
+    int64_t n = job->conv->n - unit.image, n_row = job->tiles[0] - unit.row;
+    unit.n_image = n < job->images ? n : job->images;
+    unit.n_row = n_row < job->band ? n_row : job->band;
+    return unit;
+}
+
+/* Whether planes that the one has filled have their zeros where the other needs them. */
+static bool is_alike(const struct unit *a, const struct unit *b)
+{
+    return a->n_image == b->n_image && a->row == b->row && a->n_row == b->n_row;
+}
+
 static void run_piece(void *arg, int64_t begin, int64_t end, int thread)
 {
     const struct job *job = arg;
@@ -232,11 +263,8 @@ static void run_piece(void *arg, int64_t begin, int64_t end, int thread)
     struct mpq_tile_copy copy[MAX_COPY];
     int lanes = mpq_tile_best()->lanes;
     for (int64_t i = begin; i < end; i++) {
-        struct unit unit = {.image = i / job->n_band * job->images,
-                            .row = i % job->n_band * job->band};
-        unit.n_image = conv->n - unit.image < job->images ? conv->n - unit.image : job->images;
-        unit.n_row = job->tiles[0] - unit.row < job->band ? job->tiles[0] - unit.row : job->band;
-        if (unit.n_image != last.n_image || unit.row != last.row || unit.n_row != last.n_row)
+        struct unit unit = unit_at(job, i);
+        if (!is_alike(&unit, &last))
             memset(own, 0, (size_t)job->staged_elements * sizeof *own);
         last = unit;
         stage(job, &unit, own);
@@ -262,4 +290,157 @@ void mpq_winograd_run(const struct mpq_conv *conv, bool is_gradient, const mpq_r
     mpq_sweep_panel_offsets(conv->c, job.column);
     mpq_parallel_for(conv->m, 1, weights_piece, &job);
     mpq_parallel_for(job.n_block * job.n_band, 1, run_piece, &job);
+}
+
+/* ---- the gradient for w ---- */
+
+/* x and dy are dealt out alike; the 36 numbers of a tile's inputs and of its gradients are
+ * multiplied, summed over all tiles, and what weights were made of is made back. */
+struct dw_job {
+    struct job x, dy;
+    struct mpq_conv dy_conv;
+    int64_t ldc;   /* channels of x, rounded up to vectors      */
+    int64_t *row;  /* [LD] of a tile among transposed inputs    */
+    bool *used;    /* [threads] whose sums are to be added      */
+    mpq_real *sum; /* [threads][PRODUCTS] of [m][ldc], APART    */
+    mpq_real
+        *own; /* [threads][own_elements] staged x and dy, inputs, gradients, inputs transposed */
+    int64_t sum_elements, own_elements;
+    mpq_real *dw;
+};
+
+/* As mpq_winograd_pays(); inputs are dealt out once more, and transposed. */
+bool mpq_winograd_dw_pays(const struct mpq_conv *conv)
+{
+    const double input = 1200, output = 250, lanes = mpq_tile_best()->lanes;
+    double c = (double)conv->c, m = (double)conv->m, n = (double)conv->n;
+    int64_t tiles = mpq_ceil_div(conv->out[0], SIDE) * mpq_ceil_div(conv->out[2], SIDE);
+    double vectors = n * (double)tiles / lanes;
+    double plain = (double)TAPS * c * m * n * (double)mpq_volume(conv->out) / lanes;
+    return mpq_winograd_pays(conv) && conv->m <= MAX_CHANNELS &&
+           vectors * (PRODUCTS * c * m + input * c + output * m) < 0.8 * plain;
+}
+
+static int64_t dw_product(const struct dw_job *job) /* elements of the sums of one product */
+{
+    return job->x.conv->m * job->ldc + APART;
+}
+
+static size_t dw_setup(const struct mpq_conv *conv, void *workspace, struct dw_job *job)
+{
+    size_t used = 0;
+    int64_t threads = mpq_thread_count(), lanes = mpq_tile_best()->lanes;
+    job->dy_conv = *conv;
+    job->dy_conv.c = conv->m;
+    for (int i = 0; i < 3; i++) {
+        job->dy_conv.in[i] = conv->out[i];
+        job->dy_conv.pad[i] = 0;
+    }
+    find_tiles(conv, SIDE + 2, &job->x);
+    cut(&job->x, conv->c + conv->m);
+    job->dy = job->x;
+    find_tiles(&job->dy_conv, SIDE, &job->dy);
+    lay_out(&job->x);
+    lay_out(&job->dy);
+    job->ldc = mpq_ceil_div(conv->c, lanes) * lanes;
+    job->sum_elements = PRODUCTS * dw_product(job);
+    job->own_elements = job->x.staged_elements + job->dy.staged_elements +
+                        PRODUCTS * ((conv->c + conv->m) * LD + 2 * APART) + LD * job->ldc +
+                        MPQ_STAGE_SLACK;
+    job->own_elements = mpq_ceil_div(job->own_elements, 16) * 16;
+    job->row = mpq_scratch_take(workspace, &used, LD, sizeof *job->row);
+    job->used = mpq_scratch_take(workspace, &used, threads, sizeof *job->used);
+    job->sum = mpq_scratch_take(workspace, &used, threads * job->sum_elements, sizeof(mpq_real));
+    job->own = mpq_scratch_take(workspace, &used, threads * job->own_elements, sizeof(mpq_real));
+    return used;
+}
+
+size_t mpq_winograd_dw_bytes(const struct mpq_conv *conv)
+{
+    struct dw_job job;
+    return dw_setup(conv, NULL, &job);
+}
+
+/* The products of n <= LD tiles from place `begin` on, added to the sums. */
+static void add_tiles(const struct dw_job *job, int64_t begin, int64_t n, mpq_real *own,
+                      mpq_real *sum)
+{
+    const struct mpq_tile_set *set = mpq_tile_best();
+    int64_t c = job->x.conv->c, m = job->x.conv->m;
+    int64_t ldv = c * LD + APART, ldd = m * LD + APART;
+    const mpq_real *dy = own + job->x.staged_elements;
+    mpq_real *v = own + job->x.staged_elements + job->dy.staged_elements;
+    mpq_real *d = v + PRODUCTS * ldv, *t = d + PRODUCTS * ldd;
+    int vectors = (int)mpq_ceil_div(n, set->lanes), rows, columns;
+    for (int64_t i = 0; i < c; i++)
+        set->winograd_input(vectors, own + i * job->x.channel + begin, job->x.offset, v + i * LD,
+                            ldv);
+    for (int64_t i = 0; i < m; i++)
+        set->winograd_spread(vectors, dy + i * job->dy.channel + begin, job->dy.offset, d + i * LD,
+                             ldd);
+    for (int64_t f = 0; f < PRODUCTS; f++) {
+        set->transpose(c, n, v + f * ldv, LD, t, job->ldc);
+        for (int64_t row = 0; row < m; row += rows) {
+            rows = set->max_rows;
+            while (rows > m - row)
+                rows /= 2;
+            for (int64_t at = 0; at < job->ldc; at += columns * set->lanes) {
+                columns = mpq_sweep_vectors((job->ldc - at) / set->lanes);
+                struct mpq_tile_sink sink =
+                    mpq_tile_rows(set, sum + f * dw_product(job) + row * job->ldc + at, job->ldc);
+                sink.add = true;
+                set->product(rows, columns, n, d + f * ldd + row * LD, LD, t + at, job->row, &sink);
+            }
+        }
+    }
+}
+
+static void dw_piece(void *arg, int64_t begin, int64_t end, int thread)
+{
+    const struct dw_job *job = arg;
+    mpq_real *own = job->own + thread * job->own_elements;
+    mpq_real *sum = job->sum + thread * job->sum_elements;
+    struct unit last = {0};
+    memset(sum, 0, (size_t)job->sum_elements * sizeof *sum);
+    job->used[thread] = true;
+    for (int64_t i = begin; i < end; i++) {
+        struct unit unit = unit_at(&job->x, i);
+        if (!is_alike(&unit, &last))
+            memset(own, 0,
+                   (size_t)(job->x.staged_elements + job->dy.staged_elements) * sizeof *own);
+        last = unit;
+        stage(&job->x, &unit, own);
+        stage(&job->dy, &unit, own + job->x.staged_elements);
+        int64_t places = ((unit.n_image - 1) * job->x.band + unit.n_row) * job->x.tiles[1];
+        for (int64_t at = 0; at < places; at += LD)
+            add_tiles(job, at, places - at < LD ? places - at : LD, own, sum);
+    }
+}
+
+/* Outputs [begin, end): the threads' sums in their order. */
+static void dw_collect_piece(void *arg, int64_t begin, int64_t end, int thread)
+{
+    const struct dw_job *job = arg;
+    int64_t c = job->x.conv->c;
+    (void)thread;
+    for (int64_t m = begin; m < end; m++)
+        for (int t = 0; t < mpq_thread_count(); t++)
+            if (job->used[t])
+                mpq_tile_best()->winograd_collect(c,
+                                                  job->sum + t * job->sum_elements + m * job->ldc,
+                                                  dw_product(job), job->dw + m * c * TAPS);
+}
+
+void mpq_winograd_dw(const struct mpq_conv *conv, const mpq_real *x, const mpq_real *dy,
+                     mpq_real *dw, void *workspace)
+{
+    struct dw_job job = {.dw = dw};
+    (void)dw_setup(conv, workspace, &job);
+    job.x.x = x;
+    job.dy.x = dy;
+    for (int64_t i = 0; i < LD; i++)
+        job.row[i] = i * job.ldc;
+    memset(job.used, 0, (size_t)mpq_thread_count() * sizeof *job.used);
+    mpq_parallel_for(job.x.n_block * job.x.n_band, 1, dw_piece, &job);
+    mpq_parallel_for(conv->m, 1, dw_collect_piece, &job);
 }

@@ -20,4 +20,10 @@ void mpq_winograd_run(const struct mpq_conv *conv, bool is_gradient, const mpq_r
                       mpq_real *y, void *workspace);
 size_t mpq_winograd_bytes(const struct mpq_conv *conv); /* for the present thread count */
 
+/* dw += the gradient for w, as mpq_conv_dw(), and whether this is a convolution for that. */
+bool mpq_winograd_dw_pays(const struct mpq_conv *conv);
+void mpq_winograd_dw(const struct mpq_conv *conv, const mpq_real *x, const mpq_real *dy,
+                     mpq_real *dw, void *workspace);
+size_t mpq_winograd_dw_bytes(const struct mpq_conv *conv);
+
 #endif
