@@ -32,7 +32,10 @@ static uint64_t value_id(const struct mpq_graph *graph, mpq_value_id v)
 
 uint64_t mpq_checkpoint_targets_id(const struct mpq_targets *targets, const struct mpq_loss *loss)
 {
-    uint64_t hash = mix(HASH_START, &targets->n_sample, sizeof targets->n_sample);
+    /* 2: losses are expected ones (supernet/network.h); earlier versions' were KL. */
+    const uint32_t kind = 2;
+    uint64_t hash = mix(HASH_START, &kind, sizeof kind);
+    hash = mix(hash, &targets->n_sample, sizeof targets->n_sample);
     for (uint32_t h = 0; h < loss->n_head; h++)
         hash = mix(hash, targets->target[h],
                    targets->n_sample * (size_t)loss->head[h].n_sample * sizeof(mpq_real));

@@ -60,7 +60,7 @@ static enum mpq_status refine(struct mpq_ctx *ctx, struct mpq_arena *scratch,
     double error;
     if (!loss[0] || !loss[1])
         return MPQ_E_NOMEM;
-    MPQ_TRY(mpq_pipeline_round(ctx, p, &refined));
+    MPQ_TRY(mpq_pipeline_round(ctx, p, &p->net, p->bits, &refined));
     const struct mpq_supernet *const net[] = {&p->net, &refined};
     MPQ_TRY(compare(ctx, scratch, p, change, n_draw, net, loss));
     double gain = mpq_search_mean(loss[0], loss[1], p->decide.n, &error);

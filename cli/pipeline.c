@@ -189,7 +189,7 @@ enum { TO_VERIFY = 16 };
 static void count_parts(const struct mpq_pipeline *p, uint32_t n, uint32_t *out_decide,
                         uint32_t *out_report)
 {
-    enum { MIN_DECIDE = 100, MAX_DECIDE = 256 };
+    enum { MIN_DECIDE = 64, MAX_DECIDE = 128 };
     /* A fifth decides, of small sets more: the search picks the best of a hundred candidates and
      * would pick noise on a few dozen samples. */
     uint32_t n_decide = n / 5 > MIN_DECIDE ? n / 5 : n / 2 < MIN_DECIDE ? n / 2 : MIN_DECIDE;

@@ -136,13 +136,16 @@ enum mpq_status mpq_pipeline_prepare(struct mpq_ctx *ctx, struct mpq_pipeline *p
 enum mpq_status mpq_pipeline_tune(struct mpq_ctx *ctx, struct mpq_pipeline *p) MPQ_CHECKED;
 enum mpq_status mpq_pipeline_search(struct mpq_ctx *ctx, struct mpq_pipeline *p) MPQ_CHECKED;
 
-/* A copy of p->net, in p->arena, whose widths of the allocation found are rounded once more for it,
+/* A copy of `family`, in p->arena, whose widths of the allocation are rounded once more for it,
  * layer after layer, aimed at what the float model answers: at the same channels where they were
  * equalized. */
 enum mpq_status mpq_pipeline_round(struct mpq_ctx *ctx, struct mpq_pipeline *p,
+                                   const struct mpq_supernet *family, const uint8_t *bits,
                                    struct mpq_supernet *out) MPQ_CHECKED;
 
-/* Let p->net be that where it helps on the decide part, by more than the standard error. */
+/* Do so for the allocation found, and for the best by the estimate, should that be another: the
+ * search compares what is not refined yet. What is better on the decide part, by more than the
+ * standard error, is kept: p->net and the allocation. */
 enum mpq_status mpq_pipeline_refine(struct mpq_ctx *ctx, struct mpq_pipeline *p) MPQ_CHECKED;
 enum mpq_status mpq_pipeline_export(struct mpq_ctx *ctx, struct mpq_pipeline *p) MPQ_CHECKED;
 

@@ -146,6 +146,7 @@ enum mpq_status mpq_pipeline_search_drop(struct mpq_ctx *ctx, struct mpq_pipelin
     MPQ_TRY(try_size(ctx, &judge, high, many, &drop, &is_within));
     if (!is_within)
         p->found = best;
+    p->found.estimated = NULL; /* the judge has not seen it */
     p->bits = p->found.bits;
     mpq_pipeline_set_activations(p, p->bits);
     return MPQ_OK;

@@ -105,3 +105,71 @@ double mpq_loss_head_value(const struct mpq_loss_head *head, const mpq_real *y,
     return head->kl_weight * kl / (double)n_row +
            head->mse_weight * square / ((double)count * variance);
 }
+
+void mpq_loss_references(const mpq_real *logits, int64_t n_row, int64_t n_column, int64_t n,
+                         mpq_real *out)
+{
+    for (int64_t r = 0; r < n; r++) {
+        const mpq_real *row = logits + r * n_row / n * n_column;
+        double max = (double)row[0], sum = 0;
+        for (int64_t j = 1; j < n_column; j++)
+            max = fmax(max, (double)row[j]);
+        for (int64_t j = 0; j < n_column; j++)
+            sum += exp((double)row[j] - max);
+        for (int64_t j = 0; j < n_column; j++)
+            out[r * n_column + j] = (mpq_real)(exp((double)row[j] - max) / sum);
+    }
+}
+
+enum { LANES = 8, COLUMNS = 256, MOST_EXPONENT = 700 };
+
+/* Sum of p * x. */
+static double expectation(const mpq_real *p, const double *x, int64_t n)
+{
+    double sum[LANES] = {0}, total = 0;
+    int64_t whole = n / LANES * LANES;
+    for (int64_t i = 0; i < whole; i += LANES)
+        for (int j = 0; j < LANES; j++)
+            sum[j] += (double)p[i + j] * x[i + j];
+    for (int64_t i = whole; i < n; i++)
+        sum[0] += (double)p[i] * x[i];
+    for (int j = 0; j < LANES; j++)
+        total += sum[j];
+    return total;
+}
+
+/* With d the row's error, less its mean, KL is log(1 + sum p (e^d - 1)) - sum p d: all that depends
+ * on p are two products. */
+static double expected_kl_row(const mpq_real *y, const mpq_real *target, int64_t n_column,
+                              const mpq_real *reference, int64_t n_reference)
+{
+    double sum[MPQ_LOSS_REFERENCES] = {0}, mean = 0, kl = 0, error[COLUMNS], growth[COLUMNS];
+    MPQ_ASSERT(n_reference <= MPQ_LOSS_REFERENCES);
+    for (int64_t j = 0; j < n_column; j++)
+        mean += ((double)y[j] - (double)target[j]) / (double)n_column;
+    for (int64_t first = 0; first < n_column; first += COLUMNS) {
+        int64_t n = n_column - first < COLUMNS ? n_column - first : COLUMNS;
+        for (int64_t j = 0; j < n; j++) {
+            error[j] = (double)y[first + j] - (double)target[first + j] - mean;
+            growth[j] = expm1(fmin(error[j], MOST_EXPONENT));
+        }
+        for (int64_t r = 0; r < n_reference; r++) {
+            const mpq_real *p = reference + r * n_column + first;
+            sum[r] += expectation(p, growth, n);
+            kl -= expectation(p, error, n);
+        }
+    }
+    for (int64_t r = 0; r < n_reference; r++)
+        kl += log1p(fmax(sum[r], -1 + 1e-12));
+    return fmax(kl / (double)n_reference, 0);
+}
+
+double mpq_loss_expected_kl(const mpq_real *y, const mpq_real *target, int64_t n_row,
+                            int64_t n_column, const mpq_real *reference, int64_t n_reference)
+{
+    double kl = 0;
+    for (int64_t r = 0; r < n_row; r++)
+        kl += expected_kl_row(y + r * n_column, target + r * n_column, n_column, reference,
+                              n_reference);
+    return kl;
+}

@@ -40,9 +40,13 @@ struct mpq_search_result {
     uint64_t cost[MPQ_N_COST]; /* exact */
     double loss;               /* mean over the samples, or the estimate where there is no score */
     double *sample_loss;       /* [n_sample] */
-    double uniform_loss;       /* the best of one width for all layers that fits; NaN: none did  */
-    int uniform_bits;          /* its width, 0: none                                             */
-    uint32_t n_score;          /* calls of `score` made                                          */
+    /* The best by the estimate that keeps the limits, and its exact costs; NULL: the strategies
+     * found none. */
+    uint8_t *estimated; /* [n_layer + n_group] */
+    uint64_t estimated_cost[MPQ_N_COST];
+    double uniform_loss; /* the best of one width for all layers that fits; NaN: none did  */
+    int uniform_bits;    /* its width, 0: none                                             */
+    uint32_t n_score;    /* calls of `score` made                                          */
 
     /* By the additive estimate: of this allocation, and below which none lies that keeps the
      * limits. is_exact: there is one that has just `bound`. */

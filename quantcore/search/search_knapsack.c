@@ -36,8 +36,11 @@ enum mpq_status mpq_search_knapsack(struct mpq_searcher *s)
         s->best.is_exact = result.is_exact;
         memcpy(s->best.price, result.price, sizeof result.price);
         MPQ_TRY(mpq_searcher_measure(s, result.bits, cost, &fits));
-        if (fits)
+        if (fits) {
+            s->best.estimated = result.bits;
+            memcpy(s->best.estimated_cost, cost, sizeof cost);
             return mpq_searcher_offer(s, result.bits, false, &loss, &is_accepted);
+        }
         uint64_t excess = cost[0] > p->cost[0].budget ? cost[0] - p->cost[0].budget : 1;
         if (limit[0] == MPQ_NO_LIMIT || excess > limit[0])
             break;

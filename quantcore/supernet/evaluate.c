@@ -89,11 +89,13 @@ void mpq_evaluator_load(struct mpq_evaluator *e, uint32_t batch)
 double mpq_evaluator_run(struct mpq_evaluator *e, uint32_t batch, mpq_node_id first)
 {
     enum { MAX_BATCH = 4096 };
-    uint32_t row[MAX_BATCH], n = mpq_evaluator_batch_size(e, batch);
-    for (uint32_t i = 0; i < n; i++)
-        row[i] = batch * e->network->batch + i;
+    double loss[MAX_BATCH], sum = 0;
+    uint32_t n = mpq_evaluator_batch_size(e, batch);
     mpq_exec_forward(e->network->exec, first, e->network->graph->n_node);
-    return mpq_network_loss(e->network, e->targets, row, n, 0) * n;
+    mpq_network_expected_loss(e->network, e->targets, batch * e->network->batch, n, loss);
+    for (uint32_t i = 0; i < n; i++)
+        sum += loss[i];
+    return sum;
 }
 
 enum mpq_status mpq_evaluate_samples(struct mpq_ctx *ctx, struct mpq_evaluator *e,
@@ -108,9 +110,9 @@ enum mpq_status mpq_evaluate_samples(struct mpq_ctx *ctx, struct mpq_evaluator *
         if (mpq_prefixes_begins_anew(prefixes))
             mpq_evaluator_load(e, b);
         mpq_prefixes_forward(prefixes, e->network, b);
-        mpq_network_sample_loss(e->network, e->targets, b * e->network->batch,
-                                mpq_evaluator_batch_size(e, b),
-                                out_sample_loss + b * e->network->batch);
+        mpq_network_expected_loss(e->network, e->targets, b * e->network->batch,
+                                  mpq_evaluator_batch_size(e, b),
+                                  out_sample_loss + b * e->network->batch);
     }
     if (e->prefixes)
         mpq_prefixes_end(prefixes, bits);

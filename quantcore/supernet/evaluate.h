@@ -36,8 +36,8 @@ void mpq_evaluator_group_nodes(const struct mpq_evaluator *evaluator,
                                const struct mpq_act_quant *act_quant, uint32_t n_group,
                                mpq_node_id *out_first);
 
-/* Mean loss (engine/loss.h) of the allocation against the float model; and that of each sample,
- * out_sample_loss [targets->n_sample]. */
+/* Mean expected loss (supernet/network.h) of the allocation against the float model; and that of
+ * each sample, out_sample_loss [targets->n_sample]. */
 enum mpq_status mpq_evaluate(struct mpq_ctx *ctx, struct mpq_evaluator *evaluator,
                              const uint8_t *bits, double *out_loss) MPQ_CHECKED;
 enum mpq_status mpq_evaluate_samples(struct mpq_ctx *ctx, struct mpq_evaluator *evaluator,

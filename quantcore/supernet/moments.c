@@ -11,7 +11,8 @@ enum {
     MAX_POSITIONS = 32768, /* of a convolution, over all samples, */
     LEAST_POSITIONS = 128, /* but no fewer and no more than these of one */
     MOST_POSITIONS = 4096,
-    GRAIN = 8192, /* numbers that are worth a thread */
+    LEAST_SAMPLES = 64, /* on a walk */
+    GRAIN = 8192,       /* numbers that are worth a thread */
 };
 
 /* One layer's inputs at work: x as the network has them, f as the float model has, or NULL; rows of
@@ -271,26 +272,48 @@ static void gather_layer(const struct mpq_moment_source *source, const struct mp
     }
 }
 
+static uint32_t count_batches(const struct mpq_moment_source *source)
+{
+    return (source->n_sample + source->network->batch - 1) / source->network->batch;
+}
+
+/* Let the walk keep what layer l and those behind it need, of as many batches as there is room for.
+ */
+static void lay_out(struct mpq_moment_walk *walk, const struct mpq_moment_source *source,
+                    uint32_t l)
+{
+    uint32_t n_batch = count_batches(source);
+    walk->float_offset = walk->most[l];
+    walk->n_byte = walk->most[l] + walk->float_most[l] + 1;
+    size_t n = walk->capacity / walk->n_byte;
+    walk->n_kept = n < n_batch ? (uint32_t)n : n_batch;
+}
+
 enum mpq_status mpq_moment_walk_create(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                        const struct mpq_layer_table *layers,
                                        const struct mpq_moment_source *source,
                                        struct mpq_moment_walk *out)
 {
-    const size_t most = source->max_bytes ? source->max_bytes : (size_t)1 << 30;
-    struct mpq_moment_walk walk = {0};
-    size_t float_bytes = 0;
-    for (uint32_t l = 0; l < layers->n_layer; l++) {
+    uint32_t n_layer = layers->n_layer;
+    struct mpq_moment_walk walk = {
+        .capacity = source->max_bytes ? source->max_bytes : (size_t)1 << 30,
+        .most = mpq_arena_alloc(ctx, arena, n_layer + 1, sizeof *walk.most),
+        .float_most = mpq_arena_alloc(ctx, arena, n_layer + 1, sizeof *walk.float_most)};
+    if (!walk.most || !walk.float_most)
+        return MPQ_E_NOMEM;
+    for (uint32_t l = n_layer; l-- > 0;) {
         size_t bytes = mpq_exec_live_bytes(source->network->exec, source->layer_node[l]);
-        walk.float_offset = bytes > walk.float_offset ? bytes : walk.float_offset;
-        if (!source->float_network)
-            continue;
-        bytes = mpq_exec_live_bytes(source->float_network->exec, layers->layer[l].node);
-        float_bytes = bytes > float_bytes ? bytes : float_bytes;
+        size_t float_bytes =
+            source->float_network
+                ? mpq_exec_live_bytes(source->float_network->exec, layers->layer[l].node)
+                : 0;
+        walk.most[l] = bytes > walk.most[l + 1] ? bytes : walk.most[l + 1];
+        walk.float_most[l] =
+            float_bytes > walk.float_most[l + 1] ? float_bytes : walk.float_most[l + 1];
     }
-    walk.n_byte = walk.float_offset + float_bytes + 1;
-    uint32_t n_batch = (source->n_sample + source->network->batch - 1) / source->network->batch;
-    walk.n_kept = most / walk.n_byte < n_batch ? (uint32_t)(most / walk.n_byte) : n_batch;
-    walk.state = mpq_arena_alloc(ctx, arena, walk.n_kept, walk.n_byte);
+    size_t whole = (walk.most[0] + walk.float_most[0] + 1) * count_batches(source);
+    walk.capacity = whole < walk.capacity ? whole : walk.capacity;
+    walk.state = mpq_arena_alloc(ctx, arena, walk.capacity, 1);
     *out = walk;
     return walk.state ? MPQ_OK : MPQ_E_NOMEM;
 }
@@ -299,17 +322,18 @@ enum mpq_status mpq_moment_walk_create(struct mpq_ctx *ctx, struct mpq_arena *ar
 struct leg {
     struct mpq_network *network;
     mpq_node_id from, to,
-        last;    /* goes on at `from`, keeps its state before `to`, stops at `last` */
-    char *state; /* NULL: none is kept */
+        last;         /* goes on at `from`, keeps its state before `to`, stops at `last` */
+    const char *kept; /* its state before `from`; NULL: there is none, it begins anew */
+    char *state;      /* where it goes; NULL: nowhere. Not behind `kept` */
 };
 
 static enum mpq_status run_leg(struct mpq_ctx *ctx, const struct mpq_moment_source *source,
                                const struct leg *leg, const uint32_t *sample, uint32_t n)
 {
     struct mpq_exec *exec = leg->network->exec;
-    mpq_node_id from = leg->state ? leg->from : 0;
+    mpq_node_id from = leg->kept ? leg->from : 0;
     if (from)
-        mpq_exec_restore(exec, from, leg->state);
+        mpq_exec_restore(exec, from, leg->kept);
     else
         MPQ_TRY(mpq_network_read(ctx, leg->network, source->samples, sample, n));
     mpq_exec_forward(exec, from, leg->to);
@@ -391,19 +415,29 @@ enum mpq_status mpq_moments_gather(struct mpq_ctx *ctx, struct mpq_arena *arena,
                             .from = walk ? walk->float_node : 0,
                             .to = layer[begin].node,
                             .last = layer[end - 1].node + beyond};
-    for (uint32_t first = 0; first < source->n_sample; first += network->batch) {
+    const struct mpq_moment_walk before = walk ? *walk : (struct mpq_moment_walk){0};
+    struct mpq_moment_source used = *source;
+    if (walk) {
+        lay_out(walk, source, begin);
+        uint32_t n = walk->n_kept * network->batch;
+        n = n > LEAST_SAMPLES ? n : LEAST_SAMPLES;
+        used.n_sample = n < source->n_sample ? n : source->n_sample;
+    }
+    for (uint32_t first = 0; first < used.n_sample; first += network->batch) {
         const uint32_t *sample = source->sample + first;
-        uint32_t left = source->n_sample - first;
+        uint32_t left = used.n_sample - first;
         uint32_t n = left < network->batch ? left : network->batch;
         uint32_t batch = first / network->batch;
-        bool is_kept = walk && batch < walk->n_kept;
+        bool was_kept = batch < before.n_kept, is_kept = walk && batch < walk->n_kept;
+        leg.kept = was_kept ? before.state + batch * before.n_byte : NULL;
         leg.state = is_kept ? walk->state + batch * walk->n_byte : NULL;
         MPQ_TRY(run_leg(ctx, source, &leg, sample, n));
         if (reference) {
+            float_leg.kept = was_kept ? leg.kept + before.float_offset : NULL;
             float_leg.state = is_kept ? leg.state + walk->float_offset : NULL;
             MPQ_TRY(run_leg(ctx, source, &float_leg, sample, n));
         }
-        mpq_moments_add(layers, source, begin, end, n, &room, out);
+        mpq_moments_add(layers, &used, begin, end, n, &room, out);
     }
     mpq_moments_end(begin, end, out);
     if (walk) {

@@ -35,11 +35,14 @@ struct mpq_moment_room {
 
 /* How far a source's samples have run, for layers that are gathered one after the other: what each
  * batch still needs is kept, so that every node runs about once for all layers instead of once for
- * each. Takes up to source->max_bytes; batches that would exceed it run from the first node each
- * time. */
+ * each. Takes up to source->max_bytes. Networks mostly need less the further they are, so more and
+ * more batches are kept; those that are not yet are left out, as first layers see many positions of
+ * each sample, unless that left fewer than 64 samples. */
 struct mpq_moment_walk {
-    char *state;                  /* [n_kept, n_byte] of the network, then of the float network */
-    size_t n_byte, float_offset;  /* of a batch                                                 */
+    char *state; /* [n_kept, n_byte] of the network, then of the float network */
+    size_t capacity;
+    size_t *most, *float_most; /* [n_layer] of a batch, for that layer or one behind it           */
+    size_t n_byte, float_offset;  /* of a batch, as they are kept now                           */
     uint32_t n_kept;              /* batches                                                    */
     mpq_node_id node, float_node; /* before which the states are; 0: none yet                   */
 };

@@ -83,6 +83,24 @@ static double variance_of(const mpq_real *x, int64_t n)
     return square > 0 ? square / (double)n : 1;
 }
 
+/* Room for references of head h, fewer the more columns there are. */
+static enum mpq_status create_references(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                         const struct mpq_loss_head *head, uint32_t h,
+                                         struct mpq_targets *targets)
+{
+    const int64_t most_elements = 1 << 18, least = 16;
+    int64_t n_row = targets->n_sample * (head->n_sample / head->n_column), n;
+    if (!(head->kl_weight > 0))
+        return MPQ_OK;
+    n = most_elements / head->n_column > least ? most_elements / head->n_column : least;
+    n = n < MPQ_LOSS_REFERENCES ? n : MPQ_LOSS_REFERENCES;
+    n = n < n_row ? n : n_row;
+    targets->n_reference[h] = n;
+    targets->reference[h] =
+        mpq_arena_alloc(ctx, arena, (size_t)(n * head->n_column), sizeof **targets->reference);
+    return targets->reference[h] ? MPQ_OK : MPQ_E_NOMEM;
+}
+
 enum mpq_status mpq_targets_begin(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                   const struct mpq_loss *loss, const uint32_t *sample,
                                   uint32_t n_sample, struct mpq_targets *out)
@@ -90,13 +108,16 @@ enum mpq_status mpq_targets_begin(struct mpq_ctx *ctx, struct mpq_arena *arena,
     struct mpq_targets targets = {.n_sample = n_sample, .sample = sample};
     targets.target = mpq_arena_alloc(ctx, arena, loss->n_head, sizeof *targets.target);
     targets.variance = mpq_arena_alloc(ctx, arena, loss->n_head, sizeof *targets.variance);
-    if (!targets.target || !targets.variance)
+    targets.n_reference = mpq_arena_alloc(ctx, arena, loss->n_head, sizeof *targets.n_reference);
+    targets.reference = mpq_arena_alloc(ctx, arena, loss->n_head, sizeof *targets.reference);
+    if (!targets.target || !targets.variance || !targets.n_reference || !targets.reference)
         return MPQ_E_NOMEM;
     for (uint32_t h = 0; h < loss->n_head; h++) {
         size_t count = (size_t)n_sample * (size_t)loss->head[h].n_sample;
         targets.target[h] = mpq_arena_alloc(ctx, arena, count, sizeof **targets.target);
         if (!targets.target[h])
             return MPQ_E_NOMEM;
+        MPQ_TRY(create_references(ctx, arena, &loss->head[h], h, &targets));
     }
     *out = targets;
     return MPQ_OK;
@@ -122,9 +143,14 @@ enum mpq_status mpq_targets_take(struct mpq_ctx *ctx, const struct mpq_network *
 
 void mpq_targets_end(const struct mpq_loss *loss, struct mpq_targets *targets)
 {
-    for (uint32_t h = 0; h < loss->n_head; h++)
-        targets->variance[h] =
-            variance_of(targets->target[h], targets->n_sample * loss->head[h].n_sample);
+    for (uint32_t h = 0; h < loss->n_head; h++) {
+        const struct mpq_loss_head *head = &loss->head[h];
+        int64_t count = targets->n_sample * head->n_sample;
+        targets->variance[h] = variance_of(targets->target[h], count);
+        if (targets->n_reference[h])
+            mpq_loss_references(targets->target[h], count / head->n_column, head->n_column,
+                                targets->n_reference[h], targets->reference[h]);
+    }
 }
 
 enum mpq_status mpq_targets_create(struct mpq_ctx *ctx, struct mpq_arena *arena,
@@ -168,18 +194,32 @@ double mpq_network_loss(struct mpq_network *network, const struct mpq_targets *t
     return sum;
 }
 
-void mpq_network_sample_loss(const struct mpq_network *network, const struct mpq_targets *targets,
-                             uint32_t first, uint32_t n, double *out_loss)
+/* The loss of one sample by head h, y its outputs there. */
+static double sample_loss(const struct mpq_loss_head *head, const struct mpq_targets *targets,
+                          uint32_t h, const mpq_real *y, uint32_t sample, bool is_expected)
+{
+    const mpq_real *target = targets->target[h] + sample * head->n_sample;
+    struct mpq_loss_head squares = *head;
+    if (!is_expected || !targets->n_reference[h])
+        return mpq_loss_head_value(head, y, target, 1, targets->variance[h], NULL);
+    int64_t n_row = head->n_sample / head->n_column;
+    squares.kl_weight = 0;
+    return mpq_loss_head_value(&squares, y, target, 1, targets->variance[h], NULL) +
+           head->kl_weight / (double)n_row *
+               mpq_loss_expected_kl(y, target, n_row, head->n_column, targets->reference[h],
+                                    targets->n_reference[h]);
+}
+
+static void sum_heads(const struct mpq_network *network, const struct mpq_targets *targets,
+                      uint32_t first, uint32_t n, bool is_expected, double *out_loss)
 {
     memset(out_loss, 0, n * sizeof *out_loss);
     for (uint32_t h = 0; h < network->loss.n_head; h++) {
         const struct mpq_loss_head *head = &network->loss.head[h];
         const mpq_real *y = mpq_exec_tensor(network->exec, head->value)->data;
-        const mpq_real *target = targets->target[h] + first * head->n_sample;
         for (uint32_t i = 0; i < n; i++)
             out_loss[i] +=
-                mpq_loss_head_value(head, y + i * head->n_sample, target + i * head->n_sample, 1,
-                                    targets->variance[h], NULL);
+                sample_loss(head, targets, h, y + i * head->n_sample, first + i, is_expected);
     }
 }
 
@@ -228,4 +268,16 @@ void mpq_pair_loss_end(const struct mpq_loss *loss, const struct mpq_pair_loss *
             out_loss[i] +=
                 pair->kl[h * pair->n_sample + i] + pair->mse[h * pair->n_sample + i] / variance;
     }
+}
+
+void mpq_network_sample_loss(const struct mpq_network *network, const struct mpq_targets *targets,
+                             uint32_t first, uint32_t n, double *out_loss)
+{
+    sum_heads(network, targets, first, n, false, out_loss);
+}
+
+void mpq_network_expected_loss(const struct mpq_network *network, const struct mpq_targets *targets,
+                               uint32_t first, uint32_t n, double *out_loss)
+{
+    sum_heads(network, targets, first, n, true, out_loss);
 }

@@ -44,6 +44,8 @@ struct mpq_targets {
     const uint32_t *sample; /* [n_sample] index into the source                       */
     mpq_real **target;      /* [n_head] [n_sample * head->n_sample]                   */
     double *variance;       /* [n_head] of the target, > 0                            */
+    int64_t *n_reference;   /* [n_head] 0 where the head is compared by squares alone */
+    mpq_real **reference;   /* [n_head] [n_reference * head->n_column] distributions  */
 };
 
 /* Run the float network over the samples. NUMERIC where an output is not finite. */
@@ -87,5 +89,10 @@ double mpq_network_loss(struct mpq_network *network, const struct mpq_targets *t
 /* The loss of each of the n samples by itself: row i answers for targets first + i. */
 void mpq_network_sample_loss(const struct mpq_network *network, const struct mpq_targets *targets,
                              uint32_t first, uint32_t n, double *out_loss);
+
+/* The same with what errors would cost on average over the targets (engine/loss.h), in place of KL:
+ * what allocations are compared by, a part of whose spread from sample to sample it has. */
+void mpq_network_expected_loss(const struct mpq_network *network, const struct mpq_targets *targets,
+                               uint32_t first, uint32_t n, double *out_loss);
 
 #endif

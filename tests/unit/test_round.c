@@ -288,7 +288,8 @@ static void an_allocation_makes_good_what_layers_before_got_wrong(void **state)
     double apart = error_of(net, &network, &reference, layer[1].y);
     const mpq_real *other = supernet.layer[0].width[8].offset;
     mpq_real latent = supernet.layer[1].w[5];
-    const struct mpq_moment_source source = {&network, node, &reference, &samples, sample, 256, 0, 0};
+    const struct mpq_moment_source source = {&network, node, &reference, &samples,
+                                             sample,   256,  0,          0};
     CHECK_OK(&net->ctx, mpq_round_allocation(&net->ctx, net->arena, &supernet, &source, bits));
     mpq_supernet_apply(&supernet, network.exec, bits);
     double together = error_of(net, &network, &reference, layer[1].y);
@@ -297,21 +298,24 @@ static void an_allocation_makes_good_what_layers_before_got_wrong(void **state)
     assert_ptr_equal(supernet.layer[0].width[8].offset, other);
     assert_true(supernet.layer[1].w[5] == latent);
 
-    /* Batches that go on from where they were, the first 11, show what those from the start do. */
+    /* Batches that go on from where they were show what those from the start do: at the first layer
+     * 11, all there is room for, and later as many as there is room for then. */
     struct mpq_moments walked[2], run[2];
     struct mpq_moment_walk walk;
     CHECK_OK(&net->ctx, mpq_moment_walk_create(&net->ctx, net->arena, &table, &source, &walk));
-    assert_int_equal(walk.n_kept, 16);
-    walk.n_kept = 11;
-    const uint32_t begin[] = {0, 1, 1};
+    assert_int_equal(walk.capacity, 16 * (walk.most[0] + walk.float_most[0] + 1));
+    walk.capacity = 11 * (walk.most[0] + walk.float_most[0] + 1);
+    const uint32_t begin[] = {0, 1, 1}, n_kept[] = {11, 13, 13};
     for (int i = 0; i < 3; i++) {
         CHECK_OK(&net->ctx, mpq_moments_gather(&net->ctx, net->arena, &table, &source, begin[i],
                                                begin[i] + 1, &walk, walked));
+        assert_int_equal(walk.n_kept, n_kept[i]);
         mpq_supernet_apply_layer(&supernet, network.exec, begin[i], 8);
     }
     assert_int_equal(walk.node, 2);
-    CHECK_OK(&net->ctx,
-             mpq_moments_gather(&net->ctx, net->arena, &table, &source, 1, 2, NULL, run));
+    struct mpq_moment_source few = source;
+    few.n_sample = 13 * 16;
+    CHECK_OK(&net->ctx, mpq_moments_gather(&net->ctx, net->arena, &table, &few, 1, 2, NULL, run));
     assert_int_equal(walked[1].n_row, run[1].n_row);
     assert_memory_equal(walked[1].gram, run[1].gram, 32 * 32 * sizeof(mpq_real));
     assert_memory_equal(walked[1].cross, run[1].cross, 32 * 32 * sizeof(mpq_real));

@@ -208,6 +208,9 @@ static void check_exact(struct instance *in, uint32_t *n_feasible, const char *r
     assert_true(result.is_exact);
     CHECK_NEAR(result.bound, best, 1e-12, 0);
     CHECK_NEAR(result.estimate, best, 1e-12, 0);
+    assert_non_null(result.estimated);
+    CHECK_NEAR(table_loss(in, result.estimated), best, 1e-12, 0);
+    assert_true(result.estimated_cost[0] <= in->problem.cost[0].budget);
 }
 
 static void knapsack_equals_brute_force(void **state)
