@@ -83,7 +83,8 @@ static enum mpq_status observe_batch(struct mpq_ctx *ctx, struct mpq_pipeline *p
 
 static enum mpq_status observe(struct mpq_ctx *ctx, struct mpq_pipeline *p,
                                struct mpq_arena *scratch, const struct mpq_graph *graph,
-                               struct mpq_equalize *equalize, struct mpq_targets *few)
+                               struct mpq_equalize *equalize, struct mpq_arena *arena,
+                               struct mpq_targets *few)
 {
     struct observation o;
     struct mpq_network *network = &o.network;
@@ -98,7 +99,7 @@ static enum mpq_status observe(struct mpq_ctx *ctx, struct mpq_pipeline *p,
     if (gathers(p))
         MPQ_TRY(begin_moments(ctx, p, scratch, n_observed, &o));
     if (few)
-        MPQ_TRY(mpq_targets_begin(ctx, p->arena, &network->loss, p->tune.sample,
+        MPQ_TRY(mpq_targets_begin(ctx, arena, &network->loss, p->tune.sample,
                                   n_observed < FEW ? n_observed : FEW, few));
     for (uint32_t first = 0; first < n_observed; first += batch) {
         uint32_t left = n_observed - first, n = left < batch ? left : batch;
@@ -121,16 +122,17 @@ static enum mpq_status observe(struct mpq_ctx *ctx, struct mpq_pipeline *p,
 }
 
 /* Run the float graph over the tune part; fills p->observer, p->moments where rounding is to have
- * them, the edges' ranges, and the answers to the first few samples (NULL: not wanted). */
+ * them, the edges' ranges, and the answers to the first few samples, in `arena` (NULL: not wanted).
+ */
 static enum mpq_status observe_graph(struct mpq_ctx *ctx, struct mpq_pipeline *p,
                                      const struct mpq_graph *graph, struct mpq_equalize *equalize,
-                                     struct mpq_targets *few)
+                                     struct mpq_arena *arena, struct mpq_targets *few)
 {
     MPQ_TRY(mpq_observer_create(ctx, p->arena, graph, &p->layers, &p->act, &p->observer));
     struct mpq_arena *scratch = mpq_arena_create(ctx);
     if (!scratch)
         return MPQ_E_NOMEM;
-    enum mpq_status status = observe(ctx, p, scratch, graph, equalize, few);
+    enum mpq_status status = observe(ctx, p, scratch, graph, equalize, arena, few);
     mpq_arena_free(scratch);
     return status;
 }
@@ -264,7 +266,7 @@ static enum mpq_status equalize(struct mpq_ctx *ctx, struct mpq_pipeline *p,
     double error;
     MPQ_TRY(mpq_equalize_gains(ctx, scratch, p->graph, &p->layers, gains));
     MPQ_TRY(apply_gains(ctx, p, gains));
-    MPQ_TRY(observe_graph(ctx, p, p->equal_run_graph, NULL, NULL));
+    MPQ_TRY(observe_graph(ctx, p, p->equal_run_graph, NULL, NULL, NULL));
     choose_ranges(p);
     MPQ_TRY(activation_losses(ctx, p, judge, judge->after));
     uint32_t n = judge->targets.n_sample;
@@ -378,7 +380,7 @@ static enum mpq_status leave_float(struct mpq_ctx *ctx, struct mpq_pipeline *p,
     MPQ_TRY(status);
     MPQ_TRY(bar_values(ctx, p, stays_float));
     if (p->act.n_group && p->n_left_float) {
-        MPQ_TRY(observe_graph(ctx, p, p->equal_run_graph, NULL, NULL));
+        MPQ_TRY(observe_graph(ctx, p, p->equal_run_graph, NULL, NULL, NULL));
         choose_ranges(p);
         MPQ_TRY(activation_noise(ctx, p, judge, &left));
         mpq_log(ctx, MPQ_LOG_INFO,
@@ -408,7 +410,7 @@ static enum mpq_status improve(struct mpq_ctx *ctx, struct mpq_pipeline *p,
     uint32_t n_observed = count_observed(p);
     p->observes_more = true;
     if (count_observed(p) > n_observed) {
-        MPQ_TRY(observe_graph(ctx, p, p->run_graph, gains, NULL));
+        MPQ_TRY(observe_graph(ctx, p, p->run_graph, gains, NULL, NULL));
         choose_ranges(p);
     }
     if (p->tune.n > FEW)
@@ -418,6 +420,17 @@ static enum mpq_status improve(struct mpq_ctx *ctx, struct mpq_pipeline *p,
     if (!may_leave_float(p->options) || mean_loss(&judge, &error) < MPQ_TUNE_LOSS_FLOOR)
         return MPQ_OK;
     return leave_float(ctx, p, &judge);
+}
+
+/* Ranges, and what can be done about what activations lose with them. */
+static enum mpq_status learn(struct mpq_ctx *ctx, struct mpq_pipeline *p, struct mpq_arena *scratch,
+                             struct mpq_equalize *gains)
+{
+    struct mpq_targets few;
+    bool may_improve = p->act.n_group && (gains->n_edge || may_leave_float(p->options));
+    MPQ_TRY(observe_graph(ctx, p, p->run_graph, gains, scratch, may_improve ? &few : NULL));
+    choose_ranges(p);
+    return may_improve ? improve(ctx, p, scratch, &few, gains) : MPQ_OK;
 }
 
 /* ---- the stage ---- */
@@ -474,15 +487,10 @@ enum mpq_status mpq_pipeline_calibrate(struct mpq_ctx *ctx, struct mpq_pipeline 
         return resume(ctx, p);
     if (!options->no_equalize && !options->baseline && p->act.n_group)
         MPQ_TRY(mpq_equalize_find(ctx, p->arena, p->graph, p->cut.whole, &p->layers, &gains));
-    struct mpq_targets few;
-    MPQ_TRY(observe_graph(ctx, p, p->run_graph, &gains, &few));
-    choose_ranges(p);
-    if (!p->act.n_group || (!gains.n_edge && !may_leave_float(options)))
-        return MPQ_OK;
     struct mpq_arena *scratch = mpq_arena_create(ctx);
     if (!scratch)
         return MPQ_E_NOMEM;
-    enum mpq_status status = improve(ctx, p, scratch, &few, &gains);
+    enum mpq_status status = learn(ctx, p, scratch, &gains);
     mpq_arena_free(scratch);
     return status;
 }
