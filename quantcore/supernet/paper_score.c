@@ -222,11 +222,13 @@ enum mpq_status mpq_paper_fold(struct mpq_ctx *ctx, struct mpq_arena *arena,
         };
         int a = input_bits[l];
         MPQ_TRY(fold_layer(ctx, arena, net, l, weight_bits[l], a, &pair, &out_code[l]));
-        out_input[l] = (struct mpq_act_quant){.scale = (float)layer->input_step[a],
-                                              .zero_point = layer->is_signed ? 1 << (a - 1) : 0,
-                                              .bits = a};
-        if (a == MPQ_PAPER_FLOAT)
-            out_input[l] = (struct mpq_act_quant){.scale = 1, .bits = MPQ_PAPER_FLOAT};
+        out_input[l] = (struct mpq_act_quant){.scale = 1, .bits = MPQ_PAPER_FLOAT};
+        if (a != MPQ_PAPER_FLOAT)
+            out_input[l] = (struct mpq_act_quant){
+                .scale = (float)layer->input_step[a],
+                .zero_point = layer->is_signed ? 1 << (a - 1) : 0,
+                .bits = a,
+            };
     }
     return MPQ_OK;
 }
