@@ -133,8 +133,14 @@ static void observe_layer(struct mpq_observer *o, uint32_t l, struct mpq_exec *e
 struct addition {
     struct mpq_observer *observer;
     struct mpq_exec *exec;
-    uint32_t apart;
+    uint32_t batch, n, apart;
 };
+
+/* Of a value's rows those of the first n samples; all where rows are no samples of the batch. */
+static int64_t new_rows(const struct addition *a, int64_t n_row)
+{
+    return n_row % a->batch ? n_row : n_row / a->batch * a->n;
+}
 
 /* Every `apart`-th group and layer from begin on: early ones are large, so neighbours part. */
 static void add_some(void *arg, int64_t begin, int64_t end, int thread)
@@ -148,10 +154,10 @@ static void add_some(void *arg, int64_t begin, int64_t end, int thread)
             group % a->apart >= end)
             continue;
         const struct mpq_tensor *tensor = mpq_exec_tensor(a->exec, v);
-        int64_t n_sample = tensor->shape.rank ? tensor->shape.dim[0] : 1;
-        if (n_sample > 0)
+        int64_t n_all = tensor->shape.rank ? tensor->shape.dim[0] : 1, n_new = new_rows(a, n_all);
+        if (n_new > 0)
             mpq_histogram_add_samples(&o->histogram[group], tensor->data,
-                                      mpq_shape_count(&tensor->shape), n_sample);
+                                      mpq_shape_count(&tensor->shape) / n_all * n_new, n_new);
     }
     for (uint32_t l = 0; l < o->layers->n_layer; l++)
         if (l % a->apart >= begin && l % a->apart < end)
@@ -159,7 +165,8 @@ static void add_some(void *arg, int64_t begin, int64_t end, int thread)
 }
 
 enum mpq_status mpq_observer_add(struct mpq_ctx *ctx, struct mpq_observer *o,
-                                 const struct mpq_graph *graph, struct mpq_exec *exec)
+                                 const struct mpq_graph *graph, struct mpq_exec *exec,
+                                 uint32_t batch, uint32_t n)
 {
     for (uint32_t v = 0; v < o->plan->n_value; v++) {
         uint32_t group = o->plan->group[v];
@@ -172,7 +179,7 @@ enum mpq_status mpq_observer_add(struct mpq_ctx *ctx, struct mpq_observer *o,
                             "the value '%s' of the float model is %g at element %lld",
                             graph->value[v].name, mpq_tensor_double(tensor, bad), (long long)bad);
     }
-    struct addition addition = {o, exec, (uint32_t)mpq_thread_count()};
+    struct addition addition = {o, exec, batch, n, (uint32_t)mpq_thread_count()};
     mpq_parallel_for(addition.apart, 1, add_some, &addition);
     return MPQ_OK;
 }

@@ -21,10 +21,12 @@ enum mpq_status mpq_observer_create(struct mpq_ctx *ctx, struct mpq_arena *arena
                                     const struct mpq_act_plan *plan,
                                     struct mpq_observer *out) MPQ_CHECKED;
 
-/* Add the values of the batch that `exec` has just run forward. NUMERIC, naming the value, where
- * one is NaN or infinite. */
+/* Add the values of the batch that `exec` has just run forward; its samples from n on repeat the
+ * first, whose extremes must not count as those of several samples. NUMERIC, naming the value,
+ * where one is NaN or infinite. */
 enum mpq_status mpq_observer_add(struct mpq_ctx *ctx, struct mpq_observer *observer,
-                                 const struct mpq_graph *graph, struct mpq_exec *exec) MPQ_CHECKED;
+                                 const struct mpq_graph *graph, struct mpq_exec *exec,
+                                 uint32_t batch, uint32_t n) MPQ_CHECKED;
 
 /* Activation quantization of every group in that form, out_quant [n_group]. */
 void mpq_observer_ranges(const struct mpq_observer *observer, struct mpq_act_form form,

@@ -78,7 +78,8 @@ static enum mpq_status observe_batch(struct mpq_ctx *ctx, struct mpq_pipeline *p
         mpq_moments_add(&p->layers, &o->source, 0, p->layers.n_layer, n < left ? n : left, &o->room,
                         p->moments);
     }
-    return mpq_observer_add(ctx, &p->observer, network->graph, network->exec);
+    return mpq_observer_add(ctx, &p->observer, network->graph, network->exec, network->batch,
+                            n < network->batch ? n : network->batch);
 }
 
 static enum mpq_status observe(struct mpq_ctx *ctx, struct mpq_pipeline *p,

@@ -75,13 +75,14 @@ def convert(tool, model, seed, size, out, options):
 
 def tuned_once(tool, model, seed, size, folder, options):
     """The same, tuned where the folder has no checkpoint of this model and seed, which is never overwritten. One
-    width is a family of its own."""
+    width needs none."""
     name = f"{model}_{seed}_{size.rstrip('%').replace(' ', '')}"
-    family = name if size.endswith("bits") else f"{model}_{seed}"
     out = folder / f"{name}.onnx"
     for old in (out, out.with_suffix(".csv"), out.with_suffix(".summary.csv")):
         old.unlink(missing_ok=True)
-    return convert(tool, model, seed, size, out, [*options, "--checkpoint", folder / f"{family}.npz"])
+    if not size.endswith("bits"):
+        options = [*options, "--checkpoint", folder / f"{model}_{seed}.npz"]
+    return convert(tool, model, seed, size, out, options)
 
 
 def arguments(description, more=lambda parser: None):

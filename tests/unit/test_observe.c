@@ -12,8 +12,9 @@ struct case_ {
     struct mpq_binding binding;
 };
 
-/* The net at the batch, with inputs that follow from their position, run and observed once. */
-static void observe(struct case_ *c, struct net *net, int64_t batch)
+/* The net at the batch, with inputs that follow from their position, run and observed once; all
+ * samples of the batch but n_new count as repeated. */
+static void observe_new(struct case_ *c, struct net *net, uint32_t batch, uint32_t n_new)
 {
     struct mpq_ctx *ctx = &net->ctx;
     struct mpq_binding one;
@@ -35,7 +36,12 @@ static void observe(struct case_ *c, struct net *net, int64_t batch)
             mpq_tensor_set_double(x, k, (double)(k * 7 % 11) / 11 - 0.3);
     }
     mpq_exec_forward(c->exec, 0, graph->n_node);
-    CHECK_OK(ctx, mpq_observer_add(ctx, &c->observer, graph, c->exec));
+    CHECK_OK(ctx, mpq_observer_add(ctx, &c->observer, graph, c->exec, batch, n_new));
+}
+
+static void observe(struct case_ *c, struct net *net, uint32_t batch)
+{
+    observe_new(c, net, batch, batch);
 }
 
 /* Mean and mean square over the elements first, first + step, ... n of them. */
@@ -66,6 +72,20 @@ static void rebatched_graphs_have_more_values(void **state)
     observe(&c, net, 5);
     for (int64_t k = 0; k < 8; k++)
         check_place(&c, 0, k, x, k, 8, 5);
+}
+
+/* Their extremes are not those of several samples, which would pass for a bound. */
+static void repeated_samples_do_not_count(void **state)
+{
+    struct net *net = *state;
+    struct case_ c;
+    mpq_value_id x = net_input(net, "x", MPQ_SHAPE(1, 8));
+    mpq_value_id w = net_random(net, "w", MPQ_SHAPE(8, 6), false);
+    net_output(net, net_node(net, "MatMul", "y", NET_NO_ATTRS, NET_IN(x, w)));
+    observe_new(&c, net, 5, 2);
+    const struct mpq_histogram *histogram = &c.observer.histogram[c.act.group[x]];
+    assert_int_equal(histogram->n_sample, 2);
+    assert_int_equal(histogram->n, 16);
 }
 
 static void a_left_operand_sees_columns(void **state)
@@ -131,6 +151,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(rebatched_graphs_have_more_values),
+        TEST(repeated_samples_do_not_count),
         TEST(a_left_operand_sees_columns),
         TEST(a_transposed_convolution_has_taps),
         TEST(recurrent_weights_see_inputs_and_states),
