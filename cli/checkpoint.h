@@ -86,10 +86,4 @@ enum mpq_status mpq_checkpoint_load_answers(struct mpq_ctx *ctx, struct mpq_aren
 enum mpq_status mpq_checkpoint_options(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                        const char *path, char **out_text) MPQ_CHECKED;
 
-/* For sensitivity_id. */
-uint64_t mpq_checkpoint_targets_id(const struct mpq_targets *targets, const struct mpq_loss *loss);
-
-/* Of name and float weight: a node may have several layers. */
-uint64_t mpq_checkpoint_layer_id(const struct mpq_graph *graph, const struct mpq_layer *layer);
-
 #endif

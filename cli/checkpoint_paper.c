@@ -4,6 +4,7 @@
 
 #include "calibration/npz.h"
 #include "cli/checkpoint.h"
+#include "cli/checkpoint_id.h"
 
 enum { ID, WIDTHS, ACTIVE, SIGNED, VALUE, N_ARRAY };
 static const char *const names[N_ARRAY] = {"paper_layer_id", "paper_widths", "paper_active",

@@ -63,8 +63,7 @@ struct mpq_pipeline {
     struct mpq_act_quant *act_quant; /* [n_group] as FakeQuant nodes read it now; else widest  */
     struct mpq_act_quant *act_by_width[MPQ_N_BITS]; /* [n_group], NULL: no candidate            */
     uint32_t n_act; /* groups whose width is searched: n_group, or 0 where there is one width   */
-    struct mpq_moments
-        *moments; /* [n_layer] in moment_arena, until rounded by; NULL: none gathered */
+    struct mpq_moments *moments; /* [n_layer] in moment_arena, until rounded by; NULL: none */
     struct mpq_arena *moment_arena;
     bool observes_more; /* ranges are taken from more samples: with few, activations lose much */
     bool is_resumed;    /* from the checkpoint: neither calibrated nor tuned */
@@ -175,6 +174,7 @@ enum mpq_status mpq_pipeline_check_size(struct mpq_ctx *ctx, struct mpq_pipeline
 
 /* Let the fake-quantized network and the export plan have the activations of an allocation. */
 void mpq_pipeline_set_activations(struct mpq_pipeline *p, const uint8_t *bits);
+
 /* The stages of --weights-only, with mpq_pipeline_search() between the second and the third: the
  * graph is never bound, so its shapes may be unknown and its operators, too. */
 enum mpq_status mpq_pipeline_open_weights(struct mpq_ctx *ctx, struct mpq_arena *arena,
@@ -183,6 +183,7 @@ enum mpq_status mpq_pipeline_open_weights(struct mpq_ctx *ctx, struct mpq_arena 
 enum mpq_status mpq_pipeline_fit_weights(struct mpq_ctx *ctx, struct mpq_pipeline *p) MPQ_CHECKED;
 enum mpq_status mpq_pipeline_export_weights(struct mpq_ctx *ctx,
                                             struct mpq_pipeline *p) MPQ_CHECKED;
+
 /* Re-read the file at `path` and unpack every layer's weight by our operators. NUMERIC where one is
  * not what its codes say. */
 enum mpq_status mpq_pipeline_verify_weights(struct mpq_ctx *ctx, struct mpq_pipeline *p,

@@ -1,0 +1,290 @@
+/* The pipeline's tune stage: the family of weights rounded and tuned, and what each width costs
+ * measured; or all of that from a checkpoint. */
+#include <math.h>
+#include <string.h>
+
+#include "cli/checkpoint_id.h"
+#include "cli/pipeline.h"
+#include "quantcore/supernet/round.h"
+#include "quantcore/supernet/sensitivity.h"
+
+/* Multiplications that measuring what each width costs may take; the same for activations. */
+static const double sensitivity_macs = 3e12;
+
+/* Samples of one tuning step: 64, fewer where one pass over them would be long. */
+static uint32_t tune_batch(const struct mpq_pipeline *p)
+{
+    const uint64_t max_macs = 6000000000u;
+    uint32_t batch = 64;
+    while (batch > 8 && batch * mpq_pipeline_macs(p) > max_macs)
+        batch /= 2;
+    while (batch > 1 && batch > p->tune.n)
+        batch /= 2;
+    return p->takes_batches ? batch : 1;
+}
+
+/* As many steps as the effort's amount of arithmetic allows, forward and backward of four paths,
+ * and no more than 30 passes over the samples, which few samples would be learned by heart in. A
+ * function of model and data alone, so that a run repeats. */
+static uint32_t tune_steps(const struct mpq_pipeline *p, uint32_t batch)
+{
+    static const double effort_macs[] = {[MPQ_EFFORT_NONE] = 0,
+                                         [MPQ_EFFORT_QUICK] = 1e12,
+                                         [MPQ_EFFORT_DEFAULT] = 8e12,
+                                         [MPQ_EFFORT_THOROUGH] = 4e13};
+    if (p->options->steps >= 0 && !p->options->baseline)
+        return (uint32_t)p->options->steps;
+    if (p->options->effort == MPQ_EFFORT_NONE || p->options->baseline)
+        return 0;
+    double steps =
+        effort_macs[p->options->effort] / (4.0 * 3.0 * batch * (double)mpq_pipeline_macs(p));
+    double most = 30.0 * p->tune.n / batch;
+    steps = steps < most ? steps : most;
+    return steps < 20 ? 20 : (uint32_t)steps;
+}
+
+uint32_t mpq_pipeline_tune_batch(const struct mpq_pipeline *p)
+{
+    uint32_t batch = tune_batch(p);
+    return tune_steps(p, batch) ? batch : 0;
+}
+
+/* The sampler's walk from all widest until the weights take at most `bits_total` bits. */
+static void walk_to(const struct mpq_pipeline *p, const struct mpq_sampler *sampler,
+                    double bits_total, uint8_t *bits)
+{
+    for (uint32_t n = 0; n <= sampler->n_move; n++) {
+        double total = 0;
+        mpq_sampler_walk(sampler, n, bits);
+        for (uint32_t l = 0; l < p->layers.n_layer; l++)
+            total += bits[l] * (double)p->layers.layer[l].n_param;
+        if (total <= bits_total)
+            return;
+    }
+}
+
+/* How good the whole family is on the decide part: the mean logarithm of the loss, as tuning weighs
+ * it, at seven sizes between all widest and all narrowest. Fills p->sensitivity. */
+static enum mpq_status family_loss(struct mpq_ctx *ctx, struct mpq_pipeline *p, const char *when,
+                                   double *out)
+{
+    enum { POINTS = 7 };
+    double sum = 0, n_param = 0;
+    struct mpq_sampler sampler;
+    mpq_bits_mask candidates = p->net.layer[0].candidates;
+    int widest = mpq_bits_highest(candidates), narrowest = mpq_bits_lowest(candidates);
+    uint8_t *bits = mpq_arena_alloc(ctx, p->arena, p->layers.n_layer, sizeof *bits);
+    if (!bits)
+        return MPQ_E_NOMEM;
+    for (uint32_t l = 0; l < p->layers.n_layer; l++)
+        n_param += (double)p->layers.layer[l].n_param;
+    MPQ_TRY(mpq_sensitivity(ctx, &p->evaluator, p->act_quant, p->act.n_group, sensitivity_macs,
+                            p->sensitivity));
+    MPQ_TRY(mpq_sampler_create(ctx, p->arena, &p->net, p->sensitivity, &sampler));
+    for (int i = 1; i <= POINTS; i++) {
+        double loss, average = widest - (double)i / (POINTS + 1) * (widest - narrowest);
+        walk_to(p, &sampler, average * n_param, bits);
+        MPQ_TRY(mpq_evaluate(ctx, &p->evaluator, bits, &loss));
+        mpq_log(ctx, MPQ_LOG_INFO, "%s, %.2f bits: loss %.5f", when, average, loss);
+        sum += log(loss + MPQ_TUNE_LOSS_FLOOR) / POINTS;
+    }
+    *out = sum;
+    return MPQ_OK;
+}
+
+/* The fake-quantized network with what layers read, or one in `scratch` where that keeps nothing.
+ */
+static enum mpq_status keep_inputs(struct mpq_ctx *ctx, struct mpq_arena *scratch,
+                                   struct mpq_pipeline *p, struct mpq_network *out)
+{
+    bool *keep = mpq_arena_alloc(ctx, scratch, p->fake_graph->n_value, sizeof *keep);
+    *out = p->fake_network;
+    if (!keep)
+        return MPQ_E_NOMEM;
+    if (!mpq_pipeline_runs_plainly(p))
+        return MPQ_OK;
+    for (uint32_t l = 0; l < p->layers.n_layer; l++) {
+        const struct mpq_layer *layer = &p->layers.layer[l];
+        const struct mpq_node *node = &p->fake_graph->node[p->layer_node[l]];
+        mpq_value_id x = layer->x_input < 0 ? layer->x : node->in[layer->x_input];
+        if (layer->x != MPQ_NO_VALUE)
+            keep[x] = true;
+    }
+    return mpq_network_create(ctx, scratch, p->fake_graph, p->batch,
+                              &(struct mpq_exec_options){.keep = keep}, out);
+}
+
+/* Second-order codes for all widths, from some samples of the tune part: from fewer where layers
+ * are wide and there is less to gain. */
+static enum mpq_status round_widths(struct mpq_ctx *ctx, struct mpq_pipeline *p,
+                                    struct mpq_arena *scratch)
+{
+    enum { MAX_SAMPLES = 256, WIDE_SAMPLES = 32, WIDE_POSITIONS = 8192 };
+    struct mpq_network network;
+    struct mpq_samples samples = mpq_pipeline_samples(&p->tune);
+    if (p->moments) {
+        MPQ_TRY(mpq_round_from(ctx, p->net_arena, &p->net, p->fake_graph, p->moments));
+        p->moments = NULL;
+        mpq_arena_reset(p->moment_arena);
+        return MPQ_OK;
+    }
+    bool is_wide = mpq_pipeline_runs_plainly(p);
+    uint32_t n = is_wide ? WIDE_SAMPLES : MAX_SAMPLES;
+    MPQ_TRY(keep_inputs(ctx, scratch, p, &network));
+    const struct mpq_moment_source source = {.network = &network,
+                                             .layer_node = p->layer_node,
+                                             .samples = &samples,
+                                             .sample = p->tune.sample,
+                                             .n_sample = n < p->tune.n ? n : p->tune.n,
+                                             .max_bytes = p->memory.gather_bytes,
+                                             .n_position = is_wide ? WIDE_POSITIONS : 0};
+    return mpq_round_supernet(ctx, p->net_arena ? p->net_arena : p->arena, &p->net, &source);
+}
+
+static enum mpq_status tune(struct mpq_ctx *ctx, struct mpq_pipeline *p, struct mpq_arena *scratch,
+                            uint32_t batch)
+{
+    struct mpq_targets targets;
+    struct mpq_samples samples = mpq_pipeline_samples(&p->tune);
+    struct mpq_tune_options options = {
+        .n_step = p->n_step,
+        .n_random = 3,
+        .freeze = !p->options->no_freeze,
+        .align = !p->options->no_align,
+        .weight_rate = 5e-5,
+        .scale_rate = 2e-4,
+        .bias_rate = 1e-4,
+        .align_weight = 0.1,
+        .max_bytes = p->memory.tune_bytes,
+        .sensitivity = p->sensitivity,
+        .stats = p->observer.stats,
+    };
+    MPQ_TRY(mpq_targets_create(ctx, scratch, &p->float_network, &samples, p->tune.sample, p->tune.n,
+                               &targets));
+    MPQ_TRY(mpq_tune(ctx, &p->net, p->fake_graph, batch, &samples, &targets, &options, &p->tuned));
+    mpq_log(ctx, MPQ_LOG_INFO, "tuning took the loss of random paths from %.5f to %.5f",
+            p->tuned.first_loss, p->tuned.last_loss);
+    return MPQ_OK;
+}
+
+/* Round the family as fitted, tune it from there, and go back where that did not help. */
+static enum mpq_status round_and_tune(struct mpq_ctx *ctx, struct mpq_pipeline *p,
+                                      struct mpq_arena *scratch, uint32_t batch)
+{
+    double before, after;
+    struct mpq_supernet rounded;
+    size_t n_entry = (size_t)p->layers.n_layer * MPQ_N_BITS;
+    if (mpq_pipeline_rounds(p))
+        MPQ_TRY(round_widths(ctx, p, scratch));
+    if (!p->n_step)
+        return MPQ_OK;
+    MPQ_TRY(family_loss(ctx, p, "before tuning", &before));
+    MPQ_TRY(mpq_supernet_copy(ctx, scratch, &p->net, &rounded));
+    double *sensitivity =
+        mpq_arena_copy(ctx, scratch, p->sensitivity, n_entry * sizeof *sensitivity);
+    if (!sensitivity)
+        return MPQ_E_NOMEM;
+    MPQ_TRY(tune(ctx, p, scratch, batch));
+    MPQ_TRY(family_loss(ctx, p, "after tuning", &after));
+    p->has_sensitivity = true;
+    p->tuning_helped = after < before;
+    if (p->tuning_helped)
+        return MPQ_OK;
+    mpq_log(ctx, MPQ_LOG_INFO, "tuning did not help on inputs held back from it and is left out");
+    mpq_supernet_assign(&p->net, &rounded);
+    memcpy(p->sensitivity, sensitivity, n_entry * sizeof *sensitivity);
+    return MPQ_OK;
+}
+
+static uint64_t sensitivity_id(const struct mpq_pipeline *p)
+{
+    return mpq_checkpoint_targets_id(&p->decide_targets, &p->float_network.loss);
+}
+
+/* Losses of single widths, from the checkpoint where it has them. */
+static enum mpq_status measure_sensitivity(struct mpq_ctx *ctx, struct mpq_pipeline *p)
+{
+    if (p->is_resumed) {
+        struct mpq_checkpoint checkpoint = mpq_pipeline_checkpoint(p, &p->net);
+        bool is_found;
+        checkpoint.sensitivity_id = sensitivity_id(p);
+        MPQ_TRY(mpq_checkpoint_load_sensitivity(ctx, p->arena, &checkpoint, p->options->checkpoint,
+                                                &is_found));
+        if (is_found)
+            return MPQ_OK;
+    }
+    if (!p->has_sensitivity)
+        MPQ_TRY(mpq_sensitivity(ctx, &p->evaluator, p->act_quant, p->act.n_group, sensitivity_macs,
+                                p->sensitivity));
+    if (!p->n_act)
+        return MPQ_OK;
+    return mpq_group_sensitivity(ctx, &p->evaluator, p->act_quant, p->act_by_width, p->n_act,
+                                 sensitivity_macs,
+                                 p->sensitivity + (size_t)p->layers.n_layer * MPQ_N_BITS);
+}
+
+/* What the float model answers to what reports, from the checkpoint. */
+static enum mpq_status load_answers(struct mpq_ctx *ctx, struct mpq_pipeline *p)
+{
+    struct mpq_answers *answers;
+    MPQ_TRY(mpq_pipeline_room_for_answers(ctx, p, &answers));
+    if (!answers)
+        return MPQ_OK;
+    MPQ_TRY(mpq_checkpoint_load_answers(ctx, p->arena, p->options->checkpoint, sensitivity_id(p),
+                                        answers));
+    if (answers->n_sample)
+        p->answers = answers;
+    return MPQ_OK;
+}
+
+/* What each search looks at. */
+static enum mpq_status measure_uniform(struct mpq_ctx *ctx, struct mpq_pipeline *p)
+{
+    uint8_t *bits = mpq_arena_alloc(ctx, p->arena, p->layers.n_layer, 1);
+    if (!bits)
+        return MPQ_E_NOMEM;
+    for (int b = MPQ_MIN_BITS; b <= MPQ_MAX_BITS; b++) {
+        memset(bits, b, p->layers.n_layer);
+        if (p->candidates >> b & 1)
+            MPQ_TRY(mpq_evaluate_samples(ctx, &p->evaluator, bits,
+                                         p->uniform_loss + (size_t)b * p->decide.n));
+    }
+    return MPQ_OK;
+}
+
+static enum mpq_status save_checkpoint(struct mpq_ctx *ctx, struct mpq_pipeline *p)
+{
+    MPQ_TRY(measure_uniform(ctx, p));
+    MPQ_TRY(mpq_pipeline_answer(ctx, p));
+    struct mpq_checkpoint checkpoint = mpq_pipeline_checkpoint(p, &p->net);
+    checkpoint.sensitivity_id = sensitivity_id(p);
+    checkpoint.answers = p->answers;
+    checkpoint.options = mpq_options_kept(ctx, p->arena, p->options);
+    if (!checkpoint.options)
+        return MPQ_E_NOMEM;
+    return mpq_checkpoint_save(ctx, p->arena, &checkpoint, p->options->checkpoint,
+                               p->options->overwrite);
+}
+
+enum mpq_status mpq_pipeline_tune(struct mpq_ctx *ctx, struct mpq_pipeline *p)
+{
+    if (p->is_resumed) {
+        MPQ_TRY(load_answers(ctx, p));
+        return measure_sensitivity(ctx, p);
+    }
+    uint32_t batch = p->memory.tune_batch ? p->memory.tune_batch : tune_batch(p);
+    p->n_step = tune_steps(p, batch);
+    struct mpq_arena *scratch = mpq_arena_create(ctx);
+    if (!scratch)
+        return MPQ_E_NOMEM;
+    enum mpq_status status = round_and_tune(ctx, p, scratch, batch);
+    mpq_arena_free(scratch);
+    MPQ_TRY(status);
+    if (p->options->baseline || mpq_pipeline_is_fixed(p)) { /* nothing to search */
+        for (size_t i = 0; i < ((size_t)p->layers.n_layer + p->n_act) * MPQ_N_BITS; i++)
+            p->sensitivity[i] = (double)NAN;
+        return MPQ_OK;
+    }
+    MPQ_TRY(measure_sensitivity(ctx, p));
+    return p->options->checkpoint ? save_checkpoint(ctx, p) : MPQ_OK;
+}
