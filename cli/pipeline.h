@@ -143,8 +143,9 @@ enum mpq_status mpq_pipeline_round(struct mpq_ctx *ctx, struct mpq_pipeline *p,
                                    struct mpq_supernet *out) MPQ_CHECKED;
 
 /* Do so for the allocation found, and for the best by the estimate, should that be another: the
- * search compares what is not refined yet. What is better on the decide part, by more than the
- * standard error, is kept: p->net and the allocation. */
+ * search compares what is not refined yet; not in a resumed run, which is to take seconds. What is
+ * better on the decide part, by more than the standard error, is kept: p->net and the allocation.
+ */
 enum mpq_status mpq_pipeline_refine(struct mpq_ctx *ctx, struct mpq_pipeline *p) MPQ_CHECKED;
 enum mpq_status mpq_pipeline_export(struct mpq_ctx *ctx, struct mpq_pipeline *p) MPQ_CHECKED;
 

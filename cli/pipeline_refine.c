@@ -121,7 +121,8 @@ enum mpq_status mpq_pipeline_refine(struct mpq_ctx *ctx, struct mpq_pipeline *p)
     const struct mpq_supernet family = p->net;
     if (has_narrow_layer(p, p->bits))
         MPQ_TRY(try_refined(ctx, p, &family, p->bits, p->found.cost));
-    if (estimated && memcmp(estimated, p->bits, p->layers.n_layer + p->n_act) != 0 &&
+    if (!p->is_resumed && estimated &&
+        memcmp(estimated, p->bits, p->layers.n_layer + p->n_act) != 0 &&
         has_narrow_layer(p, estimated))
         MPQ_TRY(try_refined(ctx, p, &family, estimated, p->found.estimated_cost));
     mpq_pipeline_set_activations(p, p->bits);
