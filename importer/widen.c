@@ -28,11 +28,11 @@ static enum mpq_status widen_tensor(struct widening *w, Onnx__TensorProto *proto
     return MPQ_OK;
 }
 
-static void widen_type(Onnx__TypeProto *type)
+static bool declares_wide(const Onnx__ValueInfoProto *info)
 {
-    if (type && type->value_case == ONNX__TYPE_PROTO__VALUE_TENSOR_TYPE &&
-        is_wide(type->tensor_type->elem_type))
-        type->tensor_type->elem_type = MPQ_FLOAT;
+    const Onnx__TypeProto *type = info->type;
+    return type && type->value_case == ONNX__TYPE_PROTO__VALUE_TENSOR_TYPE &&
+           is_wide(type->tensor_type->elem_type);
 }
 
 static bool is_bit_cast(const Onnx__NodeProto *node)
@@ -54,9 +54,13 @@ bool mpq_widen_keeps(const Onnx__GraphProto *graph, const char *name)
 /* Of values of a graph, be it the main one or a body. */
 static void widen_declarations(const Onnx__GraphProto *graph, Onnx__ValueInfoProto **info, size_t n)
 {
+    bool has_bit_cast = false; /* few graphs have one, and all may have many values */
+    for (size_t i = 0; i < graph->n_node; i++)
+        has_bit_cast |= is_bit_cast(graph->node[i]);
     for (size_t i = 0; i < n; i++)
-        if (info[i]->name && !mpq_widen_keeps(graph, info[i]->name))
-            widen_type(info[i]->type);
+        if (declares_wide(info[i]) && info[i]->name &&
+            !(has_bit_cast && mpq_widen_keeps(graph, info[i]->name)))
+            info[i]->type->tensor_type->elem_type = MPQ_FLOAT;
 }
 
 /* Attributes whose integer is an element type. */
@@ -110,9 +114,7 @@ static enum mpq_status shield_bodies(struct widening *w, Onnx__GraphProto *graph
     struct mpq_rewrite rewrite;
     bool is_begun = false;
     for (size_t i = 0; i < n; i++) {
-        const Onnx__TypeProto *type = info[i]->type;
-        if (!info[i]->name || !type || type->value_case != ONNX__TYPE_PROTO__VALUE_TENSOR_TYPE ||
-            !is_wide(type->tensor_type->elem_type) ||
+        if (!info[i]->name || !declares_wide(info[i]) ||
             !mpq_rewrite_bodies_read(graph, info[i]->name))
             continue;
         char *copy = NULL;
