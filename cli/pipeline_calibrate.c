@@ -64,7 +64,7 @@ static enum mpq_status begin_moments(struct mpq_ctx *ctx, struct mpq_pipeline *p
                              &o->room, p->moments);
 }
 
-/* The batch from sample `first` on, of n. */
+/* The batch of n samples from number `first` on. */
 static enum mpq_status observe_batch(struct mpq_ctx *ctx, struct mpq_pipeline *p,
                                      struct observation *o, uint32_t first, uint32_t n)
 {
@@ -78,8 +78,7 @@ static enum mpq_status observe_batch(struct mpq_ctx *ctx, struct mpq_pipeline *p
         mpq_moments_add(&p->layers, &o->source, 0, p->layers.n_layer, n < left ? n : left, &o->room,
                         p->moments);
     }
-    return mpq_observer_add(ctx, &p->observer, network->graph, network->exec, network->batch,
-                            n < network->batch ? n : network->batch);
+    return mpq_observer_add(ctx, &p->observer, network->graph, network->exec, network->batch, n);
 }
 
 static enum mpq_status observe(struct mpq_ctx *ctx, struct mpq_pipeline *p,

@@ -107,9 +107,7 @@ static enum mpq_status try_refined(struct mpq_ctx *ctx, struct mpq_pipeline *p,
         return MPQ_OK;
     found->bits = p->bits = bits;
     memcpy(found->cost, cost, sizeof found->cost);
-    found->estimate = 0;
-    for (uint32_t u = 0; u < p->layers.n_layer + p->n_act; u++)
-        found->estimate += p->problem.sensitivity[u * MPQ_N_BITS + bits[u]];
+    found->estimate = mpq_search_estimate(&p->problem, bits);
     return MPQ_OK;
 }
 

@@ -324,8 +324,7 @@ static enum mpq_status settle_on(struct mpq_ctx *ctx, struct mpq_pipeline *p, ui
     found->bits = p->bits = bits;
     for (uint32_t c = 0; c < p->problem.n_cost; c++)
         found->cost[c] = mpq_search_cost(&p->problem, c, bits);
-    for (uint32_t u = 0; u < p->layers.n_layer + p->n_act; u++)
-        found->estimate += p->problem.sensitivity[u * MPQ_N_BITS + bits[u]];
+    found->estimate = mpq_search_estimate(&p->problem, bits);
     found->bound = (double)NAN;
     return MPQ_OK;
 }

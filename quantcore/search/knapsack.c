@@ -118,10 +118,7 @@ static void fill_rest(struct knapsack *k)
 
 static double estimate(const struct knapsack *k, const uint8_t *bits)
 {
-    double loss = 0;
-    for (uint32_t u = 0; u < k->s->n_unit; u++)
-        loss += mpq_searcher_loss(k->s, u, bits[u]);
-    return loss;
+    return mpq_search_estimate(k->s->problem, bits);
 }
 
 static uint64_t table_cost(const struct knapsack *k, uint32_t c, const uint8_t *bits)

@@ -47,6 +47,14 @@ uint64_t mpq_search_cost(const struct mpq_search_problem *p, uint32_t c, const u
     return mpq_cost_sum(&p->cost[c], p->n_layer, p->n_group, p->input_group, bits);
 }
 
+double mpq_search_estimate(const struct mpq_search_problem *p, const uint8_t *bits)
+{
+    double loss = 0;
+    for (uint32_t u = 0; u < p->n_layer + p->n_group; u++)
+        loss += p->sensitivity[u * MPQ_N_BITS + bits[u]];
+    return loss;
+}
+
 double mpq_search_mean(const double *x, const double *y, uint32_t n, double *out_error)
 {
     double mean = 0, square = 0;
@@ -77,14 +85,6 @@ enum mpq_status mpq_searcher_measure(struct mpq_searcher *s, const uint8_t *bits
 bool mpq_searcher_is_exhausted(const struct mpq_searcher *s)
 {
     return s->problem->score && s->best.n_score >= s->problem->max_scores;
-}
-
-static double estimate(const struct mpq_searcher *s, const uint8_t *bits)
-{
-    double loss = 0;
-    for (uint32_t u = 0; u < s->n_unit; u++)
-        loss += mpq_searcher_loss(s, u, bits[u]);
-    return loss;
 }
 
 /* Trials are some hundreds, an evaluation takes longer than looking through them all. */
@@ -119,7 +119,7 @@ static enum mpq_status score(struct mpq_searcher *s, const uint8_t *bits, double
 {
     const struct mpq_search_problem *p = s->problem;
     double error;
-    *out_loss = estimate(s, bits);
+    *out_loss = mpq_search_estimate(p, bits);
     if (p->score) {
         MPQ_TRY(mpq_step(s->ctx, "search", s->best.n_score, p->max_scores, s->best.loss));
         MPQ_TRY(p->score(s->ctx, p->arg, bits, s->sample_loss));
@@ -189,7 +189,7 @@ enum mpq_status mpq_searcher_offer(struct mpq_searcher *s, const uint8_t *bits, 
         memcpy(s->best.cost, cost, sizeof cost);
         memcpy(s->best.sample_loss, s->sample_loss, p->n_sample * sizeof *s->sample_loss);
         s->best.loss = *out_loss;
-        s->best.estimate = estimate(s, bits);
+        s->best.estimate = mpq_search_estimate(p, bits);
         *out_accepted = s->has_best = true;
     }
     return MPQ_OK;

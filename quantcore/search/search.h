@@ -77,6 +77,9 @@ enum mpq_status mpq_search_least(struct mpq_ctx *ctx, struct mpq_arena *arena,
 uint64_t mpq_search_cost(const struct mpq_search_problem *problem, uint32_t cost,
                          const uint8_t *bits);
 
+/* What the allocation loses by the table. */
+double mpq_search_estimate(const struct mpq_search_problem *problem, const uint8_t *bits);
+
 /* Mean of x[0..n) less y[0..n), y NULL: of x, and the standard error of that mean, 0 for n < 2. */
 double mpq_search_mean(const double *x, const double *y, uint32_t n, double *out_error);
 
