@@ -194,13 +194,11 @@ double mpq_network_loss(struct mpq_network *network, const struct mpq_targets *t
     return sum;
 }
 
-/* The loss of one sample by head h, y its outputs there. */
-static double sample_loss(const struct mpq_loss_head *head, const struct mpq_targets *targets,
-                          uint32_t h, const mpq_real *y, uint32_t sample, bool is_expected)
+double mpq_head_expected_loss(const struct mpq_loss_head *head, const struct mpq_targets *targets,
+                              uint32_t h, const mpq_real *y, const mpq_real *target)
 {
-    const mpq_real *target = targets->target[h] + sample * head->n_sample;
     struct mpq_loss_head squares = *head;
-    if (!is_expected || !targets->n_reference[h])
+    if (!targets->n_reference[h])
         return mpq_loss_head_value(head, y, target, 1, targets->variance[h], NULL);
     int64_t n_row = head->n_sample / head->n_column;
     squares.kl_weight = 0;
@@ -208,6 +206,15 @@ static double sample_loss(const struct mpq_loss_head *head, const struct mpq_tar
            head->kl_weight / (double)n_row *
                mpq_loss_expected_kl(y, target, n_row, head->n_column, targets->reference[h],
                                     targets->n_reference[h]);
+}
+
+/* The loss of one sample by head h, y its outputs there. */
+static double sample_loss(const struct mpq_loss_head *head, const struct mpq_targets *targets,
+                          uint32_t h, const mpq_real *y, uint32_t sample, bool is_expected)
+{
+    const mpq_real *target = targets->target[h] + sample * head->n_sample;
+    return is_expected ? mpq_head_expected_loss(head, targets, h, y, target)
+                       : mpq_loss_head_value(head, y, target, 1, targets->variance[h], NULL);
 }
 
 static void sum_heads(const struct mpq_network *network, const struct mpq_targets *targets,

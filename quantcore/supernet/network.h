@@ -95,4 +95,9 @@ void mpq_network_sample_loss(const struct mpq_network *network, const struct mpq
 void mpq_network_expected_loss(const struct mpq_network *network, const struct mpq_targets *targets,
                                uint32_t first, uint32_t n, double *out_loss);
 
+/* That of one sample by head h: y and target [head->n_sample], its outputs and the float model's,
+ * which need not be one of the targets. */
+double mpq_head_expected_loss(const struct mpq_loss_head *head, const struct mpq_targets *targets,
+                              uint32_t h, const mpq_real *y, const mpq_real *target);
+
 #endif

@@ -121,10 +121,9 @@ void mpq_paper_batch_add_losses(const struct mpq_paper_batch *batch,
     for (uint32_t h = 0; h < network->loss.n_head; h++) {
         const struct mpq_loss_head *head = &network->loss.head[h];
         const mpq_real *y = mpq_exec_tensor(network->exec, head->value)->data;
-        double variance = batch->truth->targets->variance[h];
         for (uint32_t i = 0; i < network->batch; i++)
             loss[batch->row[i]] +=
-                mpq_loss_head_value(head, y + i * head->n_sample,
-                                    batch->soft[h] + i * head->n_sample, 1, variance, NULL);
+                mpq_head_expected_loss(head, batch->truth->targets, h, y + i * head->n_sample,
+                                       batch->soft[h] + i * head->n_sample);
     }
 }

@@ -44,8 +44,8 @@ enum mpq_status mpq_paper_batch_read(struct mpq_ctx *ctx, struct mpq_paper_batch
                                      struct mpq_network *network, const struct mpq_samples *samples,
                                      enum mpq_rng_stream stream, uint64_t step) MPQ_CHECKED;
 
-/* Loss of each sample of the batch against the float model, by what `network` made of it: added to
- * loss[row], the sample's place in truth->targets. */
+/* Expected loss (supernet/network.h) of each sample of the batch against the float model, by what
+ * `network` made of it: added to loss[row], the sample's place in truth->targets. */
 void mpq_paper_batch_add_losses(const struct mpq_paper_batch *batch,
                                 const struct mpq_network *network, double *loss);
 
