@@ -5,23 +5,55 @@
 
 static const double logits_mse_weight = 0.05;
 
-/* The value a head looks at: the input of a final Softmax over the last axis, else the output. */
-static mpq_value_id head_value(const struct mpq_graph *graph, const struct mpq_binding *binding,
-                               mpq_value_id output, bool *out_is_logits)
+static bool reduces_last_axis(const struct mpq_graph *graph, const struct mpq_node *node, int rank)
 {
-    *out_is_logits = false;
-    mpq_node_id n = graph->value[output].producer;
-    if (n == MPQ_NO_NODE)
-        return output;
-    const struct mpq_node *node = &graph->node[n];
-    if (strcmp(node->op_type, "Softmax") != 0 && strcmp(node->op_type, "LogSoftmax") != 0)
-        return output;
-    int64_t axis = mpq_attr_int(&node->attr_set, "axis", -1);
-    int rank = binding->tensor[output].shape.rank;
-    if (axis != -1 && axis != rank - 1)
-        return output;
-    *out_is_logits = true;
-    return node->in[0];
+    size_t n = 0;
+    const int64_t *axis = mpq_attr_ints(&node->attr_set, "axes", &n);
+    if (node->n_in > 1 && node->in[1] != MPQ_NO_VALUE) {
+        const struct mpq_tensor *axes = graph->value[node->in[1]].constant;
+        if (!axes || axes->dtype != MPQ_INT64)
+            return false;
+        axis = axes->data;
+        n = (size_t)mpq_shape_count(&axes->shape);
+    }
+    return n == 1 && (axis[0] == -1 || axis[0] == rank - 1);
+}
+
+/* Whether v holds sums of x along its last axis, brought into whatever shape. */
+static bool is_sum_of(const struct mpq_graph *graph, mpq_value_id v, mpq_value_id x, int rank)
+{
+    static const char *const reshapes[] = {"Reshape", "Expand", "Unsqueeze", "Squeeze", "Identity"};
+    for (mpq_node_id n = graph->value[v].producer; n != MPQ_NO_NODE;) {
+        const struct mpq_node *node = &graph->node[n];
+        if (mpq_node_is(node, "ReduceSum"))
+            return node->in[0] == x && reduces_last_axis(graph, node, rank);
+        bool is_reshape = false;
+        for (size_t i = 0; i < sizeof reshapes / sizeof *reshapes; i++)
+            is_reshape = is_reshape || mpq_node_is(node, reshapes[i]);
+        if (!is_reshape)
+            return false;
+        n = graph->value[node->in[0]].producer;
+    }
+    return false;
+}
+
+/* What a final Softmax or LogSoftmax over the last axis has for its input, of either spelling:
+ * exponentials over their sums, as some exporters write it, are one, too. MPQ_NO_VALUE where the
+ * output is none. */
+static mpq_value_id softmax_input(const struct mpq_graph *graph, mpq_value_id output, int rank)
+{
+    if (graph->value[output].producer == MPQ_NO_NODE)
+        return MPQ_NO_VALUE;
+    const struct mpq_node *node = &graph->node[graph->value[output].producer];
+    if (mpq_node_is(node, "Softmax") || mpq_node_is(node, "LogSoftmax")) {
+        int64_t axis = mpq_attr_int(&node->attr_set, "axis", -1);
+        return axis == -1 || axis == rank - 1 ? node->in[0] : MPQ_NO_VALUE;
+    }
+    if (!mpq_node_is(node, "Div") || !is_sum_of(graph, node->in[1], node->in[0], rank))
+        return MPQ_NO_VALUE;
+    mpq_node_id n = graph->value[node->in[0]].producer;
+    bool is_exp = n != MPQ_NO_NODE && mpq_node_is(&graph->node[n], "Exp");
+    return is_exp ? graph->node[n].in[0] : MPQ_NO_VALUE;
 }
 
 enum mpq_status mpq_loss_create(struct mpq_ctx *ctx, struct mpq_arena *arena,
@@ -33,8 +65,10 @@ enum mpq_status mpq_loss_create(struct mpq_ctx *ctx, struct mpq_arena *arena,
     if (!loss.head)
         return MPQ_E_NOMEM;
     for (uint32_t i = 0; i < graph->n_output; i++) {
-        bool is_logits;
-        mpq_value_id v = head_value(graph, binding, graph->output[i], &is_logits);
+        mpq_value_id output = graph->output[i];
+        mpq_value_id v = softmax_input(graph, output, binding->tensor[output].shape.rank);
+        bool is_logits = v != MPQ_NO_VALUE;
+        v = is_logits ? v : output;
         const struct mpq_tensor *tensor = &binding->tensor[v];
         int64_t count = mpq_shape_count(&tensor->shape);
         if (tensor->dtype != MPQ_FLOAT || tensor->data || count == 0 || count % batch)

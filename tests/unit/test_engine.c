@@ -160,6 +160,54 @@ static void expected_loss_is_a_mean_of_kl(void **state)
     assert_true(isfinite(mpq_loss_expected_kl(y, target, 1, CLASSES, reference, REFERENCES)));
 }
 
+/* Where the loss of x -> MatMul -> `exp` -> over its sum along `axis` looks. */
+static mpq_value_id head_of_softmax(struct net *net, bool by_input, int64_t axis, bool is_exp,
+                                    struct mpq_loss_head *out, mpq_value_id *out_logits)
+{
+    enum { CLASSES = 5 };
+    struct mpq_binding binding;
+    struct mpq_loss loss;
+    const struct mpq_attr axes = {.name = "axes", .kind = MPQ_ATTR_INTS, .n = 1, .ints = &axis};
+    mpq_value_id x = net_input(net, "x", MPQ_SHAPE(-1, 3));
+    mpq_value_id w = net_random(net, "w", MPQ_SHAPE(3, CLASSES), false);
+    mpq_value_id logits = net_node(net, "MatMul", "logits", NET_NO_ATTRS, NET_IN(x, w));
+    mpq_value_id e = net_node(net, is_exp ? "Exp" : "Abs", "e", NET_NO_ATTRS, NET_IN(logits));
+    mpq_value_id sum = by_input ? net_node(net, "ReduceSum", "sum", NET_NO_ATTRS,
+                                           NET_IN(e, net_ints(net, "axes", 1, &axis)))
+                                : net_node(net, "ReduceSum", "sum", 1, &axes, NET_IN(e));
+    mpq_value_id same = net_node(net, "Identity", "same", NET_NO_ATTRS, NET_IN(sum));
+    mpq_value_id p = net_node(net, "Div", "p", NET_NO_ATTRS, NET_IN(e, same));
+    net_output(net, p);
+    CHECK_OK(&net->ctx, mpq_bind_batch(&net->ctx, net->arena, net->graph, 4, &binding));
+    CHECK_OK(&net->ctx, mpq_loss_create(&net->ctx, net->arena, net->graph, &binding, 4, &loss));
+    assert_int_equal(loss.n_head, 1);
+    *out = loss.head[0];
+    *out_logits = logits;
+    return p;
+}
+
+static void a_softmax_written_out_is_one(void **state)
+{
+    struct mpq_loss_head head;
+    mpq_value_id logits, p;
+    (void)head_of_softmax(*state, false, -1, true, &head, &logits);
+    assert_int_equal(head.value, logits);
+    CHECK_NEAR(head.mse_weight, 0, 0, 0);
+    net_teardown(state);
+    net_setup(state);
+    (void)head_of_softmax(*state, true, 1, true, &head, &logits);
+    assert_int_equal(head.value, logits);
+    net_teardown(state);
+    net_setup(state);
+    p = head_of_softmax(*state, true, 0, true, &head,
+                        &logits); /* of the samples, not the classes */
+    assert_int_equal(head.value, p);
+    net_teardown(state);
+    net_setup(state);
+    p = head_of_softmax(*state, true, 1, false, &head, &logits);
+    assert_int_equal(head.value, p);
+}
+
 /* x -> Gemm w -> Relu -> Gemm u -> (+ the Relu's output) -> y: a value read twice, two weights. */
 struct diamond {
     mpq_value_id x, w, u, relu, y;
@@ -368,6 +416,7 @@ int main(void)
         cmocka_unit_test(rate_falls_along_half_a_cosine),
         cmocka_unit_test(loss_is_kl_plus_scaled_error),
         cmocka_unit_test(expected_loss_is_a_mean_of_kl),
+        cmocka_unit_test_setup_teardown(a_softmax_written_out_is_one, net_setup, net_teardown),
         cmocka_unit_test_setup_teardown(shared_memory_changes_nothing, net_setup, net_teardown),
         cmocka_unit_test_setup_teardown(a_saved_run_goes_on, net_setup, net_teardown),
         cmocka_unit_test_setup_teardown(feeding_replaces_a_weight, net_setup, net_teardown),
