@@ -97,7 +97,7 @@ static void conv_forward(const struct mpq_kernel_args *args)
     const struct mpq_tensor *b = mpq_input(args->node, args->x, 2);
     if (!args->sums_plainly && mpq_winograd_pays(&conv)) {
         mpq_winograd_run(&conv, false, args->x[0]->data, args->x[1]->data, b ? b->data : NULL,
-                         args->clamp, args->y[0]->data, args->workspace);
+                         args->clamp, false, args->y[0]->data, args->workspace);
         return;
     }
     mpq_conv_forward(&conv, args->x[0]->data, args->x[1]->data, b ? b->data : NULL, false,
@@ -113,10 +113,11 @@ static void conv_backward(const struct mpq_kernel_args *args)
         return;
     mpq_clear_fresh(args, 1);
     mpq_clear_fresh(args, 2);
-    if (dx && mpq_is_fresh(args, 0) && mpq_winograd_backward(&conv, &back))
-        mpq_winograd_run(&back, true, dy, args->x[1]->data, NULL, NULL, dx, args->workspace);
+    bool adds = dx && !mpq_is_fresh(args, 0);
+    if (dx && mpq_winograd_backward(&conv, &back))
+        mpq_winograd_run(&back, true, dy, args->x[1]->data, NULL, NULL, adds, dx, args->workspace);
     else if (dx)
-        mpq_conv_dx(&conv, dy, args->x[1]->data, !mpq_is_fresh(args, 0), dx, args->workspace);
+        mpq_conv_dx(&conv, dy, args->x[1]->data, adds, dx, args->workspace);
     if (dw && mpq_winograd_dw_pays(&conv))
         mpq_winograd_dw(&conv, args->x[0]->data, dy, dw, args->workspace);
     else if (dw)

@@ -1,15 +1,17 @@
 /* Rates of the convolution kernels at shapes of real networks, as CSV on stdout:
- *   bench_kernels [threads]
- * GFLOP/s of y, dx and dw, best of several runs, and of all three together as a share of what one
- * large BLAS product reaches in the same run. */
+ *   bench_kernels [threads [net]]
+ * GFLOP/s, products counted as the plain sums have them, of y, dx and dw, best of several runs, and
+ * of all three together as a share of what one large BLAS product reaches in the same run. */
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
 #include "quantcore/base/thread.h"
 #include "quantcore/ops/kernel/conv.h"
 #include "quantcore/ops/kernel/gemm.h"
 #include "quantcore/ops/kernel/tile.h"
+#include "quantcore/ops/kernel/winograd.h"
 
 #define MIN_SECONDS 0.15
 
@@ -32,24 +34,33 @@ static mpq_real *numbers(int64_t n)
 }
 
 struct bench {
-    struct mpq_conv conv;
+    struct mpq_conv conv, back;
     mpq_real *x, *w, *y;
     void *workspace;
 };
 
 static void run_y(struct bench *b)
 {
-    mpq_conv_forward(&b->conv, b->x, b->w, NULL, false, NULL, b->y, b->workspace);
+    if (mpq_winograd_pays(&b->conv))
+        mpq_winograd_run(&b->conv, false, b->x, b->w, NULL, NULL, false, b->y, b->workspace);
+    else
+        mpq_conv_forward(&b->conv, b->x, b->w, NULL, false, NULL, b->y, b->workspace);
 }
 
 static void run_dx(struct bench *b)
 {
-    mpq_conv_dx(&b->conv, b->y, b->w, true, b->x, b->workspace);
+    if (mpq_winograd_backward(&b->conv, &b->back))
+        mpq_winograd_run(&b->back, true, b->y, b->w, NULL, NULL, false, b->x, b->workspace);
+    else
+        mpq_conv_dx(&b->conv, b->y, b->w, false, b->x, b->workspace);
 }
 
 static void run_dw(struct bench *b)
 {
-    mpq_conv_dw(&b->conv, b->x, b->y, b->w, b->workspace);
+    if (mpq_winograd_dw_pays(&b->conv))
+        mpq_winograd_dw(&b->conv, b->x, b->y, b->w, b->workspace);
+    else
+        mpq_conv_dw(&b->conv, b->x, b->y, b->w, b->workspace);
 }
 
 static void run_peak(struct bench *b)
@@ -86,10 +97,20 @@ struct row {
     int n, c, m, group, size, kernel, stride;
 };
 
-static size_t largest(size_t a, size_t b, size_t c)
+static size_t workspace_bytes(struct bench *b)
 {
-    size_t ab = a > b ? a : b;
-    return ab > c ? ab : c;
+    size_t most = 0;
+    const size_t bytes[] = {
+        mpq_conv_forward_bytes(&b->conv),
+        mpq_conv_dx_bytes(&b->conv),
+        mpq_conv_dw_bytes(&b->conv),
+        mpq_winograd_pays(&b->conv) ? mpq_winograd_bytes(&b->conv) : 0,
+        mpq_winograd_backward(&b->conv, &b->back) ? mpq_winograd_bytes(&b->back) : 0,
+        mpq_winograd_dw_pays(&b->conv) ? mpq_winograd_dw_bytes(&b->conv) : 0,
+    };
+    for (size_t i = 0; i < sizeof bytes / sizeof *bytes; i++)
+        most = bytes[i] > most ? bytes[i] : most;
+    return (most + 63) / 64 * 64;
 }
 
 static void measure(const struct row *r, double peak_rate)
@@ -110,11 +131,7 @@ static void measure(const struct row *r, double peak_rate)
     b.x = numbers((int64_t)r->n * r->c * r->size * r->size);
     b.w = numbers(r->m * k);
     b.y = numbers(r->n * r->m * out * out);
-    b.workspace =
-        aligned_alloc(64, (largest(mpq_conv_forward_bytes(&b.conv), mpq_conv_dx_bytes(&b.conv),
-                                   mpq_conv_dw_bytes(&b.conv)) +
-                           63) /
-                              64 * 64);
+    b.workspace = aligned_alloc(64, workspace_bytes(&b));
     if (!b.workspace)
         abort();
     double y = seconds(run_y, &b), dx = seconds(run_dx, &b), dw = seconds(run_dw, &b);
@@ -136,7 +153,8 @@ int main(int argc, char **argv)
         {"resnet20", 64, 32, 64, 1, 16, 3, 2},        {"resnet20", 64, 64, 64, 1, 8, 3, 1},
         {"squeezenet", 16, 3, 64, 1, 224, 3, 2},      {"squeezenet", 16, 64, 16, 1, 55, 1, 1},
         {"squeezenet", 16, 16, 64, 1, 55, 1, 1},      {"squeezenet", 16, 16, 64, 1, 55, 3, 1},
-        {"squeezenet", 16, 48, 192, 1, 27, 3, 1},     {"squeezenet", 16, 48, 192, 1, 13, 3, 1},
+        {"squeezenet", 16, 256, 32, 1, 27, 1, 1},     {"squeezenet", 16, 32, 128, 1, 27, 3, 1},
+        {"squeezenet", 16, 48, 192, 1, 13, 3, 1},     {"squeezenet", 16, 64, 256, 1, 13, 3, 1},
         {"squeezenet", 16, 512, 1000, 1, 13, 1, 1},   {"mobilenetv2", 16, 3, 32, 1, 128, 3, 2},
         {"mobilenetv2", 16, 32, 32, 32, 64, 3, 1},    {"mobilenetv2", 16, 16, 96, 1, 64, 1, 1},
         {"mobilenetv2", 16, 96, 96, 96, 64, 3, 2},    {"mobilenetv2", 16, 96, 24, 1, 32, 1, 1},
@@ -154,6 +172,7 @@ int main(int argc, char **argv)
            mpq_tile_best()->name, peak_rate);
     printf("net,n,c,m,group,size,kernel,stride,ms,y_gflops,dx_gflops,dw_gflops,of_blas\n");
     for (size_t i = 0; i < sizeof row / sizeof *row; i++)
-        measure(&row[i], peak_rate);
+        if (argc < 3 || strcmp(argv[2], row[i].net) == 0)
+            measure(&row[i], peak_rate);
     return 0;
 }

@@ -1,5 +1,6 @@
 #include "tests/unit/op_run.h"
 
+#include <math.h>
 #include <string.h>
 
 #include "quantcore/base/rng.h"
@@ -96,9 +97,14 @@ void op_run_forward(struct op_run *run)
 
 void op_run_backward(struct op_run *run, const mpq_real *dy, mpq_real start)
 {
+    static const bool all[OP_RUN_MAX] = {true, true, true, true};
     struct mpq_tensor *out = &run->out;
-    struct mpq_kernel_args args = {
-        .node = &run->node, .x = run->x, .y = &out, .dy = &dy, .dx = run->dx};
+    struct mpq_kernel_args args = {.node = &run->node,
+                                   .x = run->x,
+                                   .y = &out,
+                                   .dy = &dy,
+                                   .dx = run->dx,
+                                   .dx_is_fresh = isnan(start) ? all : NULL};
     for (uint32_t i = 0; i < run->node.n_in; i++) {
         int64_t n = mpq_shape_count(&run->x[i]->shape);
         run->dx[i] = mpq_arena_alloc(&run->ctx, run->arena, (size_t)n, sizeof(mpq_real));

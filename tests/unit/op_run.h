@@ -32,7 +32,8 @@ void op_run_input(struct op_run *run, const struct mpq_shape *shape, uint64_t se
 enum mpq_status op_run_infer(struct op_run *run);
 
 /* forward into run->out; then backward from dy, adding to run->dx, each of which starts as `start`.
- * The workspace is filled with NaN before either. */
+ * NAN: of an operator that sets_dx, none holds anything yet. The workspace is filled with NaN
+ * before either. */
 void op_run_forward(struct op_run *run);
 void op_run_backward(struct op_run *run, const mpq_real *dy, mpq_real start);
 

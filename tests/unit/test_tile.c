@@ -289,7 +289,7 @@ static void test_winograd(void **state)
                     sum[f * LDT + k] = u[f * 16] * v[f * LDT + k];
             for (int line = 0; line < 4; line++)
                 copy[line] = (struct mpq_tile_copy){line * 64, line, 0, 4 * TILES};
-            set->winograd_output(1, vectors, sum, LDT, t, NULL, copy, 4, y, 0);
+            set->winograd_output(1, vectors, sum, LDT, t, NULL, false, copy, 4, y, 0);
             for (int row = 0; row < 4; row++)
                 for (int x = 0; x < 4 * TILES; x++) {
                     double want = (double)t[0];

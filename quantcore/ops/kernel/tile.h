@@ -126,9 +126,9 @@ struct mpq_tile_set {
 
     /* `rows` rows of sums m, MPQ_TILE_MAX_COLUMNS apart and each of the 36 ldm apart, back to 4 x 4
      * outputs of each tile, with bias [rows] or NULL and clamp or NULL; line i has row i of all
-     * tiles, 4 columns each. Copied to y of each row, ldy apart. */
+     * tiles, 4 columns each. Copied, or added, to y of each row, ldy apart. */
     void (*winograd_output)(int rows, int vectors, const mpq_real *m, int64_t ldm,
-                            const mpq_real *bias, const struct mpq_clamp *clamp,
+                            const mpq_real *bias, const struct mpq_clamp *clamp, bool add,
                             const struct mpq_tile_copy *copy, int n_copy, mpq_real *y, int64_t ldy);
 
     /* For the gradient for weights: 36 numbers of each tile's 4 x 4 gradients, read as those of

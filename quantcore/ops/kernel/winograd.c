@@ -1,5 +1,6 @@
 #include "quantcore/ops/kernel/winograd.h"
 
+#include <math.h>
 #include <string.h>
 
 #include "quantcore/base/integer.h"
@@ -10,12 +11,14 @@
 #define LD       MPQ_TILE_MAX_COLUMNS
 #define SIDE     4 /* outputs of a tile along an axis */
 #define TAPS     9
+#define LINE     (64 / (int64_t)sizeof(mpq_real)) /* elements of one of the cache */
 #define PRODUCTS 36
 #define APART                                                                                      \
     16 /* elements between the arrays of two products: else all would share lines of cache */
 
 enum {
-    MAX_CHANNELS = 160, /* transformed inputs of a tile's columns are to stay in cache */
+    BLOCK_ROWS = 32,    /* whose sums stay in cache while the transformed inputs pass by once */
+    MAX_CHANNELS = 256, /* transformed inputs of a tile's columns are to stay in cache */
     MAX_COPY = SIDE * LD
 };
 
@@ -27,6 +30,7 @@ struct job {
     bool is_gradient;
     const mpq_real *x, *w, *bias;
     const struct mpq_clamp *clamp;
+    bool add;
     mpq_real *y;
     int64_t tiles[2];         /* rows and columns of an image */
     int64_t reach;            /* rows of a tile that are read */
@@ -77,22 +81,56 @@ bool mpq_winograd_backward(const struct mpq_conv *conv, struct mpq_conv *out)
     return mpq_winograd_pays(out);
 }
 
-/* Images until there are tiles enough, rows until their planes, of so many channels, fill a share
- * of the cache. */
+/* Roughly what the columns of tiles of a unit cost: those of few vectors are slower. */
+static double columns_cost(int64_t places)
+{
+    static const double cost[MPQ_TILE_VECTORS + 1] = {0, 1.25, 2.05, 3};
+    double sum = 0;
+    for (int64_t left = mpq_ceil_div(places, mpq_tile_best()->lanes); left > 0;) {
+        int vectors = mpq_sweep_vectors(left);
+        sum += cost[vectors];
+        left -= vectors;
+    }
+    return sum;
+}
+
+/* What `count` rows or images of so many places cost in units of `size`. */
+static double units_cost(int64_t count, int64_t size, int64_t places)
+{
+    int64_t whole = (count - 1) / size;
+    return (double)whole * columns_cost(size * places) +
+           columns_cost((count - whole * size) * places);
+}
+
+/* Some rows or some images to a unit, whichever leaves the fewest tiles of vectors empty while the
+ * planes, of so many channels, fill a share of the cache. */
 static void cut(struct job *job, int64_t channels)
 {
     enum { STAGE_ELEMENTS = 256 * 1024 / sizeof(mpq_real) };
     const struct mpq_conv *conv = job->conv;
-    int64_t threads = mpq_thread_count(), all = job->tiles[0];
-    int64_t rows = STAGE_ELEMENTS / (channels * PRODUCTS * job->tiles[1]);
-    job->band = rows > all ? all : rows < 1 ? 1 : rows;
-    job->images = rows / all < 1 ? 1 : rows / all;
-    if (job->images > mpq_ceil_div(conv->n, threads))
-        job->images = mpq_ceil_div(conv->n, threads);
-    if (conv->n < threads && job->band > mpq_ceil_div(all * conv->n, threads))
-        job->band = mpq_ceil_div(all * conv->n, threads);
+    int64_t threads = mpq_thread_count(), all = job->tiles[0], width = job->tiles[1];
+    int64_t most =
+        mpq_max(STAGE_ELEMENTS / (channels * PRODUCTS), MPQ_TILE_VECTORS * mpq_tile_best()->lanes);
+    int64_t most_images = mpq_ceil_div(conv->n, threads);
+    int64_t most_rows = mpq_min(all, mpq_ceil_div(all * conv->n, threads));
+    double least = INFINITY;
+    for (int64_t rows = 1; rows <= most_rows && (rows == 1 || rows * width <= most); rows++) {
+        double cost = (double)conv->n * units_cost(all, rows, width);
+        if (cost < least) {
+            least = cost;
+            job->band = rows;
+            job->images = 1;
+        }
+    }
+    for (int64_t images = 2; images <= most_images && images * all * width <= most; images++) {
+        double cost = units_cost(conv->n, images, all * width);
+        if (cost < least) {
+            least = cost;
+            job->band = all;
+            job->images = images;
+        }
+    }
     job->n_band = mpq_ceil_div(all, job->band);
-    job->band = mpq_ceil_div(all, job->n_band);
     job->n_block = mpq_ceil_div(conv->n, job->images);
 }
 
@@ -124,8 +162,7 @@ static size_t setup(const struct mpq_conv *conv, void *workspace, struct job *jo
     lay_out(job);
     job->ldu = mpq_ceil_div(conv->c, lanes) * lanes;
     job->own_elements = job->staged_elements +
-                        PRODUCTS * ((conv->c + MPQ_TILE_MAX_ROWS) * LD + 2 * APART) +
-                        MPQ_STAGE_SLACK;
+                        PRODUCTS * ((conv->c + BLOCK_ROWS) * LD + 2 * APART) + MPQ_STAGE_SLACK;
     job->column = mpq_scratch_take(workspace, &used, conv->c, sizeof *job->column);
     job->u = mpq_scratch_take(workspace, &used, PRODUCTS * (conv->m * job->ldu + APART),
                               sizeof(mpq_real));
@@ -159,8 +196,22 @@ static void weights_piece(void *arg, int64_t begin, int64_t end, int thread)
     }
 }
 
+/* Zeros where tiles reach beyond the rows of x: another unit had rows there. */
+static void clear_beyond(const struct job *job, int64_t start, int64_t n_row, mpq_real *planes)
+{
+    int64_t columns = job->tiles[1];
+    for (int64_t tile = 0; tile < n_row; tile++)
+        for (int64_t i = 0; i < job->reach; i++) {
+            int64_t row = start + tile * SIDE + i;
+            for (int64_t j = 0; j < 6 && (row < 0 || row >= job->conv->in[0]); j++)
+                memset(planes + job->offset[6 * i + j] + tile * columns, 0,
+                       (size_t)columns * sizeof *planes);
+        }
+}
+
 /* The rows of x that the unit's tiles read, of all its images and channels. A row is element i of
- * one row of tiles, and element i + 4 of the row before, if that reaches so far. */
+ * one row of tiles, and element i + 4 of the row before, if that reaches so far. What rows never
+ * write is zero from the beginning. */
 static void stage(const struct job *job, const struct unit *unit, mpq_real *staged)
 {
     const struct mpq_conv *conv = job->conv;
@@ -174,6 +225,8 @@ static void stage(const struct job *job, const struct unit *unit, mpq_real *stag
         for (int64_t image = 0; image < unit->n_image; image++) {
             const mpq_real *x = job->x + ((unit->image + image) * conv->c + c) * area;
             mpq_real *planes = staged + c * job->channel + image * job->band * job->tiles[1];
+            if (job->n_band > 1)
+                clear_beyond(job, start, unit->n_row, planes);
             for (int64_t row = first; row < last; row++) {
                 mpq_real *to[2] = {NULL, NULL};
                 int n_to = 0;
@@ -182,6 +235,8 @@ static void stage(const struct job *job, const struct unit *unit, mpq_real *stag
                     if (row - start >= i && tile < unit->n_row)
                         to[n_to++] = planes + job->offset[6 * i] + tile * job->tiles[1];
                 }
+                for (int64_t j = 0; j < width; j += LINE)
+                    __builtin_prefetch(x + area + row * conv->in[2] + j); /* the next channel's */
                 mpq_tile_best()->winograd_deal(conv->pad[2], (int)job->reach, width,
                                                x + row * conv->in[2], end, to, job->tiles[1],
                                                job->plane);
@@ -212,6 +267,23 @@ static int list_copies(const struct job *job, const struct unit *unit, int64_t b
     return n_copy;
 }
 
+/* The sums of product f for rows [row, row + n_row). */
+static void multiply(const struct job *job, int vectors, int64_t row, int n_row, const mpq_real *v,
+                     int64_t f, mpq_real *sum)
+{
+    const struct mpq_tile_set *set = mpq_tile_best();
+    const mpq_real *u = job->u + f * (job->conv->m * job->ldu + APART) + row * job->ldu;
+    int rows;
+    for (int i = 0; i < n_row; i += rows) {
+        rows = set->max_rows;
+        while (rows > n_row - i)
+            rows /= 2;
+        struct mpq_tile_sink sink = mpq_tile_rows(set, sum + i * LD, LD);
+        set->product(rows, vectors, job->conv->c, u + i * job->ldu, job->ldu, v, job->column,
+                     &sink);
+    }
+}
+
 /* All channels of up to LD tiles from place `begin` on. */
 static void run_columns(const struct job *job, int64_t begin, int vectors,
                         const struct mpq_tile_copy *copy, int n_copy, mpq_real *own, mpq_real *y)
@@ -219,23 +291,17 @@ static void run_columns(const struct job *job, int64_t begin, int vectors,
     const struct mpq_conv *conv = job->conv;
     const struct mpq_tile_set *set = mpq_tile_best();
     int64_t area = mpq_volume(conv->out);
-    int64_t ldv = conv->c * LD + APART, ld_sum = MPQ_TILE_MAX_ROWS * LD + APART;
+    int64_t ldv = conv->c * LD + APART, ld_sum = BLOCK_ROWS * LD + APART;
     mpq_real *v = own + job->staged_elements, *sum = v + PRODUCTS * ldv;
     int rows;
     for (int64_t c = 0; c < conv->c; c++)
         set->winograd_input(vectors, own + c * job->channel + begin, job->offset, v + c * LD, ldv);
     for (int64_t row = 0; row < conv->m; row += rows) {
-        rows = set->max_rows;
-        while (rows > conv->m - row)
-            rows /= 2;
-        for (int64_t f = 0; f < PRODUCTS; f++) {
-            struct mpq_tile_sink sink = mpq_tile_rows(set, sum + f * ld_sum, LD);
-            set->product(rows, vectors, conv->c,
-                         job->u + f * (conv->m * job->ldu + APART) + row * job->ldu, job->ldu,
-                         v + f * ldv, job->column, &sink);
-        }
+        rows = (int)mpq_min(BLOCK_ROWS, conv->m - row);
+        for (int64_t f = 0; f < PRODUCTS; f++)
+            multiply(job, vectors, row, rows, v + f * ldv, f, sum + f * ld_sum);
         set->winograd_output(rows, vectors, sum, ld_sum, job->bias ? job->bias + row : NULL,
-                             job->clamp, copy, n_copy, y + row * area, area);
+                             job->clamp, job->add, copy, n_copy, y + row * area, area);
     }
 }
 
@@ -248,25 +314,16 @@ static struct unit unit_at(const struct job *job, int64_t i)
     return unit;
 }
 
-/* Whether planes that the one has filled have their zeros where the other needs them. */
-static bool is_alike(const struct unit *a, const struct unit *b)
-{
-    return a->n_image == b->n_image && a->row == b->row && a->n_row == b->n_row;
-}
-
 static void run_piece(void *arg, int64_t begin, int64_t end, int thread)
 {
     const struct job *job = arg;
     const struct mpq_conv *conv = job->conv;
     mpq_real *own = job->own + thread * job->own_elements;
-    struct unit last = {0};
     struct mpq_tile_copy copy[MAX_COPY];
     int lanes = mpq_tile_best()->lanes;
+    memset(own, 0, (size_t)job->staged_elements * sizeof *own);
     for (int64_t i = begin; i < end; i++) {
         struct unit unit = unit_at(job, i);
-        if (!is_alike(&unit, &last))
-            memset(own, 0, (size_t)job->staged_elements * sizeof *own);
-        last = unit;
         stage(job, &unit, own);
         int64_t places = ((unit.n_image - 1) * job->band + unit.n_row) * job->tiles[1];
         for (int64_t at = 0, n; at < places; at += n) {
@@ -282,10 +339,15 @@ static void run_piece(void *arg, int64_t begin, int64_t end, int thread)
 
 void mpq_winograd_run(const struct mpq_conv *conv, bool is_gradient, const mpq_real *x,
                       const mpq_real *w, const mpq_real *bias, const struct mpq_clamp *clamp,
-                      mpq_real *y, void *workspace)
+                      bool add, mpq_real *y, void *workspace)
 {
-    struct job job = {
-        .is_gradient = is_gradient, .x = x, .w = w, .bias = bias, .clamp = clamp, .y = y};
+    struct job job = {.is_gradient = is_gradient,
+                      .x = x,
+                      .w = w,
+                      .bias = bias,
+                      .clamp = clamp,
+                      .add = add,
+                      .y = y};
     (void)setup(conv, workspace, &job);
     mpq_sweep_panel_offsets(conv->c, job.column);
     mpq_parallel_for(conv->m, 1, weights_piece, &job);
@@ -400,20 +462,17 @@ static void dw_piece(void *arg, int64_t begin, int64_t end, int thread)
     const struct dw_job *job = arg;
     mpq_real *own = job->own + thread * job->own_elements;
     mpq_real *sum = job->sum + thread * job->sum_elements;
-    struct unit last = {0};
     memset(sum, 0, (size_t)job->sum_elements * sizeof *sum);
     job->used[thread] = true;
+    memset(own, 0, (size_t)(job->x.staged_elements + job->dy.staged_elements) * sizeof *own);
     for (int64_t i = begin; i < end; i++) {
         struct unit unit = unit_at(&job->x, i);
-        if (!is_alike(&unit, &last))
-            memset(own, 0,
-                   (size_t)(job->x.staged_elements + job->dy.staged_elements) * sizeof *own);
-        last = unit;
         stage(&job->x, &unit, own);
         stage(&job->dy, &unit, own + job->x.staged_elements);
         int64_t places = ((unit.n_image - 1) * job->x.band + unit.n_row) * job->x.tiles[1];
-        for (int64_t at = 0; at < places; at += LD)
-            add_tiles(job, at, places - at < LD ? places - at : LD, own, sum);
+        int64_t n = mpq_ceil_div(places, mpq_ceil_div(places, LD)); /* as many each time */
+        for (int64_t at = 0; at < places; at += n)
+            add_tiles(job, at, mpq_min(n, places - at), own, sum);
     }
 }
 

@@ -13,11 +13,12 @@ bool mpq_winograd_pays(const struct mpq_conv *conv);
 /* The convolution whose forward pass is the gradient of `conv` for x. False where it has none. */
 bool mpq_winograd_backward(const struct mpq_conv *conv, struct mpq_conv *out);
 
-/* y = bias or 0 + conv(x, w), then clamped, as mpq_conv_forward(). is_gradient: `conv` is of
- * mpq_winograd_backward(), x is dy, y is dx and w [c, m, 3, 3] that of the original. */
+/* y = bias or 0 + conv(x, w), then clamped, as mpq_conv_forward(); or, `add`, y += that.
+ * is_gradient: `conv` is of mpq_winograd_backward(), x is dy, y is dx and w [c, m, 3, 3] that of
+ * the original. */
 void mpq_winograd_run(const struct mpq_conv *conv, bool is_gradient, const mpq_real *x,
                       const mpq_real *w, const mpq_real *bias, const struct mpq_clamp *clamp,
-                      mpq_real *y, void *workspace);
+                      bool add, mpq_real *y, void *workspace);
 size_t mpq_winograd_bytes(const struct mpq_conv *conv); /* for the present thread count */
 
 /* dw += the gradient for w, as mpq_conv_dw(), and whether this is a convolution for that. */
