@@ -2,7 +2,7 @@
 
 #include <math.h>
 
-#include "calibration/workers.h"
+#include "quantcore/base/workers.h"
 
 enum mpq_status mpq_array_match(struct mpq_ctx *ctx, const char *where,
                                 const struct mpq_tensor *array, const char *input_name,

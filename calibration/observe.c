@@ -15,7 +15,12 @@ enum mpq_status mpq_observer_create(struct mpq_ctx *ctx, struct mpq_arena *arena
     o.stats = mpq_arena_alloc(ctx, arena, layers->n_layer, sizeof *o.stats);
     o.n_seen = mpq_arena_alloc(ctx, arena, layers->n_layer, sizeof *o.n_seen);
     o.keep = mpq_arena_alloc(ctx, arena, graph->n_value, sizeof *o.keep);
-    if (!o.histogram || !o.stats || !o.n_seen || !o.keep)
+    o.group_strand = mpq_arena_alloc(ctx, arena, plan->n_group, sizeof *o.group_strand);
+    o.layer_strand = mpq_arena_alloc(ctx, arena, layers->n_layer, sizeof *o.layer_strand);
+    o.load = mpq_arena_alloc(ctx, arena, (size_t)mpq_thread_count(), sizeof *o.load);
+    o.is_bad = mpq_arena_alloc(ctx, arena, graph->n_value, sizeof *o.is_bad);
+    if (!o.histogram || !o.stats || !o.n_seen || !o.keep || !o.group_strand || !o.layer_strand ||
+        !o.load || !o.is_bad)
         return MPQ_E_NOMEM;
     for (uint32_t v = 0; v < plan->n_value; v++)
         o.keep[v] = plan->group[v] != MPQ_NO_GROUP;
@@ -132,8 +137,10 @@ static void observe_layer(struct mpq_observer *o, uint32_t l, struct mpq_exec *e
 
 struct addition {
     struct mpq_observer *observer;
+    const struct mpq_graph *graph;
     struct mpq_exec *exec;
-    uint32_t batch, n, apart;
+    mpq_node_id from, to;
+    uint32_t batch, n;
 };
 
 /* Of a value's rows those of the first n samples; all where rows are no samples of the batch. */
@@ -142,51 +149,109 @@ static int64_t new_rows(const struct addition *a, int64_t n_row)
     return n_row % a->batch ? n_row : n_row / a->batch * a->n;
 }
 
-/* Every `apart`-th group and layer from begin on: early ones are large, so neighbours part. */
+static bool is_made(const struct addition *a, mpq_value_id v)
+{
+    mpq_node_id maker = a->graph->value[v].producer;
+    return maker == MPQ_NO_NODE ? a->from == 0 : maker >= a->from && maker < a->to;
+}
+
+static bool is_counted(const struct addition *a, mpq_value_id v)
+{
+    const struct mpq_act_plan *plan = a->observer->plan;
+    return plan->group[v] != MPQ_NO_GROUP && !plan->lossless[v] && is_made(a, v);
+}
+
+/* To the thread whose it is already, else to the one that has least to do. */
+static void hand_out(struct mpq_observer *o, struct mpq_exec *exec, mpq_value_id v, int *strand)
+{
+    double cost = (double)mpq_tensor_bytes(mpq_exec_tensor(exec, v));
+    if (*strand < 0)
+        *strand = mpq_thread_least(o->load, cost);
+    else
+        o->load[*strand] += cost;
+}
+
+static void share_out(const struct addition *a)
+{
+    struct mpq_observer *o = a->observer;
+    memset(o->load, 0, (size_t)mpq_thread_count() * sizeof *o->load);
+    for (uint32_t g = 0; g < o->plan->n_group; g++)
+        o->group_strand[g] = -1;
+    for (uint32_t l = 0; l < o->layers->n_layer; l++)
+        o->layer_strand[l] = -1;
+    for (uint32_t v = 0; v < o->plan->n_value; v++)
+        if (is_counted(a, v))
+            hand_out(o, a->exec, v, &o->group_strand[o->plan->group[v]]);
+    for (uint32_t l = 0; l < o->layers->n_layer; l++)
+        if (is_made(a, o->layers->layer[l].y))
+            hand_out(o, a->exec, o->layers->layer[l].y, &o->layer_strand[l]);
+}
+
+static void count_value(const struct addition *a, mpq_value_id v)
+{
+    struct mpq_observer *o = a->observer;
+    const struct mpq_tensor *tensor = mpq_exec_tensor(a->exec, v);
+    int64_t n_all = tensor->shape.rank ? tensor->shape.dim[0] : 1, n_new = new_rows(a, n_all);
+    o->is_bad[v] = mpq_tensor_find_nonfinite(tensor) >= 0;
+    if (!o->is_bad[v] && n_new > 0)
+        mpq_histogram_add_samples(&o->histogram[o->plan->group[v]], tensor->data,
+                                  mpq_shape_count(&tensor->shape) / n_all * n_new, n_new);
+}
+
+/* What strands [begin, end) have been handed. */
 static void add_some(void *arg, int64_t begin, int64_t end, int thread)
 {
     const struct addition *a = arg;
     struct mpq_observer *o = a->observer;
     (void)thread;
     for (uint32_t v = 0; v < o->plan->n_value; v++) {
-        uint32_t group = o->plan->group[v];
-        if (group == MPQ_NO_GROUP || o->plan->lossless[v] || group % a->apart < begin ||
-            group % a->apart >= end)
+        if (!is_counted(a, v))
             continue;
-        const struct mpq_tensor *tensor = mpq_exec_tensor(a->exec, v);
-        int64_t n_all = tensor->shape.rank ? tensor->shape.dim[0] : 1, n_new = new_rows(a, n_all);
-        if (n_new > 0)
-            mpq_histogram_add_samples(&o->histogram[group], tensor->data,
-                                      mpq_shape_count(&tensor->shape) / n_all * n_new, n_new);
+        int strand = o->group_strand[o->plan->group[v]];
+        if (strand >= begin && strand < end)
+            count_value(a, v);
     }
     for (uint32_t l = 0; l < o->layers->n_layer; l++)
-        if (l % a->apart >= begin && l % a->apart < end)
+        if (o->layer_strand[l] >= begin && o->layer_strand[l] < end)
             observe_layer(o, l, a->exec);
 }
 
 enum mpq_status mpq_observer_add(struct mpq_ctx *ctx, struct mpq_observer *o,
                                  const struct mpq_graph *graph, struct mpq_exec *exec,
-                                 uint32_t batch, uint32_t n)
+                                 mpq_node_id from, mpq_node_id to, uint32_t batch, uint32_t n)
 {
+    struct addition addition = {o, graph, exec, from, to, batch, n};
+    share_out(&addition);
+    mpq_parallel_for(mpq_thread_count(), 1, add_some, &addition);
     for (uint32_t v = 0; v < o->plan->n_value; v++) {
-        uint32_t group = o->plan->group[v];
-        if (group == MPQ_NO_GROUP || o->plan->lossless[v])
+        if (!is_counted(&addition, v) || !o->is_bad[v])
             continue;
         const struct mpq_tensor *tensor = mpq_exec_tensor(exec, v);
         int64_t bad = mpq_tensor_find_nonfinite(tensor);
-        if (bad >= 0)
-            return mpq_fail(ctx, MPQ_E_NUMERIC,
-                            "the value '%s' of the float model is %g at element %lld",
-                            graph->value[v].name, mpq_tensor_double(tensor, bad), (long long)bad);
+        return mpq_fail(ctx, MPQ_E_NUMERIC,
+                        "the value '%s' of the float model is %g at element %lld",
+                        graph->value[v].name, mpq_tensor_double(tensor, bad), (long long)bad);
     }
-    struct addition addition = {o, exec, batch, n, (uint32_t)mpq_thread_count()};
-    mpq_parallel_for(addition.apart, 1, add_some, &addition);
     return MPQ_OK;
+}
+
+struct ranging {
+    const struct mpq_observer *observer;
+    struct mpq_act_form form;
+    struct mpq_act_quant *quant;
+};
+
+static void find_ranges(void *arg, int64_t begin, int64_t end, int thread)
+{
+    const struct ranging *r = arg;
+    (void)thread;
+    for (int64_t g = begin; g < end; g++)
+        mpq_histogram_range(&r->observer->histogram[g], r->form, &r->quant[g]);
 }
 
 void mpq_observer_ranges(const struct mpq_observer *o, struct mpq_act_form form,
                          struct mpq_act_quant *out_quant)
 {
-    for (uint32_t g = 0; g < o->plan->n_group; g++)
-        mpq_histogram_range(&o->histogram[g], form, &out_quant[g]);
+    struct ranging ranging = {o, form, out_quant};
+    mpq_parallel_for(o->plan->n_group, 1, find_ranges, &ranging);
 }

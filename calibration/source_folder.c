@@ -9,8 +9,8 @@
 
 #include "calibration/labels.h"
 #include "calibration/source.h"
-#include "calibration/workers.h"
 #include "quantcore/base/fileio.h"
+#include "quantcore/base/workers.h"
 
 #define CACHE_BYTES ((size_t)512 << 20)
 

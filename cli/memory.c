@@ -98,6 +98,7 @@ static void add_layers(struct planner *pl)
         pl->offsets += n_width * weights;
         pl->gather_all += gather;
         pl->gather_most = gather > pl->gather_most ? gather : pl->gather_most;
+        round *= (size_t)mpq_thread_count(); /* each may round one */
         pl->round_most = round > pl->round_most ? round : pl->round_most;
         /* Layers that read the same are refined together. */
         bool is_next = l && (layer->node == layer[-1].node || layer->x == layer[-1].x);

@@ -9,6 +9,7 @@
 #include "calibration/observe.h"
 #include "cli/answers.h"
 #include "cli/checkpoint.h"
+#include "cli/crew.h"
 #include "cli/memory.h"
 #include "cli/options.h"
 #include "cli/plan.h"
@@ -228,6 +229,27 @@ bool mpq_pipeline_rounds(const struct mpq_pipeline *p);
 enum mpq_status mpq_pipeline_passing(struct mpq_ctx *ctx, struct mpq_pipeline *p,
                                      struct mpq_arena **arena) MPQ_CHECKED;
 
+/* As many networks as run n_sample samples at once: one, unless the pipeline runs plainly and
+ * memory has no limit. */
+enum mpq_status mpq_pipeline_crew(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                  const struct mpq_pipeline *p, const struct mpq_graph *graph,
+                                  uint32_t batch, uint32_t n_sample,
+                                  const struct mpq_exec_options *options,
+                                  struct mpq_crew *out) MPQ_CHECKED;
+
+/* Of the tune part, as many samples as ranges are taken from; fewer where nothing else takes time,
+ * as long as activations then lose next to nothing. A function of model and data alone, so that a
+ * run repeats. */
+uint32_t mpq_pipeline_observed(const struct mpq_pipeline *p);
+
+/* Run the float graph over so many; fills p->observer, p->moments where rounding is to have them,
+ * the edges' ranges (equalize NULL: not wanted), and the answers to the first n_few samples, in
+ * `arena` (few NULL: not wanted). */
+enum mpq_status mpq_pipeline_observe(struct mpq_ctx *ctx, struct mpq_pipeline *p,
+                                     const struct mpq_graph *graph, struct mpq_equalize *equalize,
+                                     uint32_t n_few, struct mpq_arena *arena,
+                                     struct mpq_targets *few) MPQ_CHECKED;
+
 /* Multiplications of one sample, at least 1. */
 uint64_t mpq_pipeline_macs(const struct mpq_pipeline *p);
 
@@ -237,9 +259,9 @@ uint32_t mpq_pipeline_tune_batch(const struct mpq_pipeline *p);
 /* Ask the float model for its answers to what reports, for a checkpoint; unless they are many. */
 enum mpq_status mpq_pipeline_answer(struct mpq_ctx *ctx, struct mpq_pipeline *p) MPQ_CHECKED;
 
-/* Ask the float network, whose outputs these are, from sample `first` of those that report on. */
-enum mpq_status mpq_pipeline_ask(struct mpq_ctx *ctx, struct mpq_pipeline *p,
-                                 struct mpq_tensor *const *output, uint32_t first) MPQ_CHECKED;
+/* Ask the float networks from sample `first` of those that report on. */
+enum mpq_status mpq_pipeline_ask(struct mpq_ctx *ctx, struct mpq_pipeline *p, struct mpq_crew *crew,
+                                 uint32_t first) MPQ_CHECKED;
 
 /* Room for what a network with the outputs of the float one answers to n samples; *out NULL where
  * that would be much. */

@@ -36,29 +36,41 @@ enum mpq_status mpq_pipeline_room_for_answers(struct mpq_ctx *ctx, struct mpq_pi
     return make_answers(ctx, p, p->report.n, most_stored, out);
 }
 
-enum mpq_status mpq_pipeline_ask(struct mpq_ctx *ctx, struct mpq_pipeline *p,
-                                 struct mpq_tensor *const *output, uint32_t first)
+struct asking {
+    struct mpq_pipeline *p;
+    struct mpq_tensor **output; /* [n_output] room */
+};
+
+static enum mpq_status keep(struct mpq_ctx *ctx, void *arg, const struct mpq_crew_turn *turn)
 {
-    struct mpq_network *network = &p->float_network;
+    struct asking *asking = arg;
+    struct mpq_network *network = turn->network;
     const struct mpq_graph *graph = network->graph;
-    struct mpq_samples samples = mpq_pipeline_samples(&p->report);
-    for (; first < p->report.n; first += p->batch) {
-        uint32_t left = p->report.n - first, n = left < p->batch ? left : p->batch;
-        MPQ_TRY(mpq_step(ctx, "float answers", first, p->report.n, (double)NAN));
-        MPQ_TRY(mpq_network_read(ctx, network, &samples, p->report.sample + first, n));
-        mpq_exec_forward(network->exec, 0, graph->n_node);
-        mpq_answers_keep(p->answers, network->input, graph->n_input, output, p->batch, first, n);
-    }
+    (void)ctx;
+    for (uint32_t i = 0; i < graph->n_output; i++)
+        asking->output[i] = mpq_exec_tensor(network->exec, graph->output[i]);
+    mpq_answers_keep(asking->p->answers, network->input, graph->n_input, asking->output,
+                     network->batch, turn->first, turn->n);
     return MPQ_OK;
+}
+
+enum mpq_status mpq_pipeline_ask(struct mpq_ctx *ctx, struct mpq_pipeline *p, struct mpq_crew *crew,
+                                 uint32_t first)
+{
+    uint32_t n_output = p->run_graph->n_output;
+    struct asking asking = {p, mpq_arena_alloc(ctx, p->arena, n_output, sizeof *asking.output)};
+    if (!asking.output)
+        return MPQ_E_NOMEM;
+    return mpq_crew_run(ctx, crew, p->report.dataset, p->report.sample, first, p->report.n,
+                        "float answers", keep, &asking);
 }
 
 enum mpq_status mpq_pipeline_answer(struct mpq_ctx *ctx, struct mpq_pipeline *p)
 {
-    struct mpq_network *network = &p->float_network;
-    const struct mpq_graph *graph = network->graph;
-    struct mpq_tensor **output;
+    struct mpq_crew crew;
     MPQ_TRY(mpq_pipeline_room_for_answers(ctx, p, &p->answers));
-    MPQ_TRY(
-        mpq_exec_tensors(ctx, p->arena, network->exec, graph->output, graph->n_output, &output));
-    return p->answers ? mpq_pipeline_ask(ctx, p, output, 0) : MPQ_OK;
+    if (!p->answers)
+        return MPQ_OK;
+    MPQ_TRY(mpq_crew_of(ctx, p->arena, &p->float_network, &crew));
+    return mpq_pipeline_ask(ctx, p, &crew, 0);
 }

@@ -10,132 +10,9 @@
 #include "quantcore/pass/pass.h"
 #include "quantcore/supernet/leave_float.h"
 
-/* Samples by which what activations lose is judged. */
-enum { FEW = 16, MAX_JUDGING = 256 };
-
-/* ---- observing ---- */
-
-/* Of the tune part, as many samples as ranges are taken from; fewer where nothing else takes time,
- * as long as activations then lose next to nothing. A function of model and data alone, so that a
- * run repeats. */
-static uint32_t count_observed(const struct mpq_pipeline *p)
-{
-    enum { LEAST = 32, MOST = 1024 };
-    uint64_t budget = (uint64_t)(p->observes_more ? 1e11 : 1e10);
-    uint64_t n = MOST, affordable = budget / mpq_pipeline_macs(p);
-    if (mpq_pipeline_is_fixed(p) && affordable < n)
-        n = affordable < LEAST ? LEAST : affordable;
-    return n < p->tune.n ? (uint32_t)n : p->tune.n;
-}
-
-/* The float network at work, and what is learned from it besides the ranges. */
-struct observation {
-    struct mpq_network network;
-    uint32_t *wanted; /* [batch] samples */
-    struct mpq_moment_source source;
-    struct mpq_moment_room room;
-    mpq_node_id *layer_node;
-};
-
-/* Whether second moments for rounding are gathered on the way: of floats, which eight bits of
- * activations change little. */
-static bool gathers(const struct mpq_pipeline *p)
-{
-    const struct mpq_options *options = p->options;
-    return mpq_pipeline_runs_plainly(p) && mpq_pipeline_rounds(p) && !options->max_memory;
-}
-
-static enum mpq_status begin_moments(struct mpq_ctx *ctx, struct mpq_pipeline *p,
-                                     struct mpq_arena *scratch, uint32_t n, struct observation *o)
-{
-    enum { SAMPLES = 32, POSITIONS = 4096 };
-    o->layer_node = mpq_arena_alloc(ctx, scratch, p->layers.n_layer, sizeof *o->layer_node);
-    MPQ_TRY(mpq_pipeline_passing(ctx, p, &p->moment_arena));
-    p->moments = mpq_arena_alloc(ctx, p->moment_arena, p->layers.n_layer, sizeof *p->moments);
-    if (!o->layer_node || !p->moments)
-        return MPQ_E_NOMEM;
-    for (uint32_t l = 0; l < p->layers.n_layer; l++)
-        o->layer_node[l] = p->layers.layer[l].node;
-    o->source = (struct mpq_moment_source){.network = &o->network,
-                                           .layer_node = o->layer_node,
-                                           .n_sample = n < SAMPLES ? n : SAMPLES,
-                                           .n_position = POSITIONS};
-    return mpq_moments_begin(ctx, p->moment_arena, &p->layers, &o->source, 0, p->layers.n_layer,
-                             &o->room, p->moments);
-}
-
-/* The batch of n samples from number `first` on. */
-static enum mpq_status observe_batch(struct mpq_ctx *ctx, struct mpq_pipeline *p,
-                                     struct observation *o, uint32_t first, uint32_t n)
-{
-    struct mpq_network *network = &o->network;
-    for (uint32_t i = 0; i < network->batch; i++)
-        o->wanted[i] = p->tune.sample[first + (i < n ? i : 0)];
-    MPQ_TRY(mpq_dataset_read(ctx, p->tune.dataset, o->wanted, network->batch, network->input));
-    mpq_exec_forward(network->exec, 0, network->graph->n_node);
-    if (p->moments && first < o->source.n_sample) {
-        uint32_t left = o->source.n_sample - first;
-        mpq_moments_add(&p->layers, &o->source, 0, p->layers.n_layer, n < left ? n : left, &o->room,
-                        p->moments);
-    }
-    return mpq_observer_add(ctx, &p->observer, network->graph, network->exec, network->batch, n);
-}
-
-static enum mpq_status observe(struct mpq_ctx *ctx, struct mpq_pipeline *p,
-                               struct mpq_arena *scratch, const struct mpq_graph *graph,
-                               struct mpq_equalize *equalize, struct mpq_arena *arena,
-                               struct mpq_targets *few)
-{
-    struct observation o;
-    struct mpq_network *network = &o.network;
-    const struct mpq_exec_options options = {.keep = p->observer.keep};
-    uint32_t n_observed = count_observed(p), batch = p->batch;
-    if (mpq_pipeline_runs_plainly(p))
-        MPQ_TRY(mpq_batch_within(ctx, graph, &options, &batch));
-    MPQ_TRY(mpq_network_create(ctx, scratch, graph, batch, &options, network));
-    o.wanted = mpq_arena_alloc(ctx, scratch, network->batch, sizeof *o.wanted);
-    if (!o.wanted)
-        return MPQ_E_NOMEM;
-    if (gathers(p))
-        MPQ_TRY(begin_moments(ctx, p, scratch, n_observed, &o));
-    if (few)
-        MPQ_TRY(mpq_targets_begin(ctx, arena, &network->loss, p->tune.sample,
-                                  n_observed < FEW ? n_observed : FEW, few));
-    for (uint32_t first = 0; first < n_observed; first += batch) {
-        uint32_t left = n_observed - first, n = left < batch ? left : batch;
-        MPQ_TRY(mpq_step(ctx, "calibrate", first, n_observed, (double)NAN));
-        MPQ_TRY(observe_batch(ctx, p, &o, first, n));
-        for (uint32_t e = 0; equalize && e < equalize->n_edge; e++) {
-            struct mpq_equal_edge *edge = &equalize->edge[e];
-            mpq_equalize_see(edge, mpq_exec_tensor(network->exec, p->layers.layer[edge->from].y));
-        }
-        if (few && first < few->n_sample) {
-            left = few->n_sample - first;
-            MPQ_TRY(mpq_targets_take(ctx, network, first, n < left ? n : left, few));
-        }
-    }
-    if (p->moments)
-        mpq_moments_end(0, p->layers.n_layer, p->moments);
-    if (few)
-        mpq_targets_end(&network->loss, few);
-    return MPQ_OK;
-}
-
-/* Run the float graph over the tune part; fills p->observer, p->moments where rounding is to have
- * them, the edges' ranges, and the answers to the first few samples, in `arena` (NULL: not wanted).
- */
-static enum mpq_status observe_graph(struct mpq_ctx *ctx, struct mpq_pipeline *p,
-                                     const struct mpq_graph *graph, struct mpq_equalize *equalize,
-                                     struct mpq_arena *arena, struct mpq_targets *few)
-{
-    MPQ_TRY(mpq_observer_create(ctx, p->arena, graph, &p->layers, &p->act, &p->observer));
-    struct mpq_arena *scratch = mpq_arena_create(ctx);
-    if (!scratch)
-        return MPQ_E_NOMEM;
-    enum mpq_status status = observe(ctx, p, scratch, graph, equalize, arena, few);
-    mpq_arena_free(scratch);
-    return status;
-}
+/* Samples by which what activations lose is judged: as few as FIRST mostly say that it is next to
+ * nothing. */
+enum { FIRST = 4, FEW = 16, MAX_JUDGING = 256 };
 
 static void choose_ranges(struct mpq_pipeline *p)
 {
@@ -175,34 +52,59 @@ struct judge {
     double *before, *after; /* [targets.n_sample] losses where activations alone are quantized */
 };
 
-/* The network in which activations alone are quantized, as things stand. */
-static enum mpq_status quantize_activations(struct mpq_ctx *ctx, struct mpq_arena *scratch,
-                                            const struct mpq_pipeline *p, struct mpq_network *out)
+/* The graph in which activations alone are quantized, as things stand. */
+static enum mpq_status activation_graph(struct mpq_ctx *ctx, struct mpq_arena *scratch,
+                                        const struct mpq_pipeline *p, struct mpq_graph **out)
 {
-    struct mpq_graph *fake;
     const struct mpq_graph *graph = p->equal_run_graph;
     mpq_node_id *node_of = mpq_arena_alloc(ctx, scratch, graph->n_node, sizeof *node_of);
     if (!node_of)
         return MPQ_E_NOMEM;
-    MPQ_TRY(mpq_insert_fake_quant(ctx, scratch, graph, &p->act, p->act_quant, &fake, node_of));
+    return mpq_insert_fake_quant(ctx, scratch, graph, &p->act, p->act_quant, out, node_of);
+}
+
+static enum mpq_status quantize_activations(struct mpq_ctx *ctx, struct mpq_arena *scratch,
+                                            const struct mpq_pipeline *p, struct mpq_network *out)
+{
+    struct mpq_graph *fake;
+    MPQ_TRY(activation_graph(ctx, scratch, p, &fake));
     return mpq_network_create(ctx, scratch, fake, p->batch, &(struct mpq_exec_options){0}, out);
+}
+
+struct losses {
+    const struct mpq_targets *targets;
+    double *out; /* [targets->n_sample] */
+};
+
+static enum mpq_status take_loss(struct mpq_ctx *ctx, void *arg, const struct mpq_crew_turn *turn)
+{
+    const struct losses *losses = arg;
+    (void)ctx;
+    mpq_network_sample_loss(turn->network, losses->targets, turn->first, turn->n,
+                            losses->out + turn->first);
+    return MPQ_OK;
+}
+
+static enum mpq_status run_activations(struct mpq_ctx *ctx, struct mpq_arena *scratch,
+                                       const struct mpq_pipeline *p, struct losses *losses)
+{
+    struct mpq_graph *fake;
+    struct mpq_crew crew;
+    const struct mpq_targets *targets = losses->targets;
+    MPQ_TRY(activation_graph(ctx, scratch, p, &fake));
+    MPQ_TRY(mpq_pipeline_crew(ctx, scratch, p, fake, p->batch, targets->n_sample,
+                              &(struct mpq_exec_options){0}, &crew));
+    return mpq_crew_run(ctx, &crew, p->tune.dataset, targets->sample, 0, targets->n_sample, "judge",
+                        take_loss, losses);
 }
 
 /* Losses of samples by activations alone, out [targets.n_sample]. */
 static enum mpq_status activation_losses(struct mpq_ctx *ctx, const struct mpq_pipeline *p,
                                          const struct judge *judge, double *out)
 {
-    struct mpq_network network;
-    const struct mpq_targets *targets = &judge->targets;
+    struct losses losses = {&judge->targets, out};
     struct mpq_arena *scratch = mpq_arena_create(ctx);
-    enum mpq_status status =
-        scratch ? quantize_activations(ctx, scratch, p, &network) : MPQ_E_NOMEM;
-    for (uint32_t begin = 0; begin < targets->n_sample && status == MPQ_OK; begin += p->batch) {
-        uint32_t left = targets->n_sample - begin, n = left < p->batch ? left : p->batch;
-        status = mpq_network_read(ctx, &network, &judge->samples, targets->sample + begin, n);
-        mpq_exec_forward(network.exec, 0, network.graph->n_node);
-        mpq_network_sample_loss(&network, targets, begin, n, out + begin);
-    }
+    enum mpq_status status = scratch ? run_activations(ctx, scratch, p, &losses) : MPQ_E_NOMEM;
     mpq_arena_free(scratch);
     return status;
 }
@@ -266,7 +168,7 @@ static enum mpq_status equalize(struct mpq_ctx *ctx, struct mpq_pipeline *p,
     double error;
     MPQ_TRY(mpq_equalize_gains(ctx, scratch, p->graph, &p->layers, gains));
     MPQ_TRY(apply_gains(ctx, p, gains));
-    MPQ_TRY(observe_graph(ctx, p, p->equal_run_graph, NULL, NULL, NULL));
+    MPQ_TRY(mpq_pipeline_observe(ctx, p, p->equal_run_graph, NULL, 0, NULL, NULL));
     choose_ranges(p);
     MPQ_TRY(activation_losses(ctx, p, judge, judge->after));
     uint32_t n = judge->targets.n_sample;
@@ -380,7 +282,7 @@ static enum mpq_status leave_float(struct mpq_ctx *ctx, struct mpq_pipeline *p,
     MPQ_TRY(status);
     MPQ_TRY(bar_values(ctx, p, stays_float));
     if (p->act.n_group && p->n_left_float) {
-        MPQ_TRY(observe_graph(ctx, p, p->equal_run_graph, NULL, NULL, NULL));
+        MPQ_TRY(mpq_pipeline_observe(ctx, p, p->equal_run_graph, NULL, 0, NULL, NULL));
         choose_ranges(p);
         MPQ_TRY(activation_noise(ctx, p, judge, &left));
         mpq_log(ctx, MPQ_LOG_INFO,
@@ -403,14 +305,22 @@ static enum mpq_status improve(struct mpq_ctx *ctx, struct mpq_pipeline *p,
 {
     struct judge judge;
     double error;
-    MPQ_TRY(make_judge(ctx, scratch, p, few->n_sample, few, &judge));
-    double loss = mean_loss(&judge, &error);
-    if (judge.targets.n_sample > 1 && loss + 3 * error < MPQ_TUNE_LOSS_FLOOR)
-        return MPQ_OK;
-    uint32_t n_observed = count_observed(p);
+    for (uint32_t n = FIRST;; n = FEW) {
+        struct mpq_targets known = *few;
+        known.n_sample = n < few->n_sample ? n : few->n_sample;
+        MPQ_TRY(make_judge(ctx, scratch, p, known.n_sample, &known, &judge));
+        double loss = mean_loss(&judge, &error);
+        mpq_log(ctx, MPQ_LOG_INFO, "loss by activations alone %.5f +- %.5f on %u samples", loss,
+                error, known.n_sample);
+        if (known.n_sample > 1 && loss + 3 * error < MPQ_TUNE_LOSS_FLOOR)
+            return MPQ_OK;
+        if (known.n_sample == few->n_sample)
+            break;
+    }
+    uint32_t n_observed = mpq_pipeline_observed(p);
     p->observes_more = true;
-    if (count_observed(p) > n_observed) {
-        MPQ_TRY(observe_graph(ctx, p, p->run_graph, gains, NULL, NULL));
+    if (mpq_pipeline_observed(p) > n_observed) {
+        MPQ_TRY(mpq_pipeline_observe(ctx, p, p->run_graph, gains, 0, NULL, NULL));
         choose_ranges(p);
     }
     if (p->tune.n > FEW)
@@ -428,7 +338,8 @@ static enum mpq_status learn(struct mpq_ctx *ctx, struct mpq_pipeline *p, struct
 {
     struct mpq_targets few;
     bool may_improve = p->act.n_group && (gains->n_edge || may_leave_float(p->options));
-    MPQ_TRY(observe_graph(ctx, p, p->run_graph, gains, scratch, may_improve ? &few : NULL));
+    MPQ_TRY(
+        mpq_pipeline_observe(ctx, p, p->run_graph, gains, FEW, scratch, may_improve ? &few : NULL));
     choose_ranges(p);
     return may_improve ? improve(ctx, p, scratch, &few, gains) : MPQ_OK;
 }

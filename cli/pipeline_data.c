@@ -61,15 +61,17 @@ static enum mpq_status split_report(struct mpq_ctx *ctx, struct mpq_pipeline *p)
 static void count_parts(const struct mpq_pipeline *p, uint32_t n, uint32_t *out_decide,
                         uint32_t *out_report)
 {
-    enum { MIN_DECIDE = 64, MAX_DECIDE = 128, TO_VERIFY = 16 };
+    enum { MIN_DECIDE = 64, MAX_DECIDE = 128, TO_JUDGE = 16, TO_VERIFY = 4 };
     /* A fifth decides, of small sets more: the search picks the best of a hundred candidates and
      * would pick noise on a few dozen samples. */
     uint32_t n_decide = n / 5 > MIN_DECIDE ? n / 5 : n / 2 < MIN_DECIDE ? n / 2 : MIN_DECIDE;
     n_decide = n_decide < MAX_DECIDE ? n_decide : MAX_DECIDE;
     *out_decide = n_decide;
     *out_report = (n - n_decide) / 3;
-    if (mpq_pipeline_is_fixed(p))
-        *out_decide = n_decide < TO_VERIFY ? n_decide : TO_VERIFY;
+    if (mpq_pipeline_is_fixed(p)) {
+        uint32_t most = mpq_pipeline_runs_plainly(p) ? TO_VERIFY : TO_JUDGE;
+        *out_decide = n_decide < most ? n_decide : most;
+    }
 }
 
 enum mpq_status mpq_pipeline_data(struct mpq_ctx *ctx, struct mpq_pipeline *p)

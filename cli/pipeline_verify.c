@@ -267,15 +267,26 @@ static enum mpq_status compare_networks(struct mpq_ctx *ctx, struct mpq_pipeline
     return MPQ_OK;
 }
 
-/* What else the float model will be asked; then both networks can go, if all answers are kept. */
+static enum mpq_status ask_rest(struct mpq_ctx *ctx, struct mpq_arena *scratch,
+                                struct mpq_pipeline *p, uint32_t first)
+{
+    struct mpq_crew crew;
+    MPQ_TRY(mpq_pipeline_crew(ctx, scratch, p, p->run_graph, p->batch, p->report.n - first,
+                              &(struct mpq_exec_options){0}, &crew));
+    return mpq_pipeline_ask(ctx, p, &crew, first);
+}
+
+/* If all answers are kept, both networks can go, and what else the float model will be asked is
+ * asked by as many as there are threads. */
 static enum mpq_status ask_and_go(struct mpq_ctx *ctx, struct mpq_arena *own,
                                   struct mpq_pipeline *p, const struct pair *pair, uint32_t n)
 {
     if (!p->decides_on_report || !p->answers || !pair->answers)
         return MPQ_OK;
-    MPQ_TRY(mpq_pipeline_ask(ctx, p, pair->float_output, n));
     mpq_arena_reset(own);
     p->float_network.exec = p->fake_network.exec = NULL;
+    MPQ_TRY(ask_rest(ctx, own, p, n));
+    mpq_arena_reset(own);
     return MPQ_OK;
 }
 
@@ -299,7 +310,7 @@ static void settle_loss(struct mpq_pipeline *p, const struct pair *pair)
 /* The file, in float arithmetic or on integers as ONNX Runtime runs it. */
 static enum mpq_status read_written(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                     struct mpq_pipeline *p, const char *path, bool on_integers,
-                                    struct mpq_runner *out)
+                                    uint32_t n_sample, struct mpq_runner *out)
 {
     struct mpq_graph *graph;
     size_t file_bytes;
@@ -315,7 +326,8 @@ static enum mpq_status read_written(struct mpq_ctx *ctx, struct mpq_arena *arena
         bool changed;
         MPQ_TRY(mpq_rebatch(ctx, arena, graph, &graph, &changed));
     }
-    return mpq_runner_create(ctx, arena, graph, p->batch, NULL, out);
+    bool is_alone = !mpq_pipeline_runs_plainly(p) || p->options->max_memory;
+    return mpq_runner_create_many(ctx, arena, graph, p->batch, is_alone ? 1 : n_sample, out);
 }
 
 /* No output may be farther off than least_db. */
@@ -412,12 +424,12 @@ static enum mpq_status compare_forms(struct mpq_ctx *ctx, struct mpq_arena *scra
     struct sides sides = {.n_side = 1}, measured = {.n_side = 1};
     MPQ_TRY(make_side(ctx, p, &p->fake_network, &p->decide, n < IN_FLOAT ? n : IN_FLOAT, answers,
                       &sides.side[0]));
-    MPQ_TRY(read_written(ctx, scratch, p, path, false, &written));
+    MPQ_TRY(read_written(ctx, scratch, p, path, false, sides.side[0].n_wanted, &written));
     MPQ_TRY(run_beside(ctx, &written, &p->decide, "verify", &sides));
     MPQ_TRY(judge_written(ctx, p, path, &sides.side[0], least_db));
     report->verify_float_db = least_sqnr_db(p, &sides.side[0]);
     mpq_arena_reset(scratch); /* one form at a time */
-    MPQ_TRY(read_written(ctx, scratch, p, path, true, &written));
+    MPQ_TRY(read_written(ctx, scratch, p, path, true, p->report.n > n ? p->report.n : n, &written));
     MPQ_TRY(make_side(ctx, p, &p->fake_network, &p->decide, n, answers, &sides.side[0]));
     struct side_by_side *reported = &sides.side[1];
     if (p->decides_on_report)

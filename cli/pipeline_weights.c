@@ -4,13 +4,13 @@
 #include <math.h>
 #include <string.h>
 
-#include "calibration/workers.h"
 #include "cli/input_shape.h"
 #include "cli/output.h"
 #include "cli/pick.h"
 #include "cli/pipeline.h"
 #include "cli/unfold.h"
 #include "importer/import.h"
+#include "quantcore/base/workers.h"
 #include "quantcore/pass/pass.h"
 
 enum mpq_status mpq_pipeline_open_weights(struct mpq_ctx *ctx, struct mpq_arena *arena,

@@ -4,6 +4,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "cli/crew.h"
 #include "quantcore/base/thread.h"
 #include "quantcore/pass/pass.h"
 
@@ -11,24 +12,36 @@
 /* What a batch may take a thread: about what stays in the cache from one node to the next, which is
  * worth more than longer products are (tests/bench/NOTES.md). */
 #define TARGET_BYTES ((size_t)16 << 20)
-/* Where passes are few and memory is what counts. */
+/* Where passes are few, memory is what counts, and each thread runs batches of its own. */
 #define FRUGAL_BYTES ((size_t)4 << 20)
 
-enum mpq_status mpq_runner_create(struct mpq_ctx *ctx, struct mpq_arena *arena,
-                                  const struct mpq_graph *graph, uint32_t batch,
-                                  const struct mpq_exec_options *options, struct mpq_runner *out)
+/* runner.n execs, the first of which is the runner's own. */
+static enum mpq_status create(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                              const struct mpq_exec_options *options, struct mpq_runner runner,
+                              struct mpq_runner *out)
 {
     static const struct mpq_exec_options forward_only;
-    struct mpq_runner runner = {.graph = graph, .batch = batch};
+    const struct mpq_graph *graph = runner.graph;
+    uint32_t batch = runner.batch;
     runner.binding = mpq_arena_alloc(ctx, arena, 1, sizeof *runner.binding);
-    if (!runner.binding)
+    runner.all_exec = mpq_arena_alloc(ctx, arena, runner.n, sizeof(struct mpq_exec *));
+    runner.all_input = mpq_arena_alloc(ctx, arena, runner.n, sizeof(struct mpq_tensor **));
+    runner.all_output = mpq_arena_alloc(ctx, arena, runner.n, sizeof(struct mpq_tensor **));
+    if (!runner.binding || !runner.all_exec || !runner.all_input || !runner.all_output)
         return MPQ_E_NOMEM;
     MPQ_TRY(mpq_bind_batch(ctx, arena, graph, batch, runner.binding));
-    MPQ_TRY(mpq_exec_create(ctx, arena, graph, runner.binding, options ? options : &forward_only,
-                            &runner.exec));
-    MPQ_TRY(mpq_exec_tensors(ctx, arena, runner.exec, graph->input, graph->n_input, &runner.input));
-    MPQ_TRY(
-        mpq_exec_tensors(ctx, arena, runner.exec, graph->output, graph->n_output, &runner.output));
+    for (uint32_t i = 0; i < runner.n; i++) {
+        struct mpq_exec **exec = &runner.all_exec[i];
+        MPQ_TRY(mpq_exec_create(ctx, arena, graph, runner.binding,
+                                options ? options : &forward_only, exec));
+        MPQ_TRY(mpq_exec_tensors(ctx, arena, *exec, graph->input, graph->n_input,
+                                 &runner.all_input[i]));
+        MPQ_TRY(mpq_exec_tensors(ctx, arena, *exec, graph->output, graph->n_output,
+                                 &runner.all_output[i]));
+    }
+    runner.exec = runner.all_exec[0];
+    runner.input = runner.all_input[0];
+    runner.output = runner.all_output[0];
     runner.n_element = mpq_arena_alloc(ctx, arena, graph->n_output, sizeof(int64_t));
     if (!runner.n_element)
         return MPQ_E_NOMEM;
@@ -38,24 +51,72 @@ enum mpq_status mpq_runner_create(struct mpq_ctx *ctx, struct mpq_arena *arena,
     return MPQ_OK;
 }
 
+enum mpq_status mpq_runner_create(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                  const struct mpq_graph *graph, uint32_t batch,
+                                  const struct mpq_exec_options *options, struct mpq_runner *out)
+{
+    return create(ctx, arena, options, (struct mpq_runner){.graph = graph, .batch = batch, .n = 1},
+                  out);
+}
+
+enum mpq_status mpq_runner_create_many(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                       const struct mpq_graph *graph, uint32_t batch,
+                                       uint32_t n_sample, struct mpq_runner *out)
+{
+    return create(
+        ctx, arena, NULL,
+        (struct mpq_runner){.graph = graph, .batch = batch, .n = mpq_crew_size(batch, n_sample)},
+        out);
+}
+
+/* What the runner shows: its i-th exec and what is there. */
+static struct mpq_runner show(const struct mpq_runner *runner, uint32_t i)
+{
+    struct mpq_runner one = *runner;
+    one.exec = runner->all_exec[i];
+    one.input = runner->all_input[i];
+    one.output = runner->all_output[i];
+    return one;
+}
+
+/* Samples index[0..n), which all execs together take. */
+static enum mpq_status run_at_once(struct mpq_ctx *ctx, struct mpq_runner *runner,
+                                   struct mpq_dataset *dataset, const uint32_t *index, uint32_t n,
+                                   uint32_t *wanted, mpq_runner_fn *fn, void *arg)
+{
+    uint32_t batch = runner->batch, n_batch;
+    MPQ_TRY(mpq_crew_read(ctx, dataset, index, n, batch,
+                          (struct mpq_tensor *const *const *)runner->all_input, wanted, &n_batch));
+    mpq_crew_forward(runner->all_exec, n_batch, 0, runner->graph->n_node);
+    for (uint32_t i = 0; i < n_batch; i++) {
+        const struct mpq_runner shown = show(runner, i);
+        uint32_t left = n - i * batch;
+        MPQ_TRY(fn(ctx, arg, &shown, wanted + i * batch, left < batch ? left : batch));
+    }
+    return MPQ_OK;
+}
+
 enum mpq_status mpq_runner_run(struct mpq_ctx *ctx, struct mpq_runner *runner,
                                struct mpq_dataset *dataset, const uint32_t *index, uint32_t n,
                                const char *stage, mpq_runner_fn *fn, void *arg)
 {
-    uint32_t wanted[MAX_BATCH];
-    MPQ_ASSERT(runner->batch <= MAX_BATCH);
-    for (uint32_t first = 0; first < n; first += runner->batch) {
-        uint32_t n_here = n - first < runner->batch ? n - first : runner->batch;
-        for (uint32_t i = 0; i < runner->batch; i++) {
-            uint32_t at = first + (i < n_here ? i : 0);
-            wanted[i] = index ? index[at] : at;
-        }
-        MPQ_TRY(mpq_step(ctx, stage, first, n, (double)NAN));
-        MPQ_TRY(mpq_dataset_read(ctx, dataset, wanted, runner->batch, runner->input));
-        mpq_exec_forward(runner->exec, 0, runner->graph->n_node);
-        MPQ_TRY(fn(ctx, arg, runner, wanted, n_here));
+    struct mpq_arena *scratch = mpq_arena_create(ctx);
+    if (!scratch)
+        return MPQ_E_NOMEM;
+    uint32_t at_once = runner->n * runner->batch;
+    uint32_t *wanted = mpq_arena_alloc(ctx, scratch, at_once, sizeof *wanted);
+    uint32_t *number = mpq_arena_alloc(ctx, scratch, at_once, sizeof *number);
+    enum mpq_status status = wanted && number ? MPQ_OK : MPQ_E_NOMEM;
+    for (uint32_t first = 0; first < n && status == MPQ_OK; first += at_once) {
+        uint32_t n_here = n - first < at_once ? n - first : at_once;
+        for (uint32_t i = 0; i < n_here; i++)
+            number[i] = index ? index[first + i] : first + i;
+        status = mpq_step(ctx, stage, first, n, (double)NAN);
+        if (status == MPQ_OK)
+            status = run_at_once(ctx, runner, dataset, number, n_here, wanted, fn, arg);
     }
-    return MPQ_OK;
+    mpq_arena_free(scratch);
+    return status;
 }
 
 /* ---- the batch ---- */
@@ -162,7 +223,7 @@ static enum mpq_status check_batch(struct mpq_ctx *ctx, struct mpq_arena *scratc
 static uint32_t affordable_batch(size_t bytes_of_one, uint32_t n_sample, size_t max_bytes,
                                  bool is_frugal)
 {
-    size_t target = (is_frugal ? FRUGAL_BYTES : TARGET_BYTES) * (size_t)mpq_thread_count();
+    size_t target = is_frugal ? FRUGAL_BYTES : TARGET_BYTES * (size_t)mpq_thread_count();
     uint32_t batch = 1;
     while (2 * batch <= MAX_BATCH && 2 * batch <= n_sample && 2 * batch * bytes_of_one <= target &&
            (2 * batch + 1) * bytes_of_one <= max_bytes)
@@ -192,35 +253,6 @@ static enum mpq_status try_batch(struct mpq_ctx *ctx, struct mpq_arena *scratch,
                 "samples run one at a time: the model gives other results for "
                 "several at once");
     return MPQ_OK;
-}
-
-static enum mpq_status measure(struct mpq_ctx *ctx, struct mpq_arena *scratch,
-                               const struct mpq_graph *graph,
-                               const struct mpq_exec_options *options, uint32_t batch,
-                               size_t *out_bytes)
-{
-    struct mpq_binding binding;
-    double again;
-    MPQ_TRY(mpq_bind_batch(ctx, scratch, graph, batch, &binding));
-    return mpq_exec_measure(ctx, graph, &binding, options, out_bytes, &again);
-}
-
-enum mpq_status mpq_batch_within(struct mpq_ctx *ctx, const struct mpq_graph *graph,
-                                 const struct mpq_exec_options *options, uint32_t *batch)
-{
-    struct mpq_arena *scratch = mpq_arena_create(ctx);
-    if (!scratch)
-        return MPQ_E_NOMEM;
-    enum mpq_status status = MPQ_OK;
-    for (; *batch > 1 && status == MPQ_OK; *batch /= 2) {
-        size_t bytes;
-        status = measure(ctx, scratch, graph, options, *batch, &bytes);
-        mpq_arena_reset(scratch);
-        if (status == MPQ_OK && bytes <= TARGET_BYTES * (size_t)mpq_thread_count())
-            break;
-    }
-    mpq_arena_free(scratch);
-    return status;
 }
 
 /* A scale taken from all samples of a batch is near enough to pass for that of each, but no more.

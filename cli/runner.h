@@ -18,11 +18,6 @@ enum mpq_status mpq_batch_choose(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                  const struct mpq_graph **out_graph, uint32_t *out_batch,
                                  bool *out_is_free) MPQ_CHECKED;
 
-/* Halve *batch until an exec of the graph with these options stays in the cache, or is of one. */
-enum mpq_status mpq_batch_within(struct mpq_ctx *ctx, const struct mpq_graph *graph,
-                                 const struct mpq_exec_options *options,
-                                 uint32_t *batch) MPQ_CHECKED;
-
 struct mpq_runner {
     const struct mpq_graph *graph;
     struct mpq_binding *binding; /* exec looks into it, so it does not move with this struct */
@@ -30,6 +25,11 @@ struct mpq_runner {
     uint32_t batch;
     struct mpq_tensor **input, **output; /* [n_input], [n_output], each of `batch` samples */
     int64_t *n_element;                  /* [n_output] of one sample                       */
+    /* Where there are more of the same, one a thread, to run several batches at once: their execs,
+     * inputs and outputs, the above being the first of them. */
+    struct mpq_exec **all_exec;                    /* [n] */
+    struct mpq_tensor ***all_input, ***all_output; /* [n] */
+    uint32_t n;
 };
 
 /* `options` may be NULL; see mpq_exec_create(). Lives in `arena`. */
@@ -37,6 +37,11 @@ enum mpq_status mpq_runner_create(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                   const struct mpq_graph *graph, uint32_t batch,
                                   const struct mpq_exec_options *options,
                                   struct mpq_runner *out) MPQ_CHECKED;
+
+/* The same for n_sample samples, as many batches of which run at once as there are threads. */
+enum mpq_status mpq_runner_create_many(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                       const struct mpq_graph *graph, uint32_t batch,
+                                       uint32_t n_sample, struct mpq_runner *out) MPQ_CHECKED;
 
 /* What is called after each forward pass: the outputs' first n samples are those of index[0..n),
  * n <= runner->batch. The rest of a last, smaller batch repeats one of them. */

@@ -39,3 +39,13 @@ void mpq_parallel_for(int64_t n, int64_t grain,
         fn(arg, n * thread / pieces, n * (thread + 1) / pieces, thread);
     }
 }
+
+int mpq_thread_least(double *load, double cost)
+{
+    int least = 0;
+    for (int t = 1; t < thread_count; t++)
+        if (load[t] < load[least])
+            least = t;
+    load[least] += cost;
+    return least;
+}

@@ -17,4 +17,8 @@ int mpq_thread_available(void); /* cores this process may run on */
 void mpq_parallel_for(int64_t n, int64_t grain,
                       void (*fn)(void *arg, int64_t begin, int64_t end, int thread), void *arg);
 
+/* Pieces of unequal cost: the thread that has least to do, the lowest of several; load
+ * [mpq_thread_count()] then has the cost with it. Begin with zeros. */
+int mpq_thread_least(double *load, double cost);
+
 #endif

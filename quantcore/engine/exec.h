@@ -16,18 +16,21 @@ struct mpq_exec;
 typedef void mpq_exec_hook(void *arg, mpq_value_id value);
 
 struct mpq_exec_options {
-    const bool *keep;      /* [n_value] values whose data must outlive the forward pass besides the
-                              outputs; NULL: none. Others share memory.                           */
-    const bool *shown;     /* [n_value] values that are to be there once their node has run, for
-                              whoever runs node by node and looks at them; NULL: none         */
-    bool keep_all;         /* every value has memory of its own, except those that only a Relu or
-                              Clip reads: it is computed where they are                           */
-    const bool *want_grad; /* [n_value] values whose gradient backward must deliver (weights,
-                              biases, inputs); NULL: forward only. What backward needs is kept    */
-    const bool *seed;      /* [n_value] values whose gradient the caller seeds besides the outputs;
-                              NULL: none                                                          */
-    const bool *hooked;    /* [n_value] computed values for which backward calls `hook` (each the
-                              first output of its node); NULL: none. Takes less memory than seeds */
+    const bool *keep;  /* [n_value] values whose data must outlive the forward pass besides the
+                          outputs; NULL: none. Others share memory.                           */
+    const bool *shown; /* [n_value] values that are to be there once their node has run, for
+                          whoever runs node by node and looks at them; NULL: none         */
+    const mpq_node_id *until; /* [n_value] values that are still to be there before that node runs,
+                                 for whoever looks at a pass in between; 0: this one is not; NULL:
+                                 none                                                          */
+    bool keep_all;            /* every value has memory of its own, except those that only a Relu or
+                                 Clip reads: it is computed where they are                           */
+    const bool *want_grad;    /* [n_value] values whose gradient backward must deliver (weights,
+                                 biases, inputs); NULL: forward only. What backward needs is kept    */
+    const bool *seed;   /* [n_value] values whose gradient the caller seeds besides the outputs;
+                           NULL: none                                                          */
+    const bool *hooked; /* [n_value] computed values for which backward calls `hook` (each the
+                           first output of its node); NULL: none. Takes less memory than seeds */
     mpq_exec_hook *hook;
     void *hook_arg;
     size_t max_bytes; /* as few of values as that takes are computed again by backward instead of

@@ -121,6 +121,9 @@ enum mpq_status mpq_schedule_make(struct mpq_ctx *ctx, struct mpq_arena *arena,
     MPQ_TRY(create(ctx, arena, &m));
     for (uint32_t v = 0; v < graph->n_value; v++)
         m.s.anew_first[v] = MPQ_NEVER;
+    for (uint32_t v = 0; options->until && v < graph->n_value; v++)
+        if (options->until[v])
+            m.s.last[mpq_exec_home(exec, v)] = options->until[v] - 1;
     for (mpq_node_id n = 0; n < graph->n_node; n++, m.now++) {
         for (uint32_t i = 0; i < graph->node[n].n_in; i++)
             use(&m, graph->node[n].in[i]);

@@ -1,5 +1,7 @@
 #include "quantcore/supernet/moments.h"
 
+#include <string.h>
+
 #include "quantcore/base/simd.h"
 #include "quantcore/base/thread.h"
 #include "quantcore/ops/conv_attrs.h"
@@ -220,7 +222,8 @@ static bool is_gathered(const struct mpq_layer *layer, const struct mpq_moment_s
 size_t mpq_moments_bytes(const struct mpq_layer *layer, bool has_cross)
 {
     size_t k = (size_t)(layer->n_outer * layer->n_inner);
-    size_t of_input = k * sizeof(mpq_real) + sizeof(double), room = 2 * ROWS * k * sizeof(mpq_real);
+    size_t of_input = k * sizeof(mpq_real) + sizeof(double);
+    size_t room = 2 * ROWS * k * sizeof(mpq_real) * (size_t)mpq_thread_count();
     if (k > MAX_INPUTS)
         return 0;
     return (size_t)layer->n_group * k * of_input * (has_cross ? 2 : 1) + room;
@@ -366,22 +369,69 @@ enum mpq_status mpq_moments_begin(struct mpq_ctx *ctx, struct mpq_arena *arena,
         MPQ_TRY(create(ctx, arena, &layers->layer[l], source->float_network != NULL, &out[l]));
         most = out[l].k > most ? out[l].k : most;
     }
-    size_t n = (size_t)(ROWS * most);
-    *out_room = (struct mpq_moment_room){mpq_arena_alloc(ctx, arena, n, sizeof(mpq_real)),
-                                         mpq_arena_alloc(ctx, arena, n, sizeof(mpq_real))};
-    return out_room->x_row && out_room->f_row ? MPQ_OK : MPQ_E_NOMEM;
+    size_t n_thread = (size_t)mpq_thread_count();
+    struct mpq_moment_room room = {.stride = (size_t)(ROWS * most)};
+    room.x_row = mpq_arena_alloc(ctx, arena, n_thread * room.stride, sizeof *room.x_row);
+    room.load = mpq_arena_alloc(ctx, arena, n_thread, sizeof *room.load);
+    room.owner = mpq_arena_alloc(ctx, arena, layers->n_layer, sizeof *room.owner);
+    if (source->float_network)
+        room.f_row = mpq_arena_alloc(ctx, arena, n_thread * room.stride, sizeof *room.f_row);
+    if (!room.x_row || !room.load || !room.owner || (source->float_network && !room.f_row))
+        return MPQ_E_NOMEM;
+    *out_room = room;
+    return MPQ_OK;
 }
 
+/* What the source's network has just run, to be added to layers [begin, end). */
+struct gathering {
+    const struct mpq_layer_table *layers;
+    const struct mpq_moment_source *source;
+    const struct mpq_moment_room *room;
+    struct mpq_moments *moments;
+    double share;
+    uint32_t begin, end;
+    bool is_dealt;
+};
+
+/* The layers of threads [first, last). */
+static void gather_some(void *arg, int64_t first, int64_t last, int thread)
+{
+    const struct gathering *g = arg;
+    const struct mpq_moment_room *room = g->room;
+    const struct mpq_graph *graph = g->source->network->graph;
+    size_t at = (size_t)thread * room->stride;
+    struct input in = {.x_row = room->x_row + at, .f_row = room->f_row ? room->f_row + at : NULL};
+    for (uint32_t l = g->begin; l < g->end; l++)
+        if (g->moments[l].gram &&
+            (!g->is_dealt || (room->owner[l] >= first && room->owner[l] < last)))
+            gather_layer(g->source, &g->layers->layer[l], &graph->node[g->source->layer_node[l]],
+                         g->share, &in, &g->moments[l]);
+}
+
+/* One layer is gathered by all threads, several are dealt out to them: products of so few rows are
+ * not worth sharing. */
 void mpq_moments_add(const struct mpq_layer_table *layers, const struct mpq_moment_source *source,
                      uint32_t begin, uint32_t end, uint32_t n, const struct mpq_moment_room *room,
                      struct mpq_moments *moments)
 {
-    const struct mpq_network *network = source->network;
-    struct input in = {.x_row = room->x_row, .f_row = room->f_row};
-    for (uint32_t l = begin; l < end; l++)
-        if (moments[l].gram)
-            gather_layer(source, &layers->layer[l], &network->graph->node[source->layer_node[l]],
-                         (double)n / network->batch, &in, &moments[l]);
+    int n_thread = mpq_thread_count();
+    struct gathering g = {.layers = layers,
+                          .source = source,
+                          .room = room,
+                          .moments = moments,
+                          .share = (double)n / source->network->batch,
+                          .begin = begin,
+                          .end = end,
+                          .is_dealt = end > begin + 1};
+    memset(room->load, 0, (size_t)n_thread * sizeof *room->load);
+    for (uint32_t l = begin; l < end; l++) {
+        double k = moments[l].gram ? (double)moments[l].k : 0;
+        room->owner[l] = mpq_thread_least(room->load, k * k * (double)moments[l].n_group);
+    }
+    if (g.is_dealt)
+        mpq_gemm_parallel_for(n_thread, 1, gather_some, &g);
+    else
+        gather_some(&g, 0, 1, 0);
 }
 
 void mpq_moments_end(uint32_t begin, uint32_t end, struct mpq_moments *moments)

@@ -28,9 +28,12 @@ struct mpq_moment_source {
     int64_t n_position; /* of a convolution, over all samples, that count; 0: 32768              */
 };
 
-/* Room to gather rows in. */
+/* Room to gather rows in, for every thread. */
 struct mpq_moment_room {
-    mpq_real *x_row, *f_row; /* [rows, the most k] */
+    mpq_real *x_row, *f_row; /* [threads][stride]; f_row NULL: no F */
+    size_t stride;
+    double *load; /* [threads] what each has to do of one batch */
+    int *owner;   /* [n_layer] the thread that gathers it       */
 };
 
 /* How far a source's samples have run, for layers that are gathered one after the other: what each

@@ -6,6 +6,8 @@
 
 #include "quantcore/base/simd.h"
 #include "quantcore/base/thread.h"
+#include "quantcore/base/workers.h"
+#include "quantcore/ops/kernel/gemm.h"
 #include "quantcore/ops/kernel/linear_algebra.h"
 #include "quantcore/supernet/moments.h"
 
@@ -191,12 +193,12 @@ static enum mpq_status round_layer(struct mpq_ctx *ctx, struct mpq_arena *scratc
     return MPQ_OK;
 }
 
-/* The widths in `mask` of a layer of the supernet. */
-static enum mpq_status round_widths(struct mpq_ctx *ctx, struct mpq_arena *arena,
-                                    struct mpq_arena *scratch, const struct mpq_layer *layer,
+/* The widths in `mask` of a layer of the supernet, whose codes go to offset[width]. */
+static enum mpq_status round_widths(struct mpq_ctx *ctx, struct mpq_arena *scratch,
+                                    const struct mpq_layer *layer,
                                     struct mpq_supernet_layer *net_layer, mpq_bits_mask mask,
                                     const struct mpq_graph *graph,
-                                    const struct mpq_moments *moments)
+                                    const struct mpq_moments *moments, mpq_real *const *offset)
 {
     struct job job[MPQ_N_BITS];
     int n_job = 0;
@@ -212,13 +214,12 @@ static enum mpq_status round_widths(struct mpq_ctx *ctx, struct mpq_arena *arena
         struct mpq_supernet_width *width = &net_layer->width[b];
         if (!(mask >> b & 1))
             continue;
-        mpq_real *offset = mpq_arena_alloc(ctx, arena, n_param, sizeof *offset);
         mpq_real *scale = mpq_arena_alloc(ctx, scratch, n_channel, sizeof *scale);
-        if (!offset || !scale)
+        if (!scale)
             return MPQ_E_NOMEM;
         for (size_t c = 0; c < n_channel; c++)
             scale[c] = mpq_scale_round((float)width->scale[c]);
-        job[n_job++] = (struct job){&width->levels, scale, offset};
+        job[n_job++] = (struct job){&width->levels, scale, offset[b]};
     }
     MPQ_TRY(round_layer(ctx, scratch, layer, net_layer->w, w_float, moments, job, n_job));
     for (int i = 0; i < n_job; i++) {
@@ -245,25 +246,90 @@ static enum mpq_status round_widths(struct mpq_ctx *ctx, struct mpq_arena *arena
     return MPQ_OK;
 }
 
+/* Layers [begin, end) at work, one by one or dealt out to the threads. */
+struct work {
+    struct mpq_supernet *net;
+    const struct mpq_graph *graph;
+    const uint8_t *bits; /* [n_layer], NULL: all widths of each */
+    const struct mpq_moments *moments;
+    mpq_real *(*offset)[MPQ_N_BITS]; /* [n_layer] */
+    uint32_t begin, end;
+    int *owner; /* [n_layer] */
+    int n_strand;
+};
+
+static mpq_bits_mask widths_of(const struct work *work, uint32_t l)
+{
+    return work->bits ? (mpq_bits_mask)(1u << work->bits[l]) : work->net->layer[l].candidates;
+}
+
+static enum mpq_status round_strand(struct mpq_ctx *ctx, struct mpq_arena *scratch, void *arg,
+                                    int64_t strand)
+{
+    const struct work *work = arg;
+    for (uint32_t l = work->begin; l < work->end; l++) {
+        if (!work->moments[l].n_row || work->owner[l] % work->n_strand != strand)
+            continue;
+        MPQ_TRY(round_widths(ctx, scratch, &work->net->layers->layer[l], &work->net->layer[l],
+                             widths_of(work, l), work->graph, &work->moments[l], work->offset[l]));
+        mpq_arena_reset(scratch);
+    }
+    return MPQ_OK;
+}
+
+/* Who rounds layer l, by what factors of its k inputs and sweeps over its channels take. */
+static int deal(const struct work *work, uint32_t l, double *load)
+{
+    double k = (double)work->moments[l].k, n_group = (double)work->moments[l].n_group;
+    double sweeps = __builtin_popcount(widths_of(work, l)) *
+                    (double)work->net->layers->layer[l].n_channel * k * k / 2;
+    return mpq_thread_least(load, k * k * k * n_group + sweeps);
+}
+
+static enum mpq_status alloc_offsets(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                     const struct work *work, uint32_t l)
+{
+    for (int b = MPQ_MIN_BITS; b <= MPQ_MAX_BITS; b++) {
+        if (!(widths_of(work, l) >> b & 1))
+            continue;
+        work->offset[l][b] = mpq_arena_alloc(
+            ctx, arena, (size_t)work->net->layers->layer[l].n_param, sizeof(mpq_real));
+        if (!work->offset[l][b])
+            return MPQ_E_NOMEM;
+    }
+    return MPQ_OK;
+}
+
+static enum mpq_status round_work(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                  struct mpq_arena *scratch, struct work *work)
+{
+    size_t n_layer = work->net->layers->n_layer;
+    double *load = mpq_arena_alloc(ctx, scratch, (size_t)mpq_thread_count(), sizeof *load);
+    work->owner = mpq_arena_alloc(ctx, scratch, n_layer, sizeof *work->owner);
+    work->offset = mpq_arena_alloc(ctx, scratch, n_layer, sizeof *work->offset);
+    if (!load || !work->owner || !work->offset)
+        return MPQ_E_NOMEM;
+    for (uint32_t l = work->begin; l < work->end; l++)
+        if (work->moments[l].n_row) {
+            work->owner[l] = deal(work, l, load);
+            MPQ_TRY(alloc_offsets(ctx, arena, work, l));
+        }
+    bool is_dealt = work->end > work->begin + 1 && mpq_gemm_is_concurrent();
+    work->n_strand = is_dealt ? mpq_thread_count() : 1;
+    return mpq_workers_run(ctx, work->n_strand, round_strand, work);
+}
+
 /* Rounds layers [begin, end) by their moments; bits NULL: all widths of each. */
 static enum mpq_status round_layers(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                     struct mpq_supernet *net, const struct mpq_graph *graph,
                                     const uint8_t *bits, uint32_t begin, uint32_t end,
                                     const struct mpq_moments *moments)
 {
-    enum mpq_status status = MPQ_OK;
-    struct mpq_arena *work = mpq_arena_create(ctx);
-    if (!work)
-        return MPQ_E_NOMEM;
-    for (uint32_t l = begin; l < end && status == MPQ_OK; l++) {
-        struct mpq_supernet_layer *layer = &net->layer[l];
-        mpq_bits_mask mask = (mpq_bits_mask)(bits ? 1u << bits[l] : layer->candidates);
-        if (moments[l].n_row)
-            status = round_widths(ctx, arena, work, &net->layers->layer[l], layer, mask, graph,
-                                  &moments[l]);
-        mpq_arena_reset(work);
-    }
-    mpq_arena_free(work);
+    struct work work = {
+        .net = net, .graph = graph, .bits = bits, .moments = moments, .begin = begin, .end = end};
+    struct mpq_arena *scratch = mpq_arena_create(ctx);
+    enum mpq_status status = scratch ? round_work(ctx, arena, scratch, &work) : MPQ_E_NOMEM;
+    mpq_arena_free(scratch);
     return status;
 }
 

@@ -3,6 +3,9 @@
 #include <math.h>
 #include <string.h>
 
+#include "quantcore/base/thread.h"
+#include "quantcore/base/workers.h"
+
 int mpq_bits_lowest(mpq_bits_mask mask)
 {
     return __builtin_ctz(mask);
@@ -82,29 +85,69 @@ static void correct_bias(struct mpq_supernet_layer *layer, const struct mpq_laye
     }
 }
 
+struct fitting {
+    struct mpq_supernet *net;
+    const struct mpq_graph *graph;
+    const struct mpq_layer_stats *stats;
+    mpq_bits_mask integers;
+    int *owner; /* [n_layer] the thread that fits it */
+};
+
+static enum mpq_status fit_layer(struct mpq_ctx *ctx, const struct fitting *f, uint32_t l)
+{
+    struct mpq_supernet_layer *layer = &f->net->layer[l];
+    const struct mpq_layer *shape = &f->net->layers->layer[l];
+    for (int b = MPQ_MIN_BITS; b <= MPQ_MAX_BITS; b++) {
+        struct mpq_supernet_width *width = &layer->width[b];
+        if (!(layer->candidates >> b & 1))
+            continue;
+        MPQ_TRY(mpq_levels_fit(ctx, shape, layer->w, f->stats[l].input_power, b,
+                               f->integers >> b & 1, &width->levels, width->scale));
+        /* As the file will hold them: a rounded scale is a gain, and its mean must be undone too.
+         */
+        for (int64_t c = 0; c < shape->n_channel; c++)
+            width->scale[c] = mpq_scale_round((float)width->scale[c]);
+        if (width->bias)
+            correct_bias(layer, shape, width, f->graph->value[shape->bias].constant->data,
+                         f->stats[l].input_mean);
+    }
+    return MPQ_OK;
+}
+
+static enum mpq_status fit_strand(struct mpq_ctx *ctx, struct mpq_arena *scratch, void *arg,
+                                  int64_t strand)
+{
+    const struct fitting *f = arg;
+    (void)scratch;
+    for (uint32_t l = 0; l < f->net->layers->n_layer; l++)
+        if (f->owner[l] == strand)
+            MPQ_TRY(fit_layer(ctx, f, l));
+    return MPQ_OK;
+}
+
+static enum mpq_status fit(struct mpq_ctx *ctx, struct mpq_arena *scratch, struct fitting *f)
+{
+    uint32_t n_layer = f->net->layers->n_layer;
+    double *load = mpq_arena_alloc(ctx, scratch, (size_t)mpq_thread_count(), sizeof *load);
+    f->owner = mpq_arena_alloc(ctx, scratch, n_layer, sizeof *f->owner);
+    if (!load || !f->owner)
+        return MPQ_E_NOMEM;
+    for (uint32_t l = 0; l < n_layer; l++)
+        f->owner[l] = mpq_thread_least(load, (double)f->net->layers->layer[l].n_param);
+    return mpq_workers_run(ctx, mpq_thread_count(), fit_strand, f);
+}
+
 enum mpq_status mpq_supernet_fit(struct mpq_ctx *ctx, struct mpq_supernet *net,
                                  const struct mpq_graph *graph, const struct mpq_layer_stats *stats,
                                  mpq_bits_mask integers)
 {
-    for (uint32_t l = 0; l < net->layers->n_layer; l++) {
-        struct mpq_supernet_layer *layer = &net->layer[l];
-        const struct mpq_layer *shape = &net->layers->layer[l];
-        for (int b = MPQ_MIN_BITS; b <= MPQ_MAX_BITS; b++) {
-            struct mpq_supernet_width *width = &layer->width[b];
-            if (!(layer->candidates >> b & 1))
-                continue;
-            MPQ_TRY(mpq_levels_fit(ctx, shape, layer->w, stats[l].input_power, b, integers >> b & 1,
-                                   &width->levels, width->scale));
-            /* As the file will hold them: a rounded scale is a gain, and its mean must be undone
-             * too. */
-            for (int64_t c = 0; c < shape->n_channel; c++)
-                width->scale[c] = mpq_scale_round((float)width->scale[c]);
-            if (width->bias)
-                correct_bias(layer, shape, width, graph->value[shape->bias].constant->data,
-                             stats[l].input_mean);
-        }
-    }
-    return MPQ_OK;
+    struct fitting fitting = {net, graph, stats, integers, NULL};
+    struct mpq_arena *scratch = mpq_arena_create(ctx);
+    if (!scratch)
+        return MPQ_E_NOMEM;
+    enum mpq_status status = fit(ctx, scratch, &fitting);
+    mpq_arena_free(scratch);
+    return status;
 }
 
 void mpq_supernet_fit_min_max(struct mpq_supernet *net)

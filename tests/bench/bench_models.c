@@ -325,8 +325,8 @@ static struct training prepare_training(struct bench *b)
     struct mpq_network network =
         float_network(b, &(struct mpq_exec_options){.keep = t.observer.keep});
     mpq_exec_forward(network.exec, 0, b->graph->n_node);
-    check(b, mpq_observer_add(&b->ctx, &t.observer, b->graph, network.exec, network.batch,
-                              network.batch));
+    check(b, mpq_observer_add(&b->ctx, &t.observer, b->graph, network.exec, 0, b->graph->n_node,
+                              network.batch, network.batch));
     mpq_observer_ranges(&t.observer, (struct mpq_act_form){.bits = 8}, t.quant);
     check(b, mpq_insert_fake_quant(&b->ctx, b->arena, b->graph, &b->act, t.quant, &t.fake_graph,
                                    t.node_of));

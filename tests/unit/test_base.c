@@ -285,6 +285,21 @@ static void every_index_is_visited_once(void **state)
     assert_true(mpq_thread_available() >= 1);
 }
 
+static void pieces_go_to_who_has_least(void **state)
+{
+    (void)state;
+    static const double cost[] = {5, 1, 1, 2, 9, 1};
+    static const int want[] = {0, 1, 2, 1, 2, 1};
+    double load[3] = {0};
+    mpq_thread_set_count(3);
+    for (size_t i = 0; i < MPQ_COUNT(cost); i++)
+        assert_int_equal(mpq_thread_least(load, cost[i]), want[i]);
+    CHECK_NEAR(load[0], 5, 0, 0);
+    CHECK_NEAR(load[1], 4, 0, 0);
+    CHECK_NEAR(load[2], 10, 0, 0);
+    mpq_thread_set_count(1);
+}
+
 static void visit_nested(void *arg, int64_t begin, int64_t end, int thread)
 {
     (void)thread;
@@ -324,6 +339,7 @@ int main(void)
         TEST(strmap_keeps_the_first_index),
         TEST(strmap_survives_a_failed_growth),
         TEST(every_index_is_visited_once),
+        TEST(pieces_go_to_who_has_least),
         TEST(nested_calls_run_serially),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -36,7 +36,8 @@ static void observe_new(struct case_ *c, struct net *net, uint32_t batch, uint32
             mpq_tensor_set_double(x, k, (double)(k * 7 % 11) / 11 - 0.3);
     }
     mpq_exec_forward(c->exec, 0, graph->n_node);
-    CHECK_OK(ctx, mpq_observer_add(ctx, &c->observer, graph, c->exec, batch, n_new));
+    CHECK_OK(ctx,
+             mpq_observer_add(ctx, &c->observer, graph, c->exec, 0, graph->n_node, batch, n_new));
 }
 
 static void observe(struct case_ *c, struct net *net, uint32_t batch)

@@ -114,10 +114,15 @@ void mpq_gram(int64_t k, int64_t n, const mpq_real *x, mpq_real *gram)
 /* OpenBLAS built for OpenMP runs a call made inside a parallel region on the calling thread, and
  * one built for pthreads locks what concurrent calls share. A sequential build may share it without
  * a lock and give wrong products (OpenBLAS issues 1755, 1761, 2126). */
+bool mpq_gemm_is_concurrent(void)
+{
+    return openblas_get_parallel() != OPENBLAS_SEQUENTIAL;
+}
+
 void mpq_gemm_parallel_for(int64_t n, int64_t grain,
                            void (*fn)(void *arg, int64_t begin, int64_t end, int thread), void *arg)
 {
-    if (openblas_get_parallel() != OPENBLAS_SEQUENTIAL)
+    if (mpq_gemm_is_concurrent())
         mpq_parallel_for(n, grain, fn, arg);
     else if (n > 0)
         fn(arg, 0, n, 0);

@@ -19,8 +19,10 @@ void mpq_gemm(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, mpq_r
  * stays. */
 void mpq_gram(int64_t k, int64_t n, const mpq_real *x, mpq_real *gram);
 
-/* mpq_parallel_for() for an fn that calls mpq_gemm(): on one thread where BLAS does not allow
- * concurrent calls. */
+/* Whether several threads may call BLAS at once. */
+bool mpq_gemm_is_concurrent(void);
+
+/* mpq_parallel_for() for an fn that calls mpq_gemm(): on one thread where they may not. */
 void mpq_gemm_parallel_for(int64_t n, int64_t grain,
                            void (*fn)(void *arg, int64_t begin, int64_t end, int thread),
                            void *arg);

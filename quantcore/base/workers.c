@@ -1,4 +1,4 @@
-#include "calibration/workers.h"
+#include "quantcore/base/workers.h"
 
 #include "quantcore/base/thread.h"
 

@@ -1,6 +1,6 @@
 /* Work on samples that can fail and needs memory, on all threads. */
-#ifndef MPQ_CALIBRATION_WORKERS_H
-#define MPQ_CALIBRATION_WORKERS_H
+#ifndef MPQ_BASE_WORKERS_H
+#define MPQ_BASE_WORKERS_H
 
 #include "quantcore/base/arena.h"
 
