@@ -3,11 +3,13 @@
 #include <math.h>
 #include <string.h>
 
+#include "quantcore/base/integer.h"
 #include "quantcore/base/simd.h"
 #include "quantcore/base/thread.h"
 #include "quantcore/ops/kernel/pool.h"
 #include "quantcore/ops/kernel/quantized.h"
 #include "quantcore/ops/kernel/scratch.h"
+#include "quantcore/ops/kernel/tile.h"
 #include "quantcore/ops/op_util.h"
 
 struct job {
@@ -109,52 +111,91 @@ static void find_maxima(void *arg, int64_t begin, int64_t end, int thread)
 
 /* ---- backward ---- */
 
-/* A plane with its columns dealt out by their place in a stride, so that a tap of neighbouring
- * windows reads neighbours: column c of a row, padding counted, is element c / stride of phase
- * c % stride. Padding is NaN, which equals no maximum. */
+/* A plane with its padding, NaN, which equals no maximum, and with its columns dealt out by their
+ * place in a stride, so that a tap of neighbouring windows reads neighbours: column c of a row is
+ * element c / stride of phase c % stride. */
 struct dealt {
-    int64_t stride, width; /* phases; elements of a row of a phase, to which rows are rounded up */
-    int64_t n_row;
-    mpq_real *x, *dx;   /* [n_row][stride][width] */
-    mpq_real *y, *left; /* [width] a row of maxima, and of the gradients not yet handed out */
+    int64_t rows[2];       /* depth and height, padding counted */
+    int64_t stride, width; /* phases of a row; their elements, a multiple of ROW_ROUND */
+    int64_t n_tap;
+    int64_t reach;            /* elements from a window's first to its last */
+    mpq_real *x, *dx;         /* [rows][stride][width], x with ROW_ROUND more */
+    mpq_real *y, *dy, *at;    /* a row of maxima, their gradients, and the tap each is at;
+                                 `reach` elements before the last two and ROW_ROUND behind */
+    int64_t *offset;          /* [n_tap] of what it reads, from the first window's on */
+    int64_t *shift;           /* [n_tap] of its phase, by phases */
+    mpq_real *tap;            /* [n_tap] likewise its number among all */
+    int64_t *n_of, *phase_of; /* [n_line] taps of a phase of a row; where that is in dx */
+    int64_t n_line;
 };
 
 #define ROW_ROUND 16
 
+static int64_t padded(const struct mpq_pool_dim *d)
+{
+    return mpq_max(d->pad + d->in, (d->out - 1) * d->stride + (d->kernel - 1) * d->dilation + 1);
+}
+
 static size_t dealt_setup(const struct mpq_pool *pool, void *base, struct dealt *out)
 {
-    const struct mpq_pool_dim *w = &pool->dim[2];
+    const struct mpq_pool_dim *d = pool->dim;
     size_t used = 0;
-    int64_t reach = (w->kernel - 1) * w->dilation / w->stride;
-    int64_t width = (w->out + ROW_ROUND - 1) / ROW_ROUND * ROW_ROUND + reach;
-    int64_t needed = (w->pad + w->in + w->stride - 1) / w->stride;
-    out->stride = w->stride;
-    out->width = width > needed ? width : needed;
-    out->n_row = pool->dim[0].in * pool->dim[1].in;
-    int64_t n = out->n_row * out->stride * out->width;
-    out->x = mpq_scratch_take(base, &used, n, sizeof(mpq_real));
+    for (int i = 0; i < 2; i++)
+        out->rows[i] = padded(&d[i]);
+    out->stride = d[2].stride;
+    out->width = mpq_ceil_div(mpq_ceil_div(padded(&d[2]), d[2].stride), ROW_ROUND) * ROW_ROUND;
+    out->reach = (d[2].kernel - 1) * d[2].dilation / d[2].stride;
+    out->n_tap = d[0].kernel * d[1].kernel * d[2].kernel;
+    out->n_line = d[0].kernel * d[1].kernel * mpq_min(d[2].stride, d[2].kernel * d[2].dilation);
+    int64_t n = out->rows[0] * out->rows[1] * out->stride * out->width;
+    int64_t row = out->reach + out->width + ROW_ROUND;
+    out->x = mpq_scratch_take(base, &used, n + ROW_ROUND + out->reach, sizeof(mpq_real));
     out->dx = mpq_scratch_take(base, &used, n, sizeof(mpq_real));
-    out->y = mpq_scratch_take(base, &used, out->width, sizeof(mpq_real));
-    out->left = mpq_scratch_take(base, &used, out->width, sizeof(mpq_real));
+    out->y = mpq_scratch_take(base, &used, row, sizeof(mpq_real));
+    out->dy = mpq_scratch_take(base, &used, row, sizeof(mpq_real));
+    out->at = mpq_scratch_take(base, &used, row, sizeof(mpq_real));
+    out->tap = mpq_scratch_take(base, &used, out->n_tap, sizeof(mpq_real));
+    out->offset = mpq_scratch_take(base, &used, out->n_tap, sizeof *out->offset);
+    out->shift = mpq_scratch_take(base, &used, out->n_tap, sizeof *out->shift);
+    out->n_of = mpq_scratch_take(base, &used, out->n_line, sizeof *out->n_of);
+    out->phase_of = mpq_scratch_take(base, &used, out->n_line, sizeof *out->phase_of);
     return used;
 }
 
-MPQ_INLINE void deal_phase(mpq_real *restrict to, const mpq_real *restrict x, int64_t n,
-                           int64_t stride)
+/* The tables, and what no plane changes. */
+static void dealt_init(const struct mpq_pool *pool, struct dealt *d)
 {
-    for (int64_t i = 0; i < n; i++)
-        to[i] = x[i * stride];
-}
-
-MPQ_INLINE void collect_phase(mpq_real *restrict dx, const mpq_real *restrict from, int64_t n,
-                              int64_t stride, bool fresh)
-{
-    if (fresh)
-        for (int64_t i = 0; i < n; i++)
-            dx[i * stride] = from[i];
-    else
-        for (int64_t i = 0; i < n; i++)
-            dx[i * stride] += from[i];
+    const struct mpq_pool_dim *dim = pool->dim;
+    int64_t n_shift = 0, n_line = 0, row = d->stride * d->width;
+    for (int64_t i = 0; i < d->rows[0] * d->rows[1] * row + ROW_ROUND + d->reach; i++)
+        d->x[i] = NAN;
+    for (int64_t i = 0; i < d->reach + d->width + ROW_ROUND; i++) {
+        d->y[i] = d->dy[i] = 0;
+        d->at[i] = -1;
+    }
+    for (int64_t line = 0; line < dim[0].kernel * dim[1].kernel; line++) {
+        int64_t kd = line / dim[1].kernel, kh = line % dim[1].kernel;
+        int64_t first = (kd * dim[0].dilation * d->rows[1] + kh * dim[1].dilation) * row;
+        for (int64_t kw = 0; kw < dim[2].kernel; kw++) {
+            int64_t shift = kw * dim[2].dilation;
+            d->offset[line * dim[2].kernel + kw] =
+                first + shift % d->stride * d->width + shift / d->stride;
+        }
+        for (int64_t phase = 0; phase < d->stride; phase++) {
+            int64_t n = 0;
+            for (int64_t kw = 0; kw < dim[2].kernel; kw++)
+                if (kw * dim[2].dilation % d->stride == phase) {
+                    d->shift[n_shift + n] = kw * dim[2].dilation / d->stride;
+                    d->tap[n_shift + n++] = (mpq_real)(line * dim[2].kernel + kw);
+                }
+            if (n == 0)
+                continue;
+            d->n_of[n_line] = n;
+            d->phase_of[n_line++] = first + phase * d->width;
+            n_shift += n;
+        }
+    }
+    d->n_line = n_line;
 }
 
 /* Columns of a phase that are not padding: n of them, from column `first` of the input and element
@@ -169,75 +210,132 @@ static int64_t phase_columns(const struct mpq_pool_dim *w, int64_t phase, int64_
     return first < w->in ? (w->in - 1 - first) / w->stride + 1 : 0;
 }
 
+/* The dealt row of row r of the plane. */
+static int64_t dealt_row(const struct dealt *d, const struct mpq_pool *pool, int64_t r)
+{
+    int64_t height = pool->dim[1].in;
+    return ((r / height + pool->dim[0].pad) * d->rows[1] + r % height + pool->dim[1].pad) *
+           d->stride * d->width;
+}
+
+MPQ_INLINE void deal_phase(mpq_real *restrict to, const mpq_real *restrict x, int64_t n,
+                           int64_t stride)
+{
+    for (int64_t i = 0; i < n; i++)
+        to[i] = x[i * stride];
+}
+
+/* n columns to both phases of a stride of 2. */
+MPQ_INLINE void deal_pairs(mpq_real *restrict even, mpq_real *restrict odd,
+                           const mpq_real *restrict x, int64_t n)
+{
+    for (int64_t i = 0; i < n / 2; i++) {
+        even[i] = x[2 * i];
+        odd[i] = x[2 * i + 1];
+    }
+    if (n % 2)
+        even[n / 2] = x[n - 1];
+}
+
+/* Stride 2 without padding in front: both phases in one pass. */
+static bool is_in_pairs(const struct mpq_pool *pool)
+{
+    return pool->dim[2].stride == 2 && pool->dim[2].pad == 0;
+}
+
 MPQ_MULTIVERSION
 static void deal(const struct dealt *d, const struct mpq_pool *pool, const mpq_real *x)
 {
     const struct mpq_pool_dim *w = &pool->dim[2];
-    for (int64_t i = 0; i < d->n_row * d->stride * d->width; i++) {
-        d->x[i] = NAN;
-        d->dx[i] = 0;
-    }
-    for (int64_t phase = 0; phase < d->stride; phase++) {
+    bool in_pairs = is_in_pairs(pool);
+    for (int64_t phase = 0; phase < (in_pairs ? 1 : d->stride); phase++) {
         int64_t first, at, n = phase_columns(w, phase, &first, &at);
-        for (int64_t r = 0; r < d->n_row; r++) {
-            mpq_real *to = d->x + (r * d->stride + phase) * d->width + at;
-            if (w->stride == 1)
+        for (int64_t r = 0; r < pool->dim[0].in * pool->dim[1].in; r++) {
+            mpq_real *to = d->x + dealt_row(d, pool, r) + phase * d->width + at;
+            if (in_pairs)
+                deal_pairs(to, to + d->width, x + r * w->in, w->in);
+            else if (w->stride == 1)
                 deal_phase(to, x + r * w->in + first, n, 1);
-            else if (w->stride == 2)
-                deal_phase(to, x + r * w->in + first, n, 2);
             else
                 deal_phase(to, x + r * w->in + first, n, w->stride);
         }
     }
 }
 
+MPQ_INLINE void collect_phase(mpq_real *restrict dx, const mpq_real *restrict from, int64_t n,
+                              int64_t stride, bool fresh)
+{
+    if (fresh)
+        for (int64_t i = 0; i < n; i++)
+            dx[i * stride] = from[i];
+    else
+        for (int64_t i = 0; i < n; i++)
+            dx[i * stride] += from[i];
+}
+
+/* n columns of both phases of a stride of 2. */
+MPQ_INLINE void collect_pairs(mpq_real *restrict dx, const mpq_real *restrict even,
+                              const mpq_real *restrict odd, int64_t n, bool fresh)
+{
+    int64_t pairs = n / 2;
+    if (fresh)
+        for (int64_t i = 0; i < pairs; i++) {
+            dx[2 * i] = even[i];
+            dx[2 * i + 1] = odd[i];
+        }
+    else
+        for (int64_t i = 0; i < pairs; i++) {
+            dx[2 * i] += even[i];
+            dx[2 * i + 1] += odd[i];
+        }
+    if (n % 2)
+        dx[n - 1] = even[pairs] + (fresh ? 0 : dx[n - 1]);
+}
+
 MPQ_MULTIVERSION
 static void collect(const struct dealt *d, const struct mpq_pool *pool, bool fresh, mpq_real *dx)
 {
     const struct mpq_pool_dim *w = &pool->dim[2];
-    for (int64_t r = 0; r < d->n_row; r++)
-        for (int64_t phase = 0; phase < d->stride; phase++) {
-            int64_t first, at, n = phase_columns(w, phase, &first, &at);
-            const mpq_real *from = d->dx + (r * d->stride + phase) * d->width + at;
-            if (w->stride == 1)
-                collect_phase(dx + r * w->in + first, from, n, 1, fresh);
-            else if (w->stride == 2)
-                collect_phase(dx + r * w->in + first, from, n, 2, fresh);
+    bool in_pairs = is_in_pairs(pool);
+    for (int64_t phase = 0; phase < (in_pairs ? 1 : d->stride); phase++) {
+        int64_t first, at, n = phase_columns(w, phase, &first, &at);
+        for (int64_t r = 0; r < pool->dim[0].in * pool->dim[1].in; r++) {
+            const mpq_real *from = d->dx + dealt_row(d, pool, r) + phase * d->width + at;
+            mpq_real *to = dx + r * w->in;
+            if (in_pairs)
+                collect_pairs(to, from, from + d->width, w->in, fresh);
+            else if (w->stride == 1)
+                collect_phase(to + first, from, n, 1, fresh);
             else
-                collect_phase(dx + r * w->in + first, from, n, w->stride, fresh);
+                collect_phase(to + first, from, n, w->stride, fresh);
         }
-}
-
-/* Taps in their order, so that the first of equal elements gets the gradient. */
-MPQ_INLINE void take_tap(const mpq_real *restrict x, const mpq_real *restrict y,
-                         mpq_real *restrict left, mpq_real *restrict dx, int64_t n)
-{
-    for (int64_t i = 0; i < n; i++) {
-        mpq_real taken = x[i] == y[i] ? left[i] : 0;
-        dx[i] += taken;
-        left[i] = x[i] == y[i] ? 0 : left[i];
     }
 }
 
-MPQ_MULTIVERSION
+/* dx takes what windows have for it: reading shifted and writing in place, not the other way, as
+ * what was just written can be read quickly only where it was. */
 static void hand_out_row(const struct dealt *d, const struct mpq_pool *pool, int64_t od, int64_t oh)
 {
-    const struct mpq_pool_dim *dim = &pool->dim[0], *h = &pool->dim[1], *w = &pool->dim[2];
-    int64_t n = (w->out + ROW_ROUND - 1) / ROW_ROUND * ROW_ROUND;
-    for (int64_t kd = 0; kd < dim->kernel; kd++) {
-        int64_t depth = od * dim->stride + kd * dim->dilation - dim->pad;
-        for (int64_t kh = 0; kh < h->kernel && depth >= 0 && depth < dim->in; kh++) {
-            int64_t row = oh * h->stride + kh * h->dilation - h->pad;
-            if (row < 0 || row >= h->in)
-                continue;
-            for (int64_t kw = 0; kw < w->kernel; kw++) {
-                int64_t shift = kw * w->dilation;
-                int64_t from = ((depth * h->in + row) * d->stride + shift % w->stride) * d->width +
-                               shift / w->stride;
-                take_tap(d->x + from, d->y, d->left, d->dx + from, n);
-            }
-        }
-    }
+    const struct mpq_tile_set *set = mpq_tile_best();
+    const struct mpq_pool_dim *w = &pool->dim[2];
+    int64_t row = (od * pool->dim[0].stride * d->rows[1] + oh * pool->dim[1].stride) * d->stride;
+    mpq_real *dx = d->dx + row * d->width, *dy = d->dy + d->reach, *at = d->at + d->reach;
+    const int64_t *shift = d->shift;
+    const mpq_real *tap = d->tap;
+    set->match(w->out, d->n_tap, d->x + row * d->width, d->offset, d->y, at);
+    for (int64_t i = 0; i < d->n_line; shift += d->n_of[i], tap += d->n_of[i], i++)
+        set->hand_out(w->out + d->reach, d->n_of[i], shift, tap, at, dy, dx + d->phase_of[i]);
+}
+
+/* Asks for share i of n of a plane, so that memory is busy while gradients are handed out. */
+static void fetch_share(const mpq_real *plane, int64_t count, int64_t i, int64_t n, bool to_write)
+{
+    const int64_t line = 64 / (int64_t)sizeof *plane;
+    for (int64_t k = count * i / n; k < count * (i + 1) / n; k += line)
+        if (to_write)
+            __builtin_prefetch(plane + k, 1, 2);
+        else
+            __builtin_prefetch(plane + k, 0, 2);
 }
 
 static void back_planes(void *arg, int64_t begin, int64_t end, int thread)
@@ -247,19 +345,21 @@ static void back_planes(void *arg, int64_t begin, int64_t end, int thread)
     struct dealt d;
     size_t bytes = dealt_setup(pool, NULL, &d);
     (void)dealt_setup(pool, job->workspace + (size_t)thread * bytes, &d);
-    memset(d.y, 0, (size_t)d.width * sizeof *d.y);
-    memset(d.left, 0, (size_t)d.width * sizeof *d.left);
-    int64_t columns = pool->dim[2].out;
+    dealt_init(pool, &d);
+    int64_t columns = pool->dim[2].out, rows = pool->dim[0].out * pool->dim[1].out;
+    int64_t elements = d.rows[0] * d.rows[1] * d.stride * d.width, in = pool->in_count;
     for (int64_t p = begin; p < end; p++) {
         const mpq_real *y = job->y + p * pool->out_count, *dy = job->dy + p * pool->out_count;
-        deal(&d, pool, job->x + p * pool->in_count);
-        for (int64_t od = 0; od < pool->dim[0].out; od++)
-            for (int64_t oh = 0; oh < pool->dim[1].out; oh++, y += columns, dy += columns) {
-                memcpy(d.y, y, (size_t)columns * sizeof *y);
-                memcpy(d.left, dy, (size_t)columns * sizeof *dy);
-                hand_out_row(&d, pool, od, oh);
-            }
-        collect(&d, pool, job->fresh, job->out + p * pool->in_count);
+        deal(&d, pool, job->x + p * in);
+        memset(d.dx, 0, (size_t)elements * sizeof *d.dx);
+        for (int64_t row = 0; row < rows; row++, y += columns, dy += columns) {
+            fetch_share(job->out + p * in, in, row, rows, true);
+            fetch_share(job->x + mpq_min(p + 1, end - 1) * in, in, row, rows, false);
+            memcpy(d.y, y, (size_t)columns * sizeof *y);
+            memcpy(d.dy + d.reach, dy, (size_t)columns * sizeof *dy);
+            hand_out_row(&d, pool, row / pool->dim[1].out, row % pool->dim[1].out);
+        }
+        collect(&d, pool, job->fresh, job->out + p * in);
     }
 }
 

@@ -303,6 +303,43 @@ static void test_winograd(void **state)
         }
 }
 
+/* Where maxima are, several equal, and what they hand out. */
+static void test_match_and_hand_out(void **state)
+{
+    enum { N = 40, REACH = 3 };
+    (void)state;
+    for (int i = 0; mpq_tile_at(i); i++)
+        for (int n = 1; n <= N; n += 3) {
+            const struct mpq_tile_set *set = mpq_tile_at(i);
+            static mpq_real from[N_S], y[64], at[REACH + 64], dx[64];
+            const mpq_real tap[] = {5, 0, 3};
+            const int64_t shift[] = {0, 1, REACH};
+            for (int j = 0; j < N_S; j++)
+                from[j] = MPQ_REAL(1.0) * (s[j] > 0) + (s[j] > 1);
+            for (int j = 0; j < REACH + 64; j++)
+                at[j] = -1;
+            for (int j = 0; j < 64; j++)
+                y[j] = (mpq_real)(j % 4);
+            set->match(n, 6, from, offset, y, at + REACH);
+            for (int j = 0; j < n; j++) {
+                int first = 0;
+                while (first < 6 && from[offset[first] + j] != y[j])
+                    first++;
+                assert_true(at[REACH + j] == (mpq_real)(first < 6 ? first : -1));
+            }
+            for (int j = 0; j < 64; j++)
+                dx[j] = 1;
+            set->hand_out(n, 3, shift, tap, at + REACH, t + REACH, dx);
+            for (int j = 0; j < n; j++) {
+                double want = 1;
+                for (int k = 0; k < 3; k++)
+                    want +=
+                        at[REACH + j - shift[k]] == tap[k] ? (double)t[REACH + j - shift[k]] : 0;
+                CHECK_NEAR(dx[j], want, 1e-6, 1e-6);
+            }
+        }
+}
+
 static void test_transpose(void **state)
 {
     (void)state;
@@ -323,11 +360,17 @@ static void test_transpose(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_product),      cmocka_unit_test(test_bytes),
-        cmocka_unit_test(test_gradient),     cmocka_unit_test(test_filter_and_correlate),
-        cmocka_unit_test(test_filter_rows),  cmocka_unit_test(test_filter_same),
-        cmocka_unit_test(test_filter_lanes), cmocka_unit_test(test_copy_rows),
-        cmocka_unit_test(test_winograd),     cmocka_unit_test(test_transpose),
+        cmocka_unit_test(test_product),
+        cmocka_unit_test(test_bytes),
+        cmocka_unit_test(test_gradient),
+        cmocka_unit_test(test_filter_and_correlate),
+        cmocka_unit_test(test_filter_rows),
+        cmocka_unit_test(test_filter_same),
+        cmocka_unit_test(test_filter_lanes),
+        cmocka_unit_test(test_copy_rows),
+        cmocka_unit_test(test_winograd),
+        cmocka_unit_test(test_transpose),
+        cmocka_unit_test(test_match_and_hand_out),
     };
     return cmocka_run_group_tests(tests, set_up, NULL);
 }

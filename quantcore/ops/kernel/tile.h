@@ -104,6 +104,16 @@ struct mpq_tile_set {
     void (*correlate)(int64_t n, int64_t n_k, const mpq_real *g, const int64_t *offset,
                       const mpq_real *s, mpq_real *c);
 
+    /* at[j] = the first k whose s[offset[k] + j] equals y[j], or -1, for j in 0 .. n rounded up to
+     * lanes. */
+    void (*match)(int64_t n, int64_t n_k, const mpq_real *s, const int64_t *offset,
+                  const mpq_real *y, mpq_real *at);
+
+    /* dx[j] += sum of dy[j - shift[k]] over the k whose tap[k] is at[j - shift[k]], for j in
+     * 0 .. n rounded up to lanes. */
+    void (*hand_out)(int64_t n, int64_t n_k, const int64_t *shift, const mpq_real *tap,
+                     const mpq_real *at, const mpq_real *dy, mpq_real *dx);
+
     /* t[j * ldt + i] = a[i * lda + j] for i in 0 .. rows, j in 0 .. columns. Where rows < lanes, of
      * t more may be written, up to i = lanes. */
     void (*transpose)(int64_t rows, int64_t columns, const mpq_real *a, int64_t lda, mpq_real *t,
