@@ -19,8 +19,8 @@
 void mpq_memory_return_early(void)
 {
 #ifdef __GLIBC__
-    mallopt(M_MMAP_THRESHOLD, 1 << 17);
-    mallopt(M_TRIM_THRESHOLD, 1 << 17);
+    mallopt(M_MMAP_THRESHOLD, 1 << 20);
+    mallopt(M_TRIM_THRESHOLD, 1 << 20);
 #endif
 }
 

@@ -237,9 +237,11 @@ enum mpq_status mpq_pipeline_crew(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                   const struct mpq_exec_options *options,
                                   struct mpq_crew *out) MPQ_CHECKED;
 
-/* Of the tune part, as many samples as ranges are taken from; fewer where nothing else takes time,
- * as long as activations then lose next to nothing. A function of model and data alone, so that a
- * run repeats. */
+/* How many samples ranges may be taken from; fewer where nothing else takes time, as long as
+ * activations then lose next to nothing. A function of the model alone, so that a run repeats. */
+uint32_t mpq_pipeline_affordable(const struct mpq_pipeline *p);
+
+/* As many of the tune part. */
 uint32_t mpq_pipeline_observed(const struct mpq_pipeline *p);
 
 /* Run the float graph over so many; fills p->observer, p->moments where rounding is to have them,

@@ -74,6 +74,17 @@ static void count_parts(const struct mpq_pipeline *p, uint32_t n, uint32_t *out_
     }
 }
 
+/* Where nothing is decided, the first samples of the report part do for `decide`, and measuring may
+ * take no longer than learning does: who wants to know more says --eval. */
+static void report_alone(struct mpq_pipeline *p, uint32_t n_decide, uint32_t n_report,
+                         struct mpq_part *rest)
+{
+    uint32_t most = mpq_pipeline_affordable(p);
+    p->decide = p->report = take(rest, n_report > n_decide ? n_report : n_decide);
+    p->decide.n = n_decide;
+    p->report.n = p->report.n < most ? p->report.n : most;
+}
+
 enum mpq_status mpq_pipeline_data(struct mpq_ctx *ctx, struct mpq_pipeline *p)
 {
     enum { MIN_TO_SPLIT = 10 };
@@ -104,10 +115,9 @@ enum mpq_status mpq_pipeline_data(struct mpq_ctx *ctx, struct mpq_pipeline *p)
     } else {
         uint32_t n_decide, n_report;
         count_parts(p, n, &n_decide, &n_report);
-        if (p->decides_on_report) {
-            p->decide = p->report = take(&rest, n_report > n_decide ? n_report : n_decide);
-            p->decide.n = n_decide;
-        } else
+        if (p->decides_on_report)
+            report_alone(p, n_decide, n_report, &rest);
+        else
             p->decide = take(&rest, n_decide);
         if (!eval && !p->is_synthetic && !p->decides_on_report)
             p->report = take(&rest, n_report);

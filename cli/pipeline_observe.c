@@ -11,14 +11,20 @@ enum mpq_status mpq_pipeline_crew(struct mpq_ctx *ctx, struct mpq_arena *arena,
     return mpq_crew_create(ctx, arena, graph, batch, is_alone ? 1 : n_sample, options, out);
 }
 
-uint32_t mpq_pipeline_observed(const struct mpq_pipeline *p)
+uint32_t mpq_pipeline_affordable(const struct mpq_pipeline *p)
 {
     enum { LEAST = 32, MOST = 1024 };
     uint64_t budget = (uint64_t)(p->observes_more ? 1e11 : 1e10);
-    uint64_t n = MOST, affordable = budget / mpq_pipeline_macs(p);
-    if (mpq_pipeline_is_fixed(p) && affordable < n)
-        n = affordable < LEAST ? LEAST : affordable;
-    return n < p->tune.n ? (uint32_t)n : p->tune.n;
+    uint64_t n = budget / mpq_pipeline_macs(p);
+    if (!mpq_pipeline_is_fixed(p) || n > MOST)
+        return MOST;
+    return n < LEAST ? LEAST : (uint32_t)n;
+}
+
+uint32_t mpq_pipeline_observed(const struct mpq_pipeline *p)
+{
+    uint32_t n = mpq_pipeline_affordable(p);
+    return n < p->tune.n ? n : p->tune.n;
 }
 
 /* The float networks at work, and what is learned from them besides the ranges. */

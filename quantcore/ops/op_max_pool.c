@@ -10,6 +10,7 @@
 #include "quantcore/ops/kernel/quantized.h"
 #include "quantcore/ops/kernel/scratch.h"
 #include "quantcore/ops/kernel/tile.h"
+#include "quantcore/ops/kernel/window_max.h"
 #include "quantcore/ops/op_util.h"
 
 struct job {
@@ -49,14 +50,26 @@ static void max_row(mpq_real *restrict y, const mpq_real *restrict x, int64_t n,
             y[i] = x[i * stride] > y[i] ? x[i * stride] : y[i];
 }
 
+static size_t row_bytes(const struct mpq_pool *pool)
+{
+    return mpq_window_max_takes(pool) ? mpq_window_max_bytes(pool, sizeof(mpq_real))
+                                      : mpq_pool_separable_bytes(pool);
+}
+
 static void forward_planes(void *arg, int64_t begin, int64_t end, int thread)
 {
     const struct job *job = arg;
     const struct mpq_pool *pool = &job->pool;
-    char *row = job->workspace + (size_t)thread * mpq_pool_separable_bytes(pool);
-    for (int64_t p = begin; p < end; p++)
-        mpq_pool_separable(pool, job->x + p * pool->in_count, job->out + p * pool->out_count,
-                           -INFINITY, (mpq_real *)(void *)row, max_row);
+    void *row = job->workspace + (size_t)thread * row_bytes(pool);
+    bool takes = mpq_window_max_takes(pool);
+    for (int64_t p = begin; p < end; p++) {
+        const mpq_real *x = job->x + p * pool->in_count;
+        mpq_real *y = job->out + p * pool->out_count;
+        if (takes)
+            mpq_window_max_real(pool, x, y, row);
+        else
+            mpq_pool_separable(pool, x, y, -INFINITY, row, max_row);
+    }
 }
 
 /* Offset in the plane of the first element of window o that equals `value`; -1 for a window that
@@ -375,12 +388,29 @@ struct byte_job {
     bool is_signed;
     const uint8_t *x;
     uint8_t *y;
-    mpq_real *room; /* [threads][in_count + out_count + a row] */
+    mpq_real *room; /* [threads][in_count + out_count + a row], or a row of bytes */
 };
 
 static int64_t room_of_thread(const struct mpq_pool *pool)
 {
+    if (mpq_window_max_takes(pool))
+        return (int64_t)(mpq_window_max_bytes(pool, 1) / sizeof(mpq_real));
     return (pool->in_count + pool->out_count + pool->dim[2].in + 15) / 16 * 16;
+}
+
+static void byte_windows(void *arg, int64_t begin, int64_t end, int thread)
+{
+    const struct byte_job *job = arg;
+    const struct mpq_pool *pool = &job->pool;
+    mpq_real *row = job->room + thread * room_of_thread(pool);
+    for (int64_t p = begin; p < end; p++) {
+        const uint8_t *x = job->x + p * pool->in_count;
+        uint8_t *y = job->y + p * pool->out_count;
+        if (job->is_signed)
+            mpq_window_max_i8(pool, (const int8_t *)x, (int8_t *)y, row);
+        else
+            mpq_window_max_u8(pool, x, y, row);
+    }
 }
 
 static void byte_planes(void *arg, int64_t begin, int64_t end, int thread)
@@ -405,7 +435,8 @@ static void pool_bytes(const struct mpq_kernel_args *args)
                            .y = args->y[0]->data,
                            .room = args->workspace};
     mpq_pool_make(args->node, &args->x[0]->shape, &args->y[0]->shape, &job.pool);
-    mpq_parallel_for(job.pool.n_plane, plane_grain(&job.pool), byte_planes, &job);
+    mpq_parallel_for(job.pool.n_plane, plane_grain(&job.pool),
+                     mpq_window_max_takes(&job.pool) ? byte_windows : byte_planes, &job);
 }
 
 static void max_pool_forward(const struct mpq_kernel_args *args)
@@ -448,7 +479,7 @@ static size_t max_pool_workspace(const struct mpq_node *node, const struct mpq_t
     mpq_pool_make(node, &x[0]->shape, &y[0]->shape, &pool);
     if (x[0]->dtype != MPQ_FLOAT)
         return (size_t)(room_of_thread(&pool) * mpq_thread_count()) * sizeof(mpq_real);
-    size_t forward = mpq_pool_separable_bytes(&pool);
+    size_t forward = row_bytes(&pool);
     size_t backward = training ? dealt_setup(&pool, NULL, &d) : 0;
     return (forward > backward ? forward : backward) * (size_t)mpq_thread_count();
 }

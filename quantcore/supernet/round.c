@@ -11,6 +11,8 @@
 #include "quantcore/ops/kernel/linear_algebra.h"
 #include "quantcore/supernet/moments.h"
 
+enum { ABREAST = 4 }; /* channels that are rounded together */
+
 /* One width of a layer at work. */
 struct job {
     const struct mpq_levels *levels;
@@ -29,7 +31,8 @@ struct rounding {
     const double *upper;          /* [k, k] u with u^T u = (X^T X + damping)^-1, in order      */
     const int32_t *order;
     int64_t k, first_channel;
-    double *row; /* [thread][3 k] weights of the channel at work, as corrected so far; room */
+    double *row; /* [thread][ABREAST + 2, k] weights of the channels at work, as corrected so far;
+                    room */
 };
 
 static int64_t weight_index(const struct mpq_layer *layer, int64_t c, int64_t i)
@@ -67,33 +70,51 @@ static void aim_at_float(const struct rounding *r, int64_t c, double *row, doubl
     }
 }
 
-/* x[i] -= by * u[i] */
+/* x[c][i] -= by[c] * u[i] of ABREAST channels, k apart: u comes from memory once for all of them.
+ */
 MPQ_MULTIVERSION
-static void take_off(double *restrict x, const double *restrict u, double by, int64_t n)
+static void take_off(double *restrict x, int64_t k, const double *restrict u,
+                     const double *restrict by, int64_t n)
 {
-    for (int64_t i = 0; i < n; i++)
-        x[i] -= by * u[i];
+    double *restrict x1 = x + k, *restrict x2 = x + 2 * k, *restrict x3 = x + 3 * k;
+    for (int64_t i = 0; i < n; i++) {
+        x[i] -= by[0] * u[i];
+        x1[i] -= by[1] * u[i];
+        x2[i] -= by[2] * u[i];
+        x3[i] -= by[3] * u[i];
+    }
+}
+
+/* n <= ABREAST channels from c on; rows of those that are not there are swept, too. */
+static void round_abreast(const struct rounding *r, int64_t c, int64_t n, double *row)
+{
+    int64_t k = r->k;
+    for (int64_t i = 0; i < n; i++) {
+        for (int64_t j = 0; j < k; j++)
+            row[i * k + j] = (double)r->w[weight_index(r->layer, c + i, r->order[j])];
+        if (r->cross)
+            aim_at_float(r, c + i, row + i * k, row + ABREAST * k);
+    }
+    for (int64_t j = 0; j < k; j++) {
+        const double *u = r->upper + j * k;
+        double step[ABREAST] = {0};
+        for (int64_t i = 0; i < n; i++) {
+            double scale = (double)r->job.scale[c + i], w = row[i * k + j];
+            int8_t level = mpq_levels_nearest(r->job.levels, (mpq_real)(w / scale));
+            int64_t at = weight_index(r->layer, c + i, r->order[j]);
+            step[i] = (w - level * scale) / u[j];
+            r->job.offset[at] = (mpq_real)(w - (double)r->w[at]);
+        }
+        take_off(row + j + 1, k, u + j + 1, step, k - j - 1);
+    }
 }
 
 static void round_channels(void *arg, int64_t begin, int64_t end, int thread)
 {
     const struct rounding *r = arg;
-    double *row = r->row + thread * 3 * r->k;
-    for (int64_t c = r->first_channel + begin; c < r->first_channel + end; c++) {
-        double scale = (double)r->job.scale[c];
-        for (int64_t j = 0; j < r->k; j++)
-            row[j] = (double)r->w[weight_index(r->layer, c, r->order[j])];
-        if (r->cross)
-            aim_at_float(r, c, row, row + r->k);
-        for (int64_t j = 0; j < r->k; j++) {
-            const double *u = r->upper + j * r->k;
-            int8_t level = mpq_levels_nearest(r->job.levels, (mpq_real)(row[j] / scale));
-            double step = (row[j] - level * scale) / u[j];
-            int64_t at = weight_index(r->layer, c, r->order[j]);
-            r->job.offset[at] = (mpq_real)(row[j] - (double)r->w[at]);
-            take_off(row + j + 1, u + j + 1, step, r->k - j - 1);
-        }
-    }
+    double *row = r->row + thread * (ABREAST + 2) * r->k;
+    for (int64_t c = begin; c < end; c += ABREAST)
+        round_abreast(r, r->first_channel + c, end - c < ABREAST ? end - c : ABREAST, row);
 }
 
 struct strength {
@@ -169,7 +190,8 @@ static enum mpq_status round_layer(struct mpq_ctx *ctx, struct mpq_arena *scratc
     double *upper = mpq_arena_alloc(ctx, scratch, (size_t)(k * k), sizeof *upper);
     int32_t *order = mpq_arena_alloc(ctx, scratch, (size_t)k, sizeof *order);
     struct strength *strength = mpq_arena_alloc(ctx, scratch, (size_t)k, sizeof *strength);
-    double *row = mpq_arena_alloc(ctx, scratch, (size_t)(3 * k * mpq_thread_count()), sizeof *row);
+    double *row = mpq_arena_alloc(ctx, scratch, (size_t)((ABREAST + 2) * k * mpq_thread_count()),
+                                  sizeof *row);
     if (!upper || !order || !strength || !row)
         return MPQ_E_NOMEM;
     for (int64_t g = 0; g < moments->n_group; g++) {
@@ -187,7 +209,7 @@ static enum mpq_status round_layer(struct mpq_ctx *ctx, struct mpq_arena *scratc
                                  .k = k,
                                  .first_channel = g * per_group,
                                  .row = row};
-            mpq_parallel_for(per_group, 1, round_channels, &r);
+            mpq_parallel_for(per_group, ABREAST, round_channels, &r);
         }
     }
     return MPQ_OK;
@@ -362,8 +384,8 @@ size_t mpq_round_bytes(const struct mpq_layer *layer)
     size_t k = (size_t)(layer->n_outer * layer->n_inner);
     size_t of_weights = (size_t)layer->n_param * (sizeof(mpq_real) + 1);
     size_t of_channels = (size_t)layer->n_channel * (2 * sizeof(double) + 8 * sizeof(mpq_real));
-    size_t of_rows =
-        k * (sizeof(struct strength) + 4 + 3 * sizeof(double) * (size_t)mpq_thread_count());
+    size_t of_rows = k * (sizeof(struct strength) + 4 +
+                          (ABREAST + 2) * sizeof(double) * (size_t)mpq_thread_count());
     return k * k * sizeof(double) + of_weights + of_channels + of_rows;
 }
 
