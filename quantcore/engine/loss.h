@@ -1,11 +1,11 @@
 /* How far a quantized model is from the float one, from outputs alone: no labels.
  *
  * Every float output of the graph is a head. An output made by Softmax, which may be written out as
- * exponentials over their sum, is compared before it, where gradients are well behaved. Heads of rank 2 or 3 with more than one column are compared as
- * distributions, KL(softmax(float) || softmax(quantized)) (Hinton et al., 2015, temperature 1),
- * since nearly all of them are logits; all heads, those included with a small weight, by squared
- * error over the variance of the float output, which also serves regression and multi-label
- * outputs. */
+ * exponentials over their sum, is compared before it, where gradients are well behaved. Heads of
+ * rank 2 or 3 with more than one column are compared as distributions, KL(softmax(float) ||
+ * softmax(quantized)) (Hinton et al., 2015, temperature 1), since nearly all of them are logits;
+ * all heads, those included with a small weight, by squared error over the variance of the float
+ * output, which also serves regression and multi-label outputs. */
 #ifndef MPQ_ENGINE_LOSS_H
 #define MPQ_ENGINE_LOSS_H
 
