@@ -163,7 +163,8 @@ static enum mpq_status choose_tuning(struct mpq_ctx *ctx, const struct planner *
 {
     struct mpq_tune_options options = {.align = !pl->p->options->no_align};
     struct mpq_tune_memory memory;
-    held += 2 * pl->weights + (size_t)pl->p->tune.n * pl->head; /* a copy to go back to; targets */
+    /* What refining made, a copy of it that is tuned and the best of these; targets. */
+    held += 4 * pl->weights + (size_t)pl->p->tune.n * pl->head;
     for (c->tune_batch = pl->wanted;; c->tune_batch /= 2) {
         options.max_bytes = 1;
         MPQ_TRY(mpq_tune_measure(ctx, &pl->p->layers, pl->fake, c->tune_batch, &options, &memory));

@@ -147,7 +147,7 @@ const struct mpq_option_row mpq_option_table[] = {
      "With --recipe paper, train on the pictures as they are: neither moved by a few pixels nor "
      "mirrored, which is otherwise done where the float model's answers survive it."},
     {"no-refine", 0, MADE, NULL, A_SWITCH, FIELD(no_refine), "no", NULL,
-     "Do not round the weights again for the allocation found."},
+     "Do not round the weights again for the allocation found, nor tune them for it alone."},
     {"no-round", 0, CONVERT, NULL, A_SWITCH, FIELD(no_round), "no", NULL,
      "Do not round to second order before tuning."},
     {"no-codebook", 0, CONVERT, NULL, A_SWITCH, FIELD(no_codebook), "no", NULL,

@@ -109,8 +109,9 @@ struct mpq_pipeline {
     uint8_t *lock;         /* [n_layer] width that --lock asks for, or 0                      */
     struct mpq_search_problem problem;
     struct mpq_search_result found;
-    bool refining_helped; /* net is no longer the family that was tuned */
-    uint8_t *bits;        /* [n_layer + n_act] */
+    bool refining_helped;                      /* net is no longer the family that was tuned */
+    bool has_specialized, specializing_helped; /* tuned for `bits` alone; and kept so */
+    uint8_t *bits;                             /* [n_layer + n_act] */
 
     /* export */
     struct mpq_layer_code *code; /* [n_layer]                                          */
@@ -148,6 +149,12 @@ enum mpq_status mpq_pipeline_round(struct mpq_ctx *ctx, struct mpq_pipeline *p,
  * better on the decide part, by more than the standard error, is kept: p->net and the allocation.
  */
 enum mpq_status mpq_pipeline_refine(struct mpq_ctx *ctx, struct mpq_pipeline *p) MPQ_CHECKED;
+
+/* Tune the net, as it is refined, for p->bits alone, for as many steps as the family was to get, of
+ * one path each; it ends early where the decide part gains nothing any more. The best of what that
+ * part has seen is kept where it gains more than the standard error of the difference. What
+ * mpq_pipeline_refine() does last, where there was tuning; not in a resumed run. */
+enum mpq_status mpq_pipeline_specialize(struct mpq_ctx *ctx, struct mpq_pipeline *p) MPQ_CHECKED;
 enum mpq_status mpq_pipeline_export(struct mpq_ctx *ctx, struct mpq_pipeline *p) MPQ_CHECKED;
 
 /* Re-read the file at `path`, run it by our engine beside the fake-quantized network, and measure

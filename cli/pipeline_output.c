@@ -78,7 +78,7 @@ static enum mpq_status echo_options(struct mpq_ctx *ctx, struct mpq_pipeline *p,
                                     struct mpq_report *report)
 {
     size_t n = mpq_option_count(), n_version = mpq_version_count();
-    struct mpq_report_fact *fact = mpq_arena_alloc(ctx, p->arena, n + n_version + 10, sizeof *fact);
+    struct mpq_report_fact *fact = mpq_arena_alloc(ctx, p->arena, n + n_version + 11, sizeof *fact);
     if (!fact)
         return MPQ_E_NOMEM;
     uint32_t n_fact = 0;
@@ -101,6 +101,9 @@ static enum mpq_status echo_options(struct mpq_ctx *ctx, struct mpq_pipeline *p,
         {"refining", p->options->no_refine || p->options->baseline ? "none"
                      : p->refining_helped                          ? "kept"
                                                                    : "left out"},
+        {"specializing", p->specializing_helped ? "kept"
+                         : p->has_specialized   ? "left out"
+                                                : "none"},
         {"equalizing", p->options->no_equalize || p->options->baseline ? "none"
                        : p->equalize.n_edge                            ? "kept"
                                                                        : "left out"},

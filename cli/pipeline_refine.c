@@ -124,5 +124,6 @@ enum mpq_status mpq_pipeline_refine(struct mpq_ctx *ctx, struct mpq_pipeline *p)
         has_narrow_layer(p, estimated))
         MPQ_TRY(try_refined(ctx, p, &family, estimated, p->found.estimated_cost));
     mpq_pipeline_set_activations(p, p->bits);
-    return MPQ_OK;
+    bool specializes = p->n_step && !p->is_resumed && has_narrow_layer(p, p->bits);
+    return specializes ? mpq_pipeline_specialize(ctx, p) : MPQ_OK;
 }

@@ -1,6 +1,7 @@
 /* The pipeline's tune stage: the family of weights rounded and tuned, and what each width costs
  * measured; or all of that from a checkpoint. */
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "cli/checkpoint_id.h"
@@ -64,31 +65,56 @@ static void walk_to(const struct mpq_pipeline *p, const struct mpq_sampler *samp
 }
 
 /* How good the whole family is on the decide part: the mean logarithm of the loss, as tuning weighs
- * it, at seven sizes between all widest and all narrowest. Fills p->sensitivity. */
-static enum mpq_status family_loss(struct mpq_ctx *ctx, struct mpq_pipeline *p, const char *when,
-                                   double *out)
+ * it, at seven sizes between all widest and all narrowest, of the allocations that the sensitivity
+ * tells to take. */
+static enum mpq_status family_loss(struct mpq_ctx *ctx, struct mpq_pipeline *p,
+                                   const struct mpq_sampler *sampler, const char *when, double *out)
 {
     enum { POINTS = 7 };
     double sum = 0, n_param = 0;
-    struct mpq_sampler sampler;
     mpq_bits_mask candidates = p->net.layer[0].candidates;
     int widest = mpq_bits_highest(candidates), narrowest = mpq_bits_lowest(candidates);
-    uint8_t *bits = mpq_arena_alloc(ctx, p->arena, p->layers.n_layer, sizeof *bits);
-    if (!bits)
-        return MPQ_E_NOMEM;
+    struct mpq_arena *scratch = mpq_arena_create(ctx);
+    uint8_t *bits = scratch ? mpq_arena_alloc(ctx, scratch, p->layers.n_layer, 1) : NULL;
+    enum mpq_status status = bits ? MPQ_OK : MPQ_E_NOMEM;
     for (uint32_t l = 0; l < p->layers.n_layer; l++)
         n_param += (double)p->layers.layer[l].n_param;
-    MPQ_TRY(mpq_sensitivity(ctx, &p->evaluator, p->act_quant, p->act.n_group, sensitivity_macs,
-                            p->sensitivity));
-    MPQ_TRY(mpq_sampler_create(ctx, p->arena, &p->net, p->sensitivity, &sampler));
-    for (int i = 1; i <= POINTS; i++) {
+    for (int i = 1; i <= POINTS && status == MPQ_OK; i++) {
         double loss, average = widest - (double)i / (POINTS + 1) * (widest - narrowest);
-        walk_to(p, &sampler, average * n_param, bits);
-        MPQ_TRY(mpq_evaluate(ctx, &p->evaluator, bits, &loss));
+        walk_to(p, sampler, average * n_param, bits);
+        status = mpq_evaluate(ctx, &p->evaluator, bits, &loss);
+        if (status != MPQ_OK)
+            break;
         mpq_log(ctx, MPQ_LOG_INFO, "%s, %.2f bits: loss %.5f", when, average, loss);
         sum += log(loss + MPQ_TUNE_LOSS_FLOOR) / POINTS;
     }
-    *out = sum;
+    mpq_arena_free(scratch);
+    if (status == MPQ_OK)
+        *out = sum;
+    return status;
+}
+
+/* The family as it is while tuned, and before. */
+struct family_watch {
+    struct mpq_pipeline *p;
+    const struct mpq_sampler *sampler; /* of the family as rounded */
+    double before, least;
+    uint32_t n_look;
+};
+
+enum { LOOKS = 10, FIRST_VERDICT = 3 };
+
+/* Ends a tuning that gains nothing on inputs held back from it, and would be left out: most that
+ * are have not gained by then. */
+static enum mpq_status look(struct mpq_ctx *ctx, void *arg, uint32_t step, bool *out_stop)
+{
+    struct family_watch *watch = arg;
+    char when[32];
+    double loss;
+    snprintf(when, sizeof when, "after %u steps", step);
+    MPQ_TRY(family_loss(ctx, watch->p, watch->sampler, when, &loss));
+    watch->least = fmin(watch->least, loss);
+    *out_stop = ++watch->n_look >= FIRST_VERDICT && watch->least >= watch->before;
     return MPQ_OK;
 }
 
@@ -112,6 +138,13 @@ static enum mpq_status keep_inputs(struct mpq_ctx *ctx, struct mpq_arena *scratc
     }
     return mpq_network_create(ctx, scratch, p->fake_graph, p->batch,
                               &(struct mpq_exec_options){.keep = keep}, out);
+}
+
+/* Fills p->sensitivity, but for activations. */
+static enum mpq_status sensitivity(struct mpq_ctx *ctx, struct mpq_pipeline *p)
+{
+    return mpq_sensitivity(ctx, &p->evaluator, p->act_quant, p->act.n_group, sensitivity_macs,
+                           p->sensitivity);
 }
 
 /* Second-order codes for all widths, from some samples of the tune part: from fewer where layers
@@ -142,8 +175,9 @@ static enum mpq_status round_widths(struct mpq_ctx *ctx, struct mpq_pipeline *p,
 }
 
 static enum mpq_status tune(struct mpq_ctx *ctx, struct mpq_pipeline *p, struct mpq_arena *scratch,
-                            uint32_t batch)
+                            uint32_t batch, struct family_watch *watch)
 {
+    const uint32_t every = p->n_step / LOOKS;
     struct mpq_targets targets;
     struct mpq_samples samples = mpq_pipeline_samples(&p->tune);
     struct mpq_tune_options options = {
@@ -158,6 +192,9 @@ static enum mpq_status tune(struct mpq_ctx *ctx, struct mpq_pipeline *p, struct 
         .max_bytes = p->memory.tune_bytes,
         .sensitivity = p->sensitivity,
         .stats = p->observer.stats,
+        .watch = look,
+        .watch_every = every ? every : 1,
+        .watch_arg = watch,
     };
     MPQ_TRY(mpq_targets_create(ctx, scratch, &p->float_network, &samples, p->tune.sample, p->tune.n,
                                &targets));
@@ -171,28 +208,28 @@ static enum mpq_status tune(struct mpq_ctx *ctx, struct mpq_pipeline *p, struct 
 static enum mpq_status round_and_tune(struct mpq_ctx *ctx, struct mpq_pipeline *p,
                                       struct mpq_arena *scratch, uint32_t batch)
 {
-    double before, after;
+    double after;
     struct mpq_supernet rounded;
-    size_t n_entry = (size_t)p->layers.n_layer * MPQ_N_BITS;
+    struct mpq_sampler sampler;
     if (mpq_pipeline_rounds(p))
         MPQ_TRY(round_widths(ctx, p, scratch));
     if (!p->n_step)
         return MPQ_OK;
-    MPQ_TRY(family_loss(ctx, p, "before tuning", &before));
+    MPQ_TRY(sensitivity(ctx, p));
+    MPQ_TRY(mpq_sampler_create(ctx, scratch, &p->net, p->sensitivity, &sampler));
+    struct family_watch watch = {.p = p, .sampler = &sampler, .least = (double)INFINITY};
+    MPQ_TRY(family_loss(ctx, p, &sampler, "before tuning", &watch.before));
     MPQ_TRY(mpq_supernet_copy(ctx, scratch, &p->net, &rounded));
-    double *sensitivity =
-        mpq_arena_copy(ctx, scratch, p->sensitivity, n_entry * sizeof *sensitivity);
-    if (!sensitivity)
-        return MPQ_E_NOMEM;
-    MPQ_TRY(tune(ctx, p, scratch, batch));
-    MPQ_TRY(family_loss(ctx, p, "after tuning", &after));
+    MPQ_TRY(tune(ctx, p, scratch, batch, &watch));
     p->has_sensitivity = true;
-    p->tuning_helped = after < before;
+    if (p->tuned.n_step == p->n_step) {
+        MPQ_TRY(family_loss(ctx, p, &sampler, "after tuning", &after));
+        p->tuning_helped = after < watch.before;
+    }
     if (p->tuning_helped)
-        return MPQ_OK;
+        return sensitivity(ctx, p);
     mpq_log(ctx, MPQ_LOG_INFO, "tuning did not help on inputs held back from it and is left out");
     mpq_supernet_assign(&p->net, &rounded);
-    memcpy(p->sensitivity, sensitivity, n_entry * sizeof *sensitivity);
     return MPQ_OK;
 }
 
@@ -214,8 +251,7 @@ static enum mpq_status measure_sensitivity(struct mpq_ctx *ctx, struct mpq_pipel
             return MPQ_OK;
     }
     if (!p->has_sensitivity)
-        MPQ_TRY(mpq_sensitivity(ctx, &p->evaluator, p->act_quant, p->act.n_group, sensitivity_macs,
-                                p->sensitivity));
+        MPQ_TRY(sensitivity(ctx, p));
     if (!p->n_act)
         return MPQ_OK;
     return mpq_group_sensitivity(ctx, &p->evaluator, p->act_quant, p->act_by_width, p->n_act,

@@ -172,38 +172,85 @@ static double expectation(const mpq_real *p, const double *x, int64_t n)
     return total;
 }
 
-/* With d the row's error, less its mean, KL is log(1 + sum p (e^d - 1)) - sum p d: all that depends
- * on p are two products. */
-static double expected_kl_row(const mpq_real *y, const mpq_real *target, int64_t n_column,
-                              const mpq_real *reference, int64_t n_reference)
+/* With d a row's error, less its mean, KL is log(1 + sum p (e^d - 1)) - sum p d, and its gradient
+ * p e^d / (1 + sum p (e^d - 1)) - p: all that depends on p are products. */
+struct expected_row {
+    const mpq_real *y, *target, *reference;
+    int64_t n_column, n_reference;
+    double mean;
+    double sum[MPQ_LOSS_REFERENCES]; /* of p (e^d - 1) for each p */
+};
+
+/* Columns [first, first + n) of d and e^d - 1. */
+static void find_growth(const struct expected_row *row, int64_t first, int64_t n, double *error,
+                        double *growth)
 {
-    double sum[MPQ_LOSS_REFERENCES] = {0}, mean = 0, kl = 0, error[COLUMNS], growth[COLUMNS];
-    MPQ_ASSERT(n_reference <= MPQ_LOSS_REFERENCES);
-    for (int64_t j = 0; j < n_column; j++)
-        mean += ((double)y[j] - (double)target[j]) / (double)n_column;
-    for (int64_t first = 0; first < n_column; first += COLUMNS) {
-        int64_t n = n_column - first < COLUMNS ? n_column - first : COLUMNS;
-        for (int64_t j = 0; j < n; j++) {
-            error[j] = (double)y[first + j] - (double)target[first + j] - mean;
-            growth[j] = expm1(fmin(error[j], MOST_EXPONENT));
-        }
-        for (int64_t r = 0; r < n_reference; r++) {
-            const mpq_real *p = reference + r * n_column + first;
-            sum[r] += expectation(p, growth, n);
+    for (int64_t j = 0; j < n; j++) {
+        error[j] = (double)row->y[first + j] - (double)row->target[first + j] - row->mean;
+        growth[j] = expm1(fmin(error[j], MOST_EXPONENT));
+    }
+}
+
+static double expected_kl_row(struct expected_row *row)
+{
+    double kl = 0, error[COLUMNS], growth[COLUMNS];
+    MPQ_ASSERT(row->n_reference <= MPQ_LOSS_REFERENCES);
+    row->mean = 0;
+    memset(row->sum, 0, sizeof row->sum);
+    for (int64_t j = 0; j < row->n_column; j++)
+        row->mean += ((double)row->y[j] - (double)row->target[j]) / (double)row->n_column;
+    for (int64_t first = 0; first < row->n_column; first += COLUMNS) {
+        int64_t n = row->n_column - first < COLUMNS ? row->n_column - first : COLUMNS;
+        find_growth(row, first, n, error, growth);
+        for (int64_t r = 0; r < row->n_reference; r++) {
+            const mpq_real *p = row->reference + r * row->n_column + first;
+            row->sum[r] += expectation(p, growth, n);
             kl -= expectation(p, error, n);
         }
     }
-    for (int64_t r = 0; r < n_reference; r++)
-        kl += log1p(fmax(sum[r], -1 + 1e-12));
-    return fmax(kl / (double)n_reference, 0);
+    for (int64_t r = 0; r < row->n_reference; r++) {
+        row->sum[r] = fmax(row->sum[r], -1 + 1e-12);
+        kl += log1p(row->sum[r]);
+    }
+    return fmax(kl / (double)row->n_reference, 0);
+}
+
+/* dy += factor times the gradient of what expected_kl_row() has just found. */
+static void add_gradient(const struct expected_row *row, double factor, mpq_real *dy)
+{
+    double error[COLUMNS], growth[COLUMNS];
+    for (int64_t first = 0; first < row->n_column; first += COLUMNS) {
+        double shifted[COLUMNS] = {0}, before[COLUMNS] = {0};
+        int64_t n = row->n_column - first < COLUMNS ? row->n_column - first : COLUMNS;
+        find_growth(row, first, n, error, growth);
+        for (int64_t r = 0; r < row->n_reference; r++) {
+            const mpq_real *p = row->reference + r * row->n_column + first;
+            double share = 1 / (1 + row->sum[r]);
+            for (int64_t j = 0; j < n; j++) {
+                shifted[j] += (double)p[j] * share;
+                before[j] += (double)p[j];
+            }
+        }
+        for (int64_t j = 0; j < n; j++)
+            dy[first + j] += (mpq_real)(factor / (double)row->n_reference *
+                                        (shifted[j] * (1 + growth[j]) - before[j]));
+    }
 }
 
 double mpq_loss_expected_kl(const mpq_real *y, const mpq_real *target, int64_t n_row,
-                            int64_t n_column, const mpq_real *reference, int64_t n_reference)
+                            int64_t n_column, const mpq_real *reference, int64_t n_reference,
+                            double factor, mpq_real *dy)
 {
     double kl = 0;
-    for (int64_t r = 0; r < n_row; r++)
-        kl += expected_kl_row(y + r * n_column, target + r * n_column, n_column, reference,
-                              n_reference);
+    for (int64_t r = 0; r < n_row; r++) {
+        struct expected_row row = {.y = y + r * n_column,
+                                   .target = target + r * n_column,
+                                   .reference = reference,
+                                   .n_column = n_column,
+                                   .n_reference = n_reference};
+        kl += expected_kl_row(&row);
+        if (dy)
+            add_gradient(&row, factor, dy + r * n_column);
+    }
     return kl;
 }

@@ -49,10 +49,12 @@ void mpq_loss_references(const mpq_real *logits, int64_t n_row, int64_t n_column
  *
  *     mean over p of KL(p || softmax(log p + y - target)),
  *
- * summed over the rows. The float model is sure of most samples, which then show next to nothing of
- * an error, and KL against their own targets is the affair of a few; this is an estimate of the
- * same from all of them, as far as errors do not depend on what they disturb. */
+ * summed over the rows; dy += factor times its gradient where not NULL. The float model is sure of
+ * most samples, which then show next to nothing of an error, and KL against their own targets is
+ * the affair of a few; this is an estimate of the same from all of them, as far as errors do not
+ * depend on what they disturb. */
 double mpq_loss_expected_kl(const mpq_real *y, const mpq_real *target, int64_t n_row,
-                            int64_t n_column, const mpq_real *reference, int64_t n_reference);
+                            int64_t n_column, const mpq_real *reference, int64_t n_reference,
+                            double factor, mpq_real *dy);
 
 #endif

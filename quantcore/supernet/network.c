@@ -170,6 +170,24 @@ enum mpq_status mpq_targets_create(struct mpq_ctx *ctx, struct mpq_arena *arena,
     return MPQ_OK;
 }
 
+double mpq_head_expected_loss(const struct mpq_loss_head *head, const struct mpq_targets *targets,
+                              uint32_t h, const mpq_real *y, const mpq_real *target,
+                              double gradient_scale, mpq_real *dy)
+{
+    struct mpq_loss_head scaled = *head;
+    int64_t n_row = head->n_sample / head->n_column;
+    double scale = dy ? gradient_scale : 1, kl = 0;
+    scaled.kl_weight *= scale;
+    scaled.mse_weight *= scale;
+    if (targets->n_reference[h]) {
+        double factor = scaled.kl_weight / (double)n_row;
+        kl = factor * mpq_loss_expected_kl(y, target, n_row, head->n_column, targets->reference[h],
+                                           targets->n_reference[h], factor, dy);
+        scaled.kl_weight = 0;
+    }
+    return (kl + mpq_loss_head_value(&scaled, y, target, 1, targets->variance[h], dy)) / scale;
+}
+
 double mpq_network_loss(struct mpq_network *network, const struct mpq_targets *targets,
                         const uint32_t *row, uint32_t n, double gradient_scale)
 {
@@ -178,34 +196,15 @@ double mpq_network_loss(struct mpq_network *network, const struct mpq_targets *t
         const struct mpq_loss_head *head = &network->loss.head[h];
         const mpq_real *y = mpq_exec_tensor(network->exec, head->value)->data;
         mpq_real *dy = gradient_scale > 0 ? mpq_exec_grad(network->exec, head->value) : NULL;
-        /* Rows of the batch are scattered over the targets, so each sample is a batch of its own
-         * whose weight is its share. */
-        double weight = (dy ? gradient_scale : 1) / n;
-        struct mpq_loss_head share = *head;
-        share.kl_weight *= weight;
-        share.mse_weight *= weight;
         for (uint32_t i = 0; i < n; i++) {
             int64_t at = i * head->n_sample;
-            sum += mpq_loss_head_value(&share, y + at, targets->target[h] + row[i] * head->n_sample,
-                                       1, targets->variance[h], dy ? dy + at : NULL) /
-                   (weight * n);
+            sum += mpq_head_expected_loss(head, targets, h, y + at,
+                                          targets->target[h] + row[i] * head->n_sample,
+                                          gradient_scale / n, dy ? dy + at : NULL) /
+                   n;
         }
     }
     return sum;
-}
-
-double mpq_head_expected_loss(const struct mpq_loss_head *head, const struct mpq_targets *targets,
-                              uint32_t h, const mpq_real *y, const mpq_real *target)
-{
-    struct mpq_loss_head squares = *head;
-    if (!targets->n_reference[h])
-        return mpq_loss_head_value(head, y, target, 1, targets->variance[h], NULL);
-    int64_t n_row = head->n_sample / head->n_column;
-    squares.kl_weight = 0;
-    return mpq_loss_head_value(&squares, y, target, 1, targets->variance[h], NULL) +
-           head->kl_weight / (double)n_row *
-               mpq_loss_expected_kl(y, target, n_row, head->n_column, targets->reference[h],
-                                    targets->n_reference[h]);
 }
 
 /* The loss of one sample by head h, y its outputs there. */
@@ -213,7 +212,7 @@ static double sample_loss(const struct mpq_loss_head *head, const struct mpq_tar
                           uint32_t h, const mpq_real *y, uint32_t sample, bool is_expected)
 {
     const mpq_real *target = targets->target[h] + sample * head->n_sample;
-    return is_expected ? mpq_head_expected_loss(head, targets, h, y, target)
+    return is_expected ? mpq_head_expected_loss(head, targets, h, y, target, 0, NULL)
                        : mpq_loss_head_value(head, y, target, 1, targets->variance[h], NULL);
 }
 

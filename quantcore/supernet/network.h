@@ -80,9 +80,9 @@ void mpq_pair_loss_add(const struct mpq_network *in_float, const struct mpq_netw
 void mpq_pair_loss_end(const struct mpq_loss *loss, const struct mpq_pair_loss *pair,
                        double *out_loss);
 
-/* Loss of the batch that `network` has just run: its row i answers for targets row[i], i < n. Its
- * gradient times `gradient_scale` is added to the exec's gradients (mpq_exec_zero_grad first); 0:
- * not wanted. */
+/* Expected loss, see below, of the batch that `network` has just run: its row i answers for targets
+ * row[i], i < n. Its gradient times `gradient_scale` is added to the exec's gradients
+ * (mpq_exec_zero_grad first); 0: not wanted. */
 double mpq_network_loss(struct mpq_network *network, const struct mpq_targets *targets,
                         const uint32_t *row, uint32_t n, double gradient_scale);
 
@@ -96,8 +96,10 @@ void mpq_network_expected_loss(const struct mpq_network *network, const struct m
                                uint32_t first, uint32_t n, double *out_loss);
 
 /* That of one sample by head h: y and target [head->n_sample], its outputs and the float model's,
- * which need not be one of the targets. */
+ * which need not be one of the targets; dy [head->n_sample] += gradient_scale times its gradient,
+ * where not NULL. */
 double mpq_head_expected_loss(const struct mpq_loss_head *head, const struct mpq_targets *targets,
-                              uint32_t h, const mpq_real *y, const mpq_real *target);
+                              uint32_t h, const mpq_real *y, const mpq_real *target,
+                              double gradient_scale, mpq_real *dy);
 
 #endif

@@ -124,6 +124,6 @@ void mpq_paper_batch_add_losses(const struct mpq_paper_batch *batch,
         for (uint32_t i = 0; i < network->batch; i++)
             loss[batch->row[i]] +=
                 mpq_head_expected_loss(head, batch->truth->targets, h, y + i * head->n_sample,
-                                       batch->soft[h] + i * head->n_sample);
+                                       batch->soft[h] + i * head->n_sample, 0, NULL);
     }
 }

@@ -275,34 +275,46 @@ static void update_layer(struct tuner *t, uint32_t l, double share)
     }
 }
 
+/* All paths of a step, and the optimizer's; returns the loss of the random ones, or of the widest
+ * where there are none. */
+static double take_step(struct tuner *t, uint64_t seed, uint32_t step)
+{
+    const struct mpq_tune_options *options = t->options;
+    draw_widest(t->net, t->bits);
+    double widest = run_path(t, 0), loss = 0;
+    for (uint32_t path = 1; path <= options->n_random; path++) {
+        mpq_sampler_draw(&t->sampler, seed, step, path, t->bits);
+        loss += run_path(t, path) / options->n_random;
+    }
+    double share = mpq_cosine_rate(1, step, options->n_step);
+    for (uint32_t l = 0; l < t->net->layers->n_layer; l++)
+        update_layer(t, l, share);
+    return options->n_random ? loss : widest;
+}
+
 static enum mpq_status tune(struct mpq_ctx *ctx, struct tuner *t, struct mpq_tune_result *out)
 {
     const struct mpq_tune_options *options = t->options;
     uint32_t tenth = options->n_step / 10 ? options->n_step / 10 : 1;
-    struct mpq_tune_result result = {0, 0};
+    struct mpq_tune_result result = {0};
     double smooth = NAN;
-    for (uint32_t step = 0; step < options->n_step; step++) {
+    bool stop = false;
+    while (result.n_step < options->n_step && !stop) {
+        uint32_t step = result.n_step++;
         MPQ_TRY(mpq_step(ctx, "tune", step, options->n_step, smooth));
         double ratio;
         if (options->freeze && mpq_freeze_at_step(step, options->n_step, &ratio))
             MPQ_TRY(mpq_freeze_update(ctx, t->net, ratio));
         MPQ_TRY(read_batch(ctx, t, step));
-        draw_widest(t->net, t->bits);
-        run_path(t, 0);
-        double loss = 0;
-        for (uint32_t path = 1; path <= options->n_random; path++) {
-            mpq_sampler_draw(&t->sampler, ctx->seed, step, path, t->bits);
-            loss += run_path(t, path) / options->n_random;
-        }
-        double share = mpq_cosine_rate(1, step, options->n_step);
-        for (uint32_t l = 0; l < t->net->layers->n_layer; l++)
-            update_layer(t, l, share);
+        double loss = take_step(t, ctx->seed, step);
         smooth = isnan(smooth) ? loss : 0.95 * smooth + 0.05 * loss;
         if (step < tenth)
             result.first_loss += loss / tenth;
-        if (step >= options->n_step - tenth)
-            result.last_loss += loss / tenth;
+        if (options->watch && result.n_step < options->n_step &&
+            result.n_step % options->watch_every == 0)
+            MPQ_TRY(options->watch(ctx, options->watch_arg, result.n_step, &stop));
     }
+    result.last_loss = smooth;
     *out = result;
     return MPQ_OK;
 }

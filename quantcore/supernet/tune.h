@@ -11,6 +11,10 @@
  * stops to notice, keeps paths that are good enough from chasing noise. */
 #define MPQ_TUNE_LOSS_FLOOR 0.01
 
+/* Looks at the net between two steps, `step` of them made; *out_stop comes as false. */
+typedef enum mpq_status (*mpq_tune_watch)(struct mpq_ctx *ctx, void *arg, uint32_t step,
+                                          bool *out_stop);
+
 struct mpq_tune_options {
     uint32_t n_step;
     uint32_t n_random;         /* random paths a step, besides the widest                         */
@@ -23,10 +27,15 @@ struct mpq_tune_options {
     size_t max_bytes;          /* of activations and gradients, see engine/exec.h; 0: no limit    */
     const double *sensitivity; /* guides the random paths, see sample.h */
     const struct mpq_layer_stats *stats; /* [n_layer] of the float model          */
+    mpq_tune_watch watch; /* called after every watch_every steps but the last; NULL: nobody */
+    uint32_t watch_every; /* > 0 */
+    void *watch_arg;
 };
 
 struct mpq_tune_result {
-    double first_loss, last_loss; /* of the random paths, mean over the first and last tenth */
+    uint32_t n_step;              /* fewer than asked for where the watch has stopped it        */
+    double first_loss, last_loss; /* of the random paths; of the widest where there are none: mean
+                                     of the first tenth, and as it was in the end               */
 };
 
 /* What mpq_tune() would take at that batch with these options, of which align and max_bytes count.

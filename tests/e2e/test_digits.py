@@ -192,6 +192,20 @@ class CnnInt8(Conversion, unittest.TestCase):
         self.assertEqual(losses, {(summary["decide_loss"], "")})
 
 
+class Cnn10(Conversion, unittest.TestCase):
+    """Of little more than 2 bits a weight, which tuning for itself is worth most."""
+    model, percent, max_lost = "digits_cnn.onnx", 10, 6
+    options = ("--steps", "30")
+    integer_ops = {"QLinearConv": 10, "QGemm": 1}
+
+    def test_the_allocation_is_tuned_for_itself(self):
+        plain = self.folder / "plain.onnx"
+        convert(self.model, plain, "--size", f"{self.percent}%", "--effort", "none")
+        before, after = facts(plain), facts(self.path)
+        self.assertEqual((before["specializing"], after["specializing"]), ("none", "kept"))
+        self.assertLess(float(after["decide_loss"]), float(before["decide_loss"]))
+
+
 class Mlp30(Conversion, unittest.TestCase):
     model, percent, max_lost = "digits_mlp.onnx", 30, 6
     options = ("--steps", "100")

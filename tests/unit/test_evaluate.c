@@ -1,10 +1,12 @@
-/* Losses of allocations, with and without what was kept of the ones before; sensitivities. */
+/* Losses of allocations, with and without what was kept of the ones before; sensitivities; tuning
+ * one allocation. */
 #include <math.h>
 #include <string.h>
 
 #include "quantcore/base/rng.h"
 #include "quantcore/pass/pass.h"
 #include "quantcore/supernet/sensitivity.h"
+#include "quantcore/supernet/tune.h"
 #include "tests/check.h"
 #include "tests/unit/net.h"
 
@@ -249,6 +251,63 @@ static void sensitivities_are_without_the_noise_of_activations(void **state)
     assert_true(noisy > 10 * loss[8]);
 }
 
+/* ---- tuning one allocation ---- */
+
+struct watch {
+    uint32_t n_call, stop_at, last;
+};
+
+static enum mpq_status look(struct mpq_ctx *ctx, void *arg, uint32_t step, bool *out_stop)
+{
+    struct watch *watch = arg;
+    (void)ctx;
+    assert_false(*out_stop);
+    watch->n_call++;
+    watch->last = step;
+    *out_stop = step == watch->stop_at;
+    return MPQ_OK;
+}
+
+static void one_allocation_is_tuned_until_its_watch_has_enough(void **state)
+{
+    enum { STEPS = 60, EVERY = 8, STOP = 24 };
+    struct net *net = *state;
+    struct family *f = make_family(net);
+    const struct mpq_samples samples = {read_normal, NULL};
+    const uint8_t bits[N_LAYER] = {3, 2, 3, 3};
+    struct mpq_layer_stats stats[N_LAYER];
+    double sensitivity[N_LAYER * MPQ_N_BITS] = {0}, before, after;
+    struct watch watch = {0};
+    struct mpq_tune_result result;
+    struct mpq_tune_options options = {.n_step = STEPS,
+                                       .weight_rate = 2e-3,
+                                       .scale_rate = 2e-3,
+                                       .bias_rate = 2e-3,
+                                       .sensitivity = sensitivity,
+                                       .stats = stats,
+                                       .watch = look,
+                                       .watch_every = EVERY,
+                                       .watch_arg = &watch};
+    CHECK_OK(&net->ctx, mpq_evaluate(&net->ctx, &f->evaluator, bits, &before));
+    for (int l = 0; l < N_LAYER; l++) {
+        stats[l] = (struct mpq_layer_stats){.output_power = 1};
+        f->supernet.layer[l].candidates = f->supernet.layer[l].active =
+            (mpq_bits_mask)(1u << bits[l]);
+    }
+    CHECK_OK(&net->ctx, mpq_tune(&net->ctx, &f->supernet, net->graph, BATCH, &samples, &f->targets,
+                                 &options, &result));
+    CHECK_OK(&net->ctx, mpq_evaluate(&net->ctx, &f->evaluator, bits, &after));
+    assert_true(after < 0.8 * before);
+    assert_true(result.last_loss < result.first_loss);
+    assert_int_equal(result.n_step, STEPS);
+    assert_int_equal(watch.n_call, STEPS / EVERY);
+    watch = (struct watch){.stop_at = STOP};
+    CHECK_OK(&net->ctx, mpq_tune(&net->ctx, &f->supernet, net->graph, BATCH, &samples, &f->targets,
+                                 &options, &result));
+    assert_int_equal(watch.last, STOP);
+    assert_int_equal(result.n_step, STOP);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -258,6 +317,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(sensitivities_are_losses_of_allocations, net_setup,
                                         net_teardown),
         cmocka_unit_test_setup_teardown(sensitivities_are_without_the_noise_of_activations,
+                                        net_setup, net_teardown),
+        cmocka_unit_test_setup_teardown(one_allocation_is_tuned_until_its_watch_has_enough,
                                         net_setup, net_teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
