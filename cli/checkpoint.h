@@ -19,6 +19,8 @@
  *                                 W > 1
  *   uniform_loss     double [9 * D]  of the D samples that decide, with all layers at one width;
  *                                 NaN: no candidate
+ *   refined_share    double [L]   share of what a layer's widths add to the loss that refining
+ *                                 leaves; NaN: not measured
  *   sensitivity_id   uint64 [1]   fingerprint of the float outputs that these were measured against
  *   answer_id        uint64 [N]   fingerprint of each sample that reports; these and
  *   answerI          float        what the float model's output I is for all of them: not where
@@ -44,7 +46,8 @@ struct mpq_checkpoint {
     struct mpq_act_quant *act_by_width[MPQ_N_BITS]; /* [n_group], NULL: no candidate         */
     uint32_t n_act;                                 /* n_group where there are several widths */
     double *sensitivity;                            /* [(n_layer + n_act) * MPQ_N_BITS] */
-    double *uniform_loss; /* [MPQ_N_BITS * n_decide] each sample's with all layers at a width */
+    double *uniform_loss;  /* [MPQ_N_BITS * n_decide] each sample's with all layers at a width */
+    double *refined_share; /* [n_layer] */
     uint32_t n_decide;
     uint64_t sensitivity_id;
     const struct mpq_answers *answers; /* writing: NULL, there are none */
@@ -65,8 +68,8 @@ enum mpq_status mpq_checkpoint_load(struct mpq_ctx *ctx, struct mpq_arena *arena
                                     const char *path) MPQ_CHECKED;
 
 /* Fill sensitivity where the file has it for these candidates, measured against the same outputs,
- * and uniform_loss where it was measured with the same layers; *out_found false where it does not.
- */
+ * with refined_share where it has that, and uniform_loss where it was measured with the same
+ * layers; *out_found false where it does not. */
 enum mpq_status mpq_checkpoint_load_sensitivity(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                                 const struct mpq_checkpoint *checkpoint,
                                                 const char *path, bool *out_found) MPQ_CHECKED;

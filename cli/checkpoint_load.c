@@ -295,6 +295,23 @@ static bool copy_row(const double *from, mpq_bits_mask candidates, double *to)
     return is_complete;
 }
 
+/* at [n_layer]: the rows of the file's n_stored. */
+static enum mpq_status read_share(const struct reader *r, const struct mpq_checkpoint *c,
+                                  const uint32_t *at, uint32_t n_stored)
+{
+    struct mpq_tensor share;
+    bool fits;
+    MPQ_TRY(read_if_fits(r, "refined_share", MPQ_DOUBLE, n_stored, &share, &fits));
+    for (uint32_t l = 0; fits && l < c->layers->n_layer; l++) {
+        double x = ((const double *)share.data)[at[l]];
+        if (x <= 0 || x > 1)
+            return mpq_fail(r->ctx, MPQ_E_NUMERIC, "%s: a refined share is not within 0 and 1",
+                            r->path);
+        c->refined_share[l] = x;
+    }
+    return MPQ_OK;
+}
+
 static enum mpq_status read_sensitivity(const struct reader *r, const struct mpq_checkpoint *c,
                                         bool *out_found)
 {
@@ -324,6 +341,8 @@ static enum mpq_status read_sensitivity(const struct reader *r, const struct mpq
     *out_found = is_complete;
     size_t n_uniform = (size_t)c->n_decide * MPQ_N_BITS;
     bool fits;
+    if (is_complete)
+        MPQ_TRY(read_share(r, c, at, n_stored));
     if (!is_complete || n_stored != n_layer)
         return MPQ_OK;
     MPQ_TRY(read_if_fits(r, "uniform_loss", MPQ_DOUBLE, n_uniform, &table, &fits));

@@ -152,10 +152,14 @@ enum mpq_status mpq_pipeline_prepare(struct mpq_ctx *ctx, struct mpq_pipeline *p
     bool *keep = mpq_arena_alloc(ctx, p->arena, p->run_graph->n_value, sizeof *keep);
     size_t n_uniform = (size_t)p->decide.n * MPQ_N_BITS;
     p->uniform_loss = mpq_arena_alloc(ctx, p->arena, n_uniform, sizeof *p->uniform_loss);
-    if (!p->sensitivity || !node_of || !p->layer_node || !keep || !p->uniform_loss)
+    p->refined_share = mpq_arena_alloc(ctx, p->arena, n_layer, sizeof *p->refined_share);
+    if (!p->refined_share || !p->sensitivity || !node_of || !p->layer_node || !keep ||
+        !p->uniform_loss)
         return MPQ_E_NOMEM;
     for (size_t i = 0; i < n_uniform; i++)
         p->uniform_loss[i] = (double)NAN;
+    for (uint32_t l = 0; l < n_layer; l++)
+        p->refined_share[l] = (double)NAN;
     MPQ_TRY(mpq_insert_fake_quant(ctx, p->arena, p->equal_run_graph, &p->act, p->act_quant,
                                   &p->fake_graph, node_of));
     for (uint32_t l = 0; l < n_layer; l++) {

@@ -106,6 +106,8 @@ struct mpq_pipeline {
     double *uniform_loss;  /* [MPQ_N_BITS * decide.n] with all layers at one width, as far as that
                               is known: NaN                                                      */
     double *sensitivity;   /* [(n_layer + n_act) * MPQ_N_BITS], NaN: no candidate             */
+    double *refined_share; /* [n_layer] of what a width adds to the loss, what refining leaves of
+                              it; NaN: not measured */
     uint8_t *lock;         /* [n_layer] width that --lock asks for, or 0                      */
     struct mpq_search_problem problem;
     struct mpq_search_result found;
@@ -144,10 +146,15 @@ enum mpq_status mpq_pipeline_round(struct mpq_ctx *ctx, struct mpq_pipeline *p,
                                    const struct mpq_supernet *family, const uint8_t *bits,
                                    struct mpq_supernet *out) MPQ_CHECKED;
 
-/* Do so for the allocation found, and for the best by the estimate, should that be another: the
- * search compares what is not refined yet; not in a resumed run, which is to take seconds. What is
- * better on the decide part, by more than the standard error, is kept: p->net and the allocation.
- */
+/* Fill p->refined_share, unless it is there: by rounding what is behind each layer for its errors,
+ * or 1 everywhere where that would take minutes. Once the sensitivities are there. */
+enum mpq_status mpq_pipeline_refined_share(struct mpq_ctx *ctx, struct mpq_pipeline *p) MPQ_CHECKED;
+
+/* Round for the allocation found, for the best by the estimate, and for the best by what refining
+ * leaves of that, should they differ: the search compares what is not refined yet. A resumed run,
+ * which is to take seconds, does so for the last, and for the first only where that does not help.
+ * The best on the decide part is kept, p->net and the allocation, where it is better than what was
+ * found by more than the standard error. */
 enum mpq_status mpq_pipeline_refine(struct mpq_ctx *ctx, struct mpq_pipeline *p) MPQ_CHECKED;
 
 /* Tune the net, as it is refined, for p->bits alone, for as many steps as the family was to get, of

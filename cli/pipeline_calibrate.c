@@ -357,7 +357,8 @@ struct mpq_checkpoint mpq_pipeline_checkpoint(struct mpq_pipeline *p, struct mpq
                                         .n_act = p->n_act,
                                         .uniform_loss = p->uniform_loss,
                                         .n_decide = p->decide.n,
-                                        .sensitivity = p->sensitivity};
+                                        .sensitivity = p->sensitivity,
+                                        .refined_share = p->refined_share};
     memcpy(checkpoint.act_by_width, p->act_by_width, sizeof p->act_by_width);
     return checkpoint;
 }

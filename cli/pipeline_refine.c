@@ -1,10 +1,15 @@
 /* The pipeline's refine stage: the codes of the allocation found, fitted to it. */
+#include <math.h>
 #include <string.h>
 
 #include "cli/pipeline.h"
 #include "quantcore/supernet/round.h"
+#include "quantcore/supernet/sensitivity.h"
 
 enum { LEAST_SAMPLES = 32, MOST_SAMPLES = 512 };
+
+/* Positions of a convolution that count where only shares are measured. */
+enum { SHARE_POSITIONS = 8192 };
 
 /* Samples that give a layer four rows of inputs for each of its weights a channel: with fewer, its
  * second moments are those of the samples and not of the data. */
@@ -15,13 +20,12 @@ static double samples_for(const struct mpq_layer *layer)
     return rows > 0 ? 4 * inputs / rows : 0;
 }
 
-/* The fewer, the more arithmetic a sample takes, but as many as layers need, where so many would
- * do: each runs about once through both networks. A function of model and data alone, so that a run
- * repeats. */
-static uint32_t n_sample(const struct mpq_pipeline *p)
+/* The fewer, the more arithmetic a sample takes, `macs` in all, but as many as layers need, where
+ * so many would do: each runs about once through both networks. A function of model and data alone,
+ * so that a run repeats. */
+static uint32_t n_sample(const struct mpq_pipeline *p, double macs)
 {
-    const double budget = 5e10;
-    double n = budget / (double)mpq_pipeline_macs(p);
+    double n = macs / (double)mpq_pipeline_macs(p);
     n = n < LEAST_SAMPLES ? LEAST_SAMPLES : n > MOST_SAMPLES ? MOST_SAMPLES : n;
     for (uint32_t l = 0; l < p->layers.n_layer; l++) {
         double needed = samples_for(&p->layers.layer[l]);
@@ -31,43 +35,118 @@ static uint32_t n_sample(const struct mpq_pipeline *p)
     return n < p->tune.n ? (uint32_t)n : p->tune.n;
 }
 
-static enum mpq_status round_again(struct mpq_ctx *ctx, struct mpq_pipeline *p,
-                                   struct mpq_network *float_network, const uint8_t *bits,
-                                   struct mpq_supernet *net)
+/* The float network whose answers are aimed at: with equalized channels where they are, in
+ * `scratch` and *room. */
+static enum mpq_status find_reference(struct mpq_ctx *ctx, struct mpq_arena *scratch,
+                                      struct mpq_pipeline *p, struct mpq_network *room,
+                                      struct mpq_network **out)
 {
-    const struct mpq_samples samples = mpq_pipeline_samples(&p->tune);
-    const struct mpq_moment_source source = {.network = &p->fake_network,
-                                             .layer_node = p->layer_node,
-                                             .float_network = float_network,
-                                             .samples = &samples,
-                                             .sample = p->tune.sample,
-                                             .n_sample = n_sample(p),
-                                             .max_bytes = p->memory.walk_bytes};
-    return mpq_round_allocation(ctx, p->arena, net, &source, bits);
+    *out = &p->float_network;
+    if (!p->equalize.n_edge)
+        return MPQ_OK;
+    bool *keep = mpq_arena_alloc(ctx, scratch, p->graph->n_value, sizeof *keep);
+    if (!keep)
+        return MPQ_E_NOMEM;
+    for (uint32_t l = 0; l < p->layers.n_layer; l++)
+        if (p->layers.layer[l].x != MPQ_NO_VALUE)
+            keep[p->layers.layer[l].x] = true;
+    *out = room;
+    return mpq_network_create(ctx, scratch, p->equal_run_graph, p->batch,
+                              &(struct mpq_exec_options){.keep = keep}, room);
+}
+
+static struct mpq_moment_source source_of(struct mpq_pipeline *p, struct mpq_network *reference,
+                                          const struct mpq_samples *samples, uint32_t n)
+{
+    return (struct mpq_moment_source){.network = &p->fake_network,
+                                      .layer_node = p->layer_node,
+                                      .float_network = reference,
+                                      .samples = samples,
+                                      .sample = p->tune.sample,
+                                      .n_sample = n,
+                                      .max_bytes = p->memory.walk_bytes};
 }
 
 enum mpq_status mpq_pipeline_round(struct mpq_ctx *ctx, struct mpq_pipeline *p,
                                    const struct mpq_supernet *family, const uint8_t *bits,
                                    struct mpq_supernet *net)
 {
-    struct mpq_network network;
+    const struct mpq_samples samples = mpq_pipeline_samples(&p->tune);
+    struct mpq_network room, *reference;
     MPQ_TRY(mpq_supernet_copy(ctx, p->arena, family, net));
-    if (!p->equalize.n_edge)
-        return round_again(ctx, p, &p->float_network, bits, net);
     struct mpq_arena *scratch = mpq_arena_create(ctx);
-    bool *keep = scratch ? mpq_arena_alloc(ctx, scratch, p->graph->n_value, sizeof *keep) : NULL;
-    enum mpq_status status = keep ? MPQ_OK : MPQ_E_NOMEM;
-    for (uint32_t l = 0; keep && l < p->layers.n_layer; l++)
-        if (p->layers.layer[l].x != MPQ_NO_VALUE)
-            keep[p->layers.layer[l].x] = true;
-    if (status == MPQ_OK)
-        status = mpq_network_create(ctx, scratch, p->equal_run_graph, p->batch,
-                                    &(struct mpq_exec_options){.keep = keep}, &network);
-    if (status == MPQ_OK)
-        status = round_again(ctx, p, &network, bits, net);
+    enum mpq_status status =
+        scratch ? find_reference(ctx, scratch, p, &room, &reference) : MPQ_E_NOMEM;
+    if (status == MPQ_OK) {
+        const struct mpq_moment_source source =
+            source_of(p, reference, &samples, n_sample(p, 5e10));
+        status = mpq_round_allocation(ctx, p->arena, net, &source, bits, 0, p->layers.n_layer);
+    }
     mpq_arena_free(scratch);
     return status;
 }
+
+/* ---- what refining leaves of each layer's loss ---- */
+
+static enum mpq_status measure_share(struct mpq_ctx *ctx, struct mpq_arena *scratch,
+                                     struct mpq_pipeline *p, uint32_t n)
+{
+    const struct mpq_samples samples = mpq_pipeline_samples(&p->tune);
+    struct mpq_network room, *reference;
+    MPQ_TRY(find_reference(ctx, scratch, p, &room, &reference));
+    struct mpq_moment_source source = source_of(p, reference, &samples, n);
+    source.n_position = SHARE_POSITIONS;
+    return mpq_refined_share(ctx, &p->evaluator, &source, p->act_quant, p->act.n_group,
+                             p->sensitivity, p->refined_share);
+}
+
+enum mpq_status mpq_pipeline_refined_share(struct mpq_ctx *ctx, struct mpq_pipeline *p)
+{
+    const double max_macs = 5e12; /* a minute or two */
+    uint32_t n_layer = p->layers.n_layer, n = n_sample(p, 2.5e9);
+    double macs =
+        (double)n_layer * ((double)p->decide.n + 2 * (double)n) * (double)mpq_pipeline_macs(p);
+    if (!n_layer || !isnan(p->refined_share[0]))
+        return MPQ_OK;
+    if (macs > max_macs) {
+        for (uint32_t l = 0; l < n_layer; l++)
+            p->refined_share[l] = 1;
+        return MPQ_OK;
+    }
+    struct mpq_arena *scratch = mpq_arena_create(ctx);
+    enum mpq_status status = scratch ? measure_share(ctx, scratch, p, n) : MPQ_E_NOMEM;
+    mpq_arena_free(scratch);
+    return status;
+}
+
+/* An allocation to refine. */
+struct rival {
+    uint8_t *bits; /* [n_layer + n_act] NULL: none */
+    uint64_t cost[MPQ_N_COST];
+};
+
+/* The best by what refining leaves of the estimate. */
+static enum mpq_status find_rival(struct mpq_ctx *ctx, struct mpq_pipeline *p, struct rival *out)
+{
+    struct mpq_search_problem problem = p->problem;
+    struct mpq_search_result found;
+    size_t n_entry = ((size_t)p->layers.n_layer + p->n_act) * MPQ_N_BITS;
+    double *loss =
+        mpq_arena_copy(ctx, p->arena, problem.sensitivity, n_entry * sizeof *problem.sensitivity);
+    if (!loss)
+        return MPQ_E_NOMEM;
+    MPQ_TRY(mpq_pipeline_refined_share(ctx, p));
+    for (size_t i = 0; i < (size_t)p->layers.n_layer * MPQ_N_BITS; i++)
+        loss[i] *= p->refined_share[i / MPQ_N_BITS];
+    problem.sensitivity = loss;
+    problem.score = NULL;
+    MPQ_TRY(mpq_search(ctx, p->arena, &problem, &found));
+    out->bits = found.bits;
+    memcpy(out->cost, found.cost, sizeof out->cost);
+    return MPQ_OK;
+}
+
+/* ---- refining ---- */
 
 static bool has_narrow_layer(const struct mpq_pipeline *p, const uint8_t *bits)
 {
@@ -77,8 +156,8 @@ static bool has_narrow_layer(const struct mpq_pipeline *p, const uint8_t *bits)
     return false;
 }
 
-/* Refine the family for an allocation, and make both the result where it is better than what
- * was found, by more than the standard error of the difference. */
+/* Refine the family for an allocation, and make both the result where it is better than what there
+ * is: than what was found and is not refined, by more than the standard error of the difference. */
 static enum mpq_status try_refined(struct mpq_ctx *ctx, struct mpq_pipeline *p,
                                    const struct mpq_supernet *family, uint8_t *bits,
                                    const uint64_t *cost)
@@ -96,7 +175,7 @@ static enum mpq_status try_refined(struct mpq_ctx *ctx, struct mpq_pipeline *p,
     double gain = mpq_search_mean(found->sample_loss, loss, p->decide.n, &error);
     mpq_log(ctx, MPQ_LOG_INFO, "rounding for an allocation of %llu bytes: loss %.5f to %.5f",
             (unsigned long long)cost[0], found->loss, found->loss - gain);
-    if (!(gain > error))
+    if (!(gain > (p->refining_helped ? 0 : error)))
         return MPQ_OK;
     p->refining_helped = true;
     p->net = refined;
@@ -111,18 +190,36 @@ static enum mpq_status try_refined(struct mpq_ctx *ctx, struct mpq_pipeline *p,
     return MPQ_OK;
 }
 
+static bool is_among(const struct rival *rival, int n, const uint8_t *bits, size_t n_unit)
+{
+    for (int i = 0; i < n; i++)
+        if (rival[i].bits && memcmp(rival[i].bits, bits, n_unit) == 0)
+            return true;
+    return false;
+}
+
 enum mpq_status mpq_pipeline_refine(struct mpq_ctx *ctx, struct mpq_pipeline *p)
 {
-    uint8_t *estimated = p->found.estimated;
-    if (p->options->no_refine || p->options->baseline)
+    enum { N_RIVAL = 3 };
+    const struct mpq_search_result *found = &p->found;
+    struct rival rival[N_RIVAL] = {{.bits = found->bits}, {.bits = found->estimated}};
+    if (p->options->no_refine || p->options->baseline || !has_narrow_layer(p, p->bits))
         return MPQ_OK;
     const struct mpq_supernet family = p->net;
-    if (has_narrow_layer(p, p->bits))
-        MPQ_TRY(try_refined(ctx, p, &family, p->bits, p->found.cost));
-    if (!p->is_resumed && estimated &&
-        memcmp(estimated, p->bits, p->layers.n_layer + p->n_act) != 0 &&
-        has_narrow_layer(p, estimated))
-        MPQ_TRY(try_refined(ctx, p, &family, estimated, p->found.estimated_cost));
+    memcpy(rival[0].cost, found->cost, sizeof rival[0].cost);
+    memcpy(rival[1].cost, found->estimated_cost, sizeof rival[1].cost);
+    if (found->estimated)
+        MPQ_TRY(find_rival(ctx, p, &rival[2]));
+    if (p->is_resumed && rival[2].bits) { /* the rest only where that does not help */
+        const struct rival first = rival[2];
+        rival[1] = rival[0];
+        rival[0] = first;
+        rival[2].bits = NULL;
+    }
+    for (int i = 0; i < N_RIVAL && !(p->is_resumed && p->refining_helped); i++)
+        if (rival[i].bits && has_narrow_layer(p, rival[i].bits) &&
+            !is_among(rival, i, rival[i].bits, p->layers.n_layer + p->n_act))
+            MPQ_TRY(try_refined(ctx, p, &family, rival[i].bits, rival[i].cost));
     mpq_pipeline_set_activations(p, p->bits);
     bool specializes = p->n_step && !p->is_resumed && has_narrow_layer(p, p->bits);
     return specializes ? mpq_pipeline_specialize(ctx, p) : MPQ_OK;

@@ -291,6 +291,8 @@ static enum mpq_status measure_uniform(struct mpq_ctx *ctx, struct mpq_pipeline 
 static enum mpq_status save_checkpoint(struct mpq_ctx *ctx, struct mpq_pipeline *p)
 {
     MPQ_TRY(measure_uniform(ctx, p));
+    if (!p->options->no_refine)
+        MPQ_TRY(mpq_pipeline_refined_share(ctx, p));
     MPQ_TRY(mpq_pipeline_answer(ctx, p));
     struct mpq_checkpoint checkpoint = mpq_pipeline_checkpoint(p, &p->net);
     checkpoint.sensitivity_id = sensitivity_id(p);

@@ -422,22 +422,22 @@ enum mpq_status mpq_round_from(struct mpq_ctx *ctx, struct mpq_arena *arena,
     return round_layers(ctx, arena, net, graph, NULL, 0, net->layers->n_layer, moments);
 }
 
-/* The end of the run of layers from `begin` that read the same input or belong to one node: none of
- * them changes what another sees. */
-static uint32_t end_of_run(const struct mpq_layer_table *layers, uint32_t begin)
+/* The end of the run of layers from `begin`, at most `most`, that read the same input or belong to
+ * one node: none of them changes what another sees. */
+static uint32_t end_of_run(const struct mpq_layer_table *layers, uint32_t begin, uint32_t most)
 {
     const struct mpq_layer *first = &layers->layer[begin];
     uint32_t end = begin + 1;
-    while (end < layers->n_layer &&
-           (layers->layer[end].node == first->node ||
-            (first->x != MPQ_NO_VALUE && layers->layer[end].x == first->x)))
+    while (end < most && (layers->layer[end].node == first->node ||
+                          (first->x != MPQ_NO_VALUE && layers->layer[end].x == first->x)))
         end++;
     return end;
 }
 
 enum mpq_status mpq_round_allocation(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                      struct mpq_supernet *net,
-                                     const struct mpq_moment_source *source, const uint8_t *bits)
+                                     const struct mpq_moment_source *source, const uint8_t *bits,
+                                     uint32_t first, uint32_t end)
 {
     struct mpq_arena *whole = mpq_arena_create(ctx), *scratch = mpq_arena_create(ctx);
     struct mpq_moment_walk walk;
@@ -447,15 +447,15 @@ enum mpq_status mpq_round_allocation(struct mpq_ctx *ctx, struct mpq_arena *aren
                                  : mpq_moment_walk_create(ctx, whole, net->layers, source, &walk);
     if (status == MPQ_OK)
         mpq_supernet_apply(net, source->network->exec, bits);
-    for (uint32_t begin = 0, end; begin < n_layer && status == MPQ_OK; begin = end) {
-        end = end_of_run(net->layers, begin);
+    for (uint32_t begin = first, next; begin < end && status == MPQ_OK; begin = next) {
+        next = end_of_run(net->layers, begin, end);
         status = mpq_step(ctx, "round", begin, n_layer, (double)NAN);
         struct mpq_moments *moments = mpq_arena_alloc(ctx, scratch, n_layer, sizeof *moments);
         if (status == MPQ_OK)
             status = !moments ? MPQ_E_NOMEM
-                              : round_range(ctx, arena, scratch, net, source, bits, begin, end,
+                              : round_range(ctx, arena, scratch, net, source, bits, begin, next,
                                             &walk, moments);
-        for (uint32_t l = begin; l < end && status == MPQ_OK; l++)
+        for (uint32_t l = begin; l < next && status == MPQ_OK; l++)
             mpq_supernet_apply_layer(net, source->network->exec, l, bits[l]);
         mpq_arena_reset(scratch);
     }

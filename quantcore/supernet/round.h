@@ -29,14 +29,15 @@ enum mpq_status mpq_round_from(struct mpq_ctx *ctx, struct mpq_arena *arena,
 /* What rounding a layer takes besides its moments and the offsets. */
 size_t mpq_round_bytes(const struct mpq_layer *layer);
 
-/* The same for the widths of one allocation, bits [n_layer], layer after layer, each for the inputs
- * that the layers before it give now and aimed at what the float model answers to its own: errors
- * of the layers before it are made good as far as its weights can. The target of the sweep is the
- * least-squares solution of struct mpq_moments (GPTAQ, Li et al., ICML 2025, differs in solving for
- * it column by column); biases bring the means to those of the float model. Other widths stay. */
+/* The same for layers [first, end) and the widths of one allocation, bits [n_layer], layer after
+ * layer, each for the inputs that the layers before it give now and aimed at what the float model
+ * answers to its own: errors of the layers before it are made good as far as its weights can. The
+ * target of the sweep is the least-squares solution of struct mpq_moments (GPTAQ, Li et al., ICML
+ * 2025, differs in solving for it column by column); biases bring the means to those of the float
+ * model. Other widths stay. */
 enum mpq_status mpq_round_allocation(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                      struct mpq_supernet *net,
-                                     const struct mpq_moment_source *source,
-                                     const uint8_t *bits) MPQ_CHECKED;
+                                     const struct mpq_moment_source *source, const uint8_t *bits,
+                                     uint32_t first, uint32_t end) MPQ_CHECKED;
 
 #endif

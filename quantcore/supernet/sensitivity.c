@@ -3,6 +3,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "quantcore/supernet/round.h"
+
 /* Fewer samples than these say little about which layer is worse. */
 enum { LEAST_SAMPLES = 16 };
 
@@ -210,23 +212,92 @@ static struct mpq_act_quant finer(struct mpq_act_quant quant)
     return quant;
 }
 
+/* What they were, from `scratch`; NULL: out of memory. */
+static struct mpq_act_quant *make_finer(struct mpq_ctx *ctx, struct mpq_arena *scratch,
+                                        struct mpq_act_quant *act_quant, uint32_t n_group)
+{
+    struct mpq_act_quant *saved = mpq_arena_alloc(ctx, scratch, n_group, sizeof *saved);
+    for (uint32_t g = 0; saved && g < n_group; g++) {
+        saved[g] = act_quant[g];
+        act_quant[g] = finer(saved[g]);
+    }
+    return saved;
+}
+
 enum mpq_status mpq_sensitivity(struct mpq_ctx *ctx, struct mpq_evaluator *e,
                                 struct mpq_act_quant *act_quant, uint32_t n_group, double max_macs,
                                 double *out)
 {
     struct mpq_arena *scratch = mpq_arena_create(ctx);
-    struct mpq_act_quant *saved =
-        scratch ? mpq_arena_alloc(ctx, scratch, n_group, sizeof *saved) : NULL;
-    if (!saved) {
-        mpq_arena_free(scratch);
-        return MPQ_E_NOMEM;
+    struct mpq_act_quant *saved = scratch ? make_finer(ctx, scratch, act_quant, n_group) : NULL;
+    enum mpq_status status = saved ? measure(ctx, scratch, e, max_macs, out) : MPQ_E_NOMEM;
+    for (uint32_t g = 0; saved && g < n_group; g++)
+        act_quant[g] = saved[g];
+    mpq_arena_free(scratch);
+    return status;
+}
+
+/* ---- what refining leaves ---- */
+
+/* The loss of the allocation with those behind layer l rounded for it. */
+static enum mpq_status compensated_loss(struct mpq_ctx *ctx, const struct mpq_evaluator *e,
+                                        const struct mpq_moment_source *source, const uint8_t *bits,
+                                        uint32_t l, double *out)
+{
+    uint32_t end = l + 1 + MPQ_COMPENSATING_LAYERS, n_layer = e->net->layers->n_layer;
+    struct mpq_arena *work = mpq_arena_create(ctx);
+    struct mpq_supernet net;
+    struct mpq_evaluator evaluator = *e;
+    evaluator.net = &net;
+    enum mpq_status status = work ? mpq_supernet_copy(ctx, work, e->net, &net) : MPQ_E_NOMEM;
+    if (status == MPQ_OK)
+        status = mpq_round_allocation(ctx, work, &net, source, bits, l + 1,
+                                      end < n_layer ? end : n_layer);
+    if (status == MPQ_OK)
+        status = mpq_evaluate(ctx, &evaluator, bits, out);
+    mpq_arena_free(work);
+    return status;
+}
+
+/* bits [n_layer]: all at their widest. */
+static enum mpq_status measure_shares(struct mpq_ctx *ctx, struct mpq_evaluator e,
+                                      const struct mpq_moment_source *source,
+                                      const double *sensitivity, uint8_t *bits, double *out)
+{
+    const double least = 0.05; /* of what is less, noise is most */
+    double widest, loss;
+    MPQ_TRY(mpq_evaluate(ctx, &e, bits, &widest));
+    for (uint32_t l = 0; l < e.net->layers->n_layer; l++) {
+        const double *row = &sensitivity[l * MPQ_N_BITS];
+        uint8_t highest = bits[l];
+        int lowest = mpq_bits_lowest(e.net->layer[l].candidates);
+        double added = row[lowest] - row[highest];
+        out[l] = 1;
+        if (l + 1 == e.net->layers->n_layer || !(added > 0))
+            continue;
+        bits[l] = (uint8_t)lowest;
+        MPQ_TRY(compensated_loss(ctx, &e, source, bits, l, &loss));
+        bits[l] = highest;
+        double share = (loss - widest) / added;
+        out[l] = share > 1 ? 1 : share > least ? share : least;
     }
-    for (uint32_t g = 0; g < n_group; g++) {
-        saved[g] = act_quant[g];
-        act_quant[g] = finer(saved[g]);
-    }
-    enum mpq_status status = measure(ctx, scratch, e, max_macs, out);
-    for (uint32_t g = 0; g < n_group; g++)
+    return MPQ_OK;
+}
+
+enum mpq_status mpq_refined_share(struct mpq_ctx *ctx, const struct mpq_evaluator *e,
+                                  const struct mpq_moment_source *source,
+                                  struct mpq_act_quant *act_quant, uint32_t n_group,
+                                  const double *sensitivity, double *out)
+{
+    struct mpq_arena *scratch = mpq_arena_create(ctx);
+    uint32_t n_layer = e->net->layers->n_layer;
+    uint8_t *bits = scratch ? mpq_arena_alloc(ctx, scratch, n_layer, 1) : NULL;
+    struct mpq_act_quant *saved = bits ? make_finer(ctx, scratch, act_quant, n_group) : NULL;
+    for (uint32_t l = 0; bits && l < n_layer; l++)
+        bits[l] = (uint8_t)mpq_bits_highest(e->net->layer[l].candidates);
+    enum mpq_status status =
+        saved ? measure_shares(ctx, *e, source, sensitivity, bits, out) : MPQ_E_NOMEM;
+    for (uint32_t g = 0; saved && g < n_group; g++)
         act_quant[g] = saved[g];
     mpq_arena_free(scratch);
     return status;

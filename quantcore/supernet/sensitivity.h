@@ -3,6 +3,7 @@
 #define MPQ_SUPERNET_SENSITIVITY_H
 
 #include "quantcore/supernet/evaluate.h"
+#include "quantcore/supernet/moments.h"
 
 /* out[l * MPQ_N_BITS + b]: the loss with layer l at b bits and all others at their widest, NaN
  * where b is no candidate.
@@ -31,6 +32,23 @@ enum mpq_status mpq_group_sensitivity(struct mpq_ctx *ctx, struct mpq_evaluator 
                                       struct mpq_act_quant *act_quant,
                                       struct mpq_act_quant *const *by_width, uint32_t n_group,
                                       double max_macs, double *out) MPQ_CHECKED;
+
+/* Layers behind a layer that are rounded anew for its errors: those right behind it make good most
+ * of what can be, and further ones mostly learn the samples by heart (tests/bench/NOTES.md). */
+#define MPQ_COMPENSATING_LAYERS 6
+
+/* out[l]: the share, above 0 and at most 1, of what layer l's narrowest width adds to the loss that
+ * is left once the layers behind it are rounded for its errors (mpq_round_allocation()), all at
+ * their widest: how much of a sensitivity to believe where an allocation is refined. The last layer
+ * has nobody behind it, so its share is 1, as is that of layers with one width and of those whose
+ * narrowest adds nothing.
+ *
+ * sensitivity: what mpq_sensitivity() has given. source: the evaluator's network, the float network
+ * and samples other than the evaluator's. The evaluator keeps no prefixes. act_quant as above. */
+enum mpq_status mpq_refined_share(struct mpq_ctx *ctx, const struct mpq_evaluator *evaluator,
+                                  const struct mpq_moment_source *source,
+                                  struct mpq_act_quant *act_quant, uint32_t n_group,
+                                  const double *sensitivity, double *out) MPQ_CHECKED;
 
 /* The widths whose losses are measured: of `candidates` the widest, the narrowest and the upper one
  * in the middle of those that are not the widest. */

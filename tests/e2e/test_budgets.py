@@ -89,9 +89,12 @@ class Budgets(unittest.TestCase):
         arrays = np.load(CHECKPOINT)
         n = len(EVAL["labels"])
         self.assertEqual((arrays["answer_id"].shape, arrays["answer0"].size), ((n,), 10 * n))
+        share = arrays["refined_share"]
+        self.assertTrue((0 < share).all() and (share <= 1).all() and (share < 0.9).any() and share[-1] == 1, share)
         plain = self.search_changed("plain")
         self.assertGreater(float(plain["agreement"]), 0.98)
-        lacking = self.search_changed("older", answer_id=None, answer0=None, uniform_loss=None)
+        lacking = self.search_changed("older", answer_id=None, answer0=None, uniform_loss=None,
+                                      refined_share=None)
         self.assertEqual(lacking, plain)
         wrong = self.search_changed("wrong", answer0=-arrays["answer0"])
         self.assertLess(float(wrong["agreement"]), 0.1)

@@ -5,6 +5,7 @@
 
 #include "quantcore/base/rng.h"
 #include "quantcore/pass/pass.h"
+#include "quantcore/supernet/round.h"
 #include "quantcore/supernet/sensitivity.h"
 #include "quantcore/supernet/tune.h"
 #include "tests/check.h"
@@ -308,6 +309,61 @@ static void one_allocation_is_tuned_until_its_watch_has_enough(void **state)
     assert_int_equal(result.n_step, STOP);
 }
 
+/* ---- what refining leaves ---- */
+
+/* Of four layers the second and the last are read by nobody: what they lose stays. The third's
+ * errors the fourth makes good in part, the first's all three do. */
+static void shares_are_what_later_layers_do_not_make_good(void **state)
+{
+    struct net *net = *state;
+    struct family *f = make_family(net);
+    const struct mpq_samples samples = {read_normal, NULL};
+    uint32_t sample[512];
+    struct mpq_network reference;
+    struct mpq_supernet net_before;
+    double loss[N_LAYER * MPQ_N_BITS], share[N_LAYER], widest, narrow;
+    uint8_t bits[N_LAYER] = {8, 8, 8, 8};
+    for (uint32_t i = 0; i < MPQ_COUNT(sample); i++)
+        sample[i] = 1000 + i;
+    CHECK_OK(&net->ctx,
+             mpq_network_create(&net->ctx, net->arena, net->graph, BATCH,
+                                &(struct mpq_exec_options){.keep_all = true}, &reference));
+    const struct mpq_moment_source source = {.network = &f->network,
+                                             .layer_node = f->node,
+                                             .float_network = &reference,
+                                             .samples = &samples,
+                                             .sample = sample,
+                                             .n_sample = MPQ_COUNT(sample)};
+    CHECK_OK(&net->ctx, mpq_sensitivity(&net->ctx, &f->evaluator, NULL, 0, 1e12, loss));
+    CHECK_OK(&net->ctx, mpq_supernet_copy(&net->ctx, net->arena, &f->supernet, &net_before));
+    CHECK_OK(&net->ctx, mpq_evaluate(&net->ctx, &f->evaluator, bits, &widest));
+    CHECK_OK(&net->ctx, mpq_refined_share(&net->ctx, &f->evaluator, &source, NULL, 0, loss, share));
+    assert_true(share[0] >= 0.05 && share[0] < 0.9);
+    assert_true(share[1] > 0.95 && share[1] <= 1);
+    assert_true(share[2] >= 0.05 && share[2] < 0.9);
+    assert_true(share[3] == 1);
+
+    /* The third's, by hand; and the family is as it was. */
+    bits[2] = 2;
+    struct mpq_evaluator evaluator = f->evaluator;
+    evaluator.net = &net_before;
+    CHECK_OK(&net->ctx,
+             mpq_round_allocation(&net->ctx, net->arena, &net_before, &source, bits, 3, N_LAYER));
+    assert_null(net_before.layer[2].width[2].offset);
+    CHECK_OK(&net->ctx, mpq_evaluate(&net->ctx, &evaluator, bits, &narrow));
+    CHECK_NEAR(share[2], (narrow - widest) / (loss[2 * MPQ_N_BITS + 2] - loss[2 * MPQ_N_BITS + 8]),
+               1e-4, 0);
+    assert_null(f->supernet.layer[3].width[8].offset);
+    CHECK_OK(&net->ctx, mpq_evaluate(&net->ctx, &f->evaluator, bits, &narrow));
+    CHECK_NEAR(narrow, loss[2 * MPQ_N_BITS + 2], 1e-5, 1e-12);
+
+    /* One that adds nothing, and one with a single width, keep all of it. */
+    loss[0 * MPQ_N_BITS + 2] = loss[0 * MPQ_N_BITS + 8];
+    f->supernet.layer[2].candidates = 1 << 8;
+    CHECK_OK(&net->ctx, mpq_refined_share(&net->ctx, &f->evaluator, &source, NULL, 0, loss, share));
+    assert_true(share[0] == 1 && share[2] == 1);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -320,6 +376,8 @@ int main(void)
                                         net_setup, net_teardown),
         cmocka_unit_test_setup_teardown(one_allocation_is_tuned_until_its_watch_has_enough,
                                         net_setup, net_teardown),
+        cmocka_unit_test_setup_teardown(shares_are_what_later_layers_do_not_make_good, net_setup,
+                                        net_teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -290,7 +290,8 @@ static void an_allocation_makes_good_what_layers_before_got_wrong(void **state)
     mpq_real latent = supernet.layer[1].w[5];
     const struct mpq_moment_source source = {&network, node, &reference, &samples,
                                              sample,   256,  0,          0};
-    CHECK_OK(&net->ctx, mpq_round_allocation(&net->ctx, net->arena, &supernet, &source, bits));
+    CHECK_OK(&net->ctx,
+             mpq_round_allocation(&net->ctx, net->arena, &supernet, &source, bits, 0, 2));
     mpq_supernet_apply(&supernet, network.exec, bits);
     double together = error_of(net, &network, &reference, layer[1].y);
     if (!(together < 0.65 * apart))
