@@ -282,7 +282,9 @@ struct work {
 
 static mpq_bits_mask widths_of(const struct work *work, uint32_t l)
 {
-    return work->bits ? (mpq_bits_mask)(1u << work->bits[l]) : work->net->layer[l].candidates;
+    if (!work->bits)
+        return work->net->layer[l].candidates;
+    return (mpq_bits_mask)(1u << work->bits[l]);
 }
 
 static enum mpq_status round_strand(struct mpq_ctx *ctx, struct mpq_arena *scratch, void *arg,
