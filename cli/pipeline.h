@@ -251,6 +251,9 @@ enum mpq_status mpq_pipeline_crew(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                   const struct mpq_exec_options *options,
                                   struct mpq_crew *out) MPQ_CHECKED;
 
+/* As many samples ranges are taken from whatever they cost. */
+#define MPQ_LEAST_OBSERVED 32
+
 /* How many samples ranges may be taken from; fewer where nothing else takes time, as long as
  * activations then lose next to nothing. A function of the model alone, so that a run repeats. */
 uint32_t mpq_pipeline_affordable(const struct mpq_pipeline *p);

@@ -14,6 +14,9 @@
  * nothing. */
 enum { FIRST = 4, FEW = 16, MAX_JUDGING = 256 };
 
+/* A loss by activations that is next to nothing. */
+#define LEAST_LOSS 1e-3
+
 static void choose_ranges(struct mpq_pipeline *p)
 {
     struct mpq_act_form target = p->options->target->act;
@@ -253,11 +256,13 @@ static enum mpq_status choose_float(struct mpq_ctx *ctx, const struct mpq_pipeli
                                     double *out_noise, bool *out_stays_float)
 {
     struct mpq_network network;
+    double error, min_share = fmax(MPQ_LEAVE_FLOAT_SHARE, LEAST_LOSS / mean_loss(judge, &error));
     struct mpq_leave_float problem = {.graph = p->graph,
                                       .binding = &p->binding,
                                       .layers = &p->layers,
                                       .plan = &p->act,
                                       .max_macs = p->options->float_macs,
+                                      .min_share = min_share,
                                       .network = &network,
                                       .act_quant = p->act_quant,
                                       .samples = &judge->samples,
@@ -297,37 +302,57 @@ static enum mpq_status leave_float(struct mpq_ctx *ctx, struct mpq_pipeline *p,
     return MPQ_OK;
 }
 
-/* What can be done about what activations lose, where that is more than next to nothing: weights
- * may lose by equalizing, and floats have their price. A few samples mostly say that it is not. */
+/* The loss by activations from which on something is done about it; more where runs of the network
+ * are what takes the time. */
+static double least_loss(const struct mpq_pipeline *p)
+{
+    return mpq_pipeline_affordable(p) > MPQ_LEAST_OBSERVED ? LEAST_LOSS : MPQ_TUNE_LOSS_FLOOR;
+}
+
+/* More samples judge from now on, and much more of them ranges are taken from if what is lost is
+ * not little. */
+static enum mpq_status judge_by_more(struct mpq_ctx *ctx, struct mpq_pipeline *p,
+                                     struct mpq_arena *scratch, struct mpq_equalize *gains,
+                                     struct judge *judge)
+{
+    uint32_t n = mpq_pipeline_observed(p);
+    double error, loss = mean_loss(judge, &error);
+    p->observes_more = judge->targets.n_sample == 1 || loss + 3 * error >= MPQ_TUNE_LOSS_FLOOR;
+    if (mpq_pipeline_observed(p) > n) {
+        MPQ_TRY(mpq_pipeline_observe(ctx, p, p->run_graph, gains, 0, NULL, NULL));
+        choose_ranges(p);
+    }
+    n = mpq_pipeline_observed(p);
+    return n > FEW ? make_judge(ctx, scratch, p, n < MAX_JUDGING ? n : MAX_JUDGING, NULL, judge)
+                   : MPQ_OK;
+}
+
+/* What can be done about what activations lose. Weights of few bits may lose more by equalizing
+ * than activations gain that lose little, and floats have their price. A few samples mostly say
+ * that nothing is lost. */
 static enum mpq_status improve(struct mpq_ctx *ctx, struct mpq_pipeline *p,
                                struct mpq_arena *scratch, const struct mpq_targets *few,
                                struct mpq_equalize *gains)
 {
     struct judge judge;
-    double error;
-    for (uint32_t n = FIRST;; n = FEW) {
+    double error, least = least_loss(p);
+    bool are_wide = mpq_bits_lowest(p->candidates) > MPQ_REFINED_BITS;
+    for (uint32_t n = least < MPQ_TUNE_LOSS_FLOOR ? FEW : FIRST;; n = FEW) {
         struct mpq_targets known = *few;
         known.n_sample = n < few->n_sample ? n : few->n_sample;
         MPQ_TRY(make_judge(ctx, scratch, p, known.n_sample, &known, &judge));
         double loss = mean_loss(&judge, &error);
         mpq_log(ctx, MPQ_LOG_INFO, "loss by activations alone %.5f +- %.5f on %u samples", loss,
                 error, known.n_sample);
-        if (known.n_sample > 1 && loss + 3 * error < MPQ_TUNE_LOSS_FLOOR)
+        if (known.n_sample > 1 && loss + 3 * error < least)
             return MPQ_OK;
         if (known.n_sample == few->n_sample)
             break;
     }
-    uint32_t n_observed = mpq_pipeline_observed(p);
-    p->observes_more = true;
-    if (mpq_pipeline_observed(p) > n_observed) {
-        MPQ_TRY(mpq_pipeline_observe(ctx, p, p->run_graph, gains, 0, NULL, NULL));
-        choose_ranges(p);
-    }
-    if (p->tune.n > FEW)
-        MPQ_TRY(make_judge(ctx, scratch, p, MAX_JUDGING, NULL, &judge));
-    if (gains->n_edge && mean_loss(&judge, &error) >= MPQ_TUNE_LOSS_FLOOR)
+    MPQ_TRY(judge_by_more(ctx, p, scratch, gains, &judge));
+    if (gains->n_edge && mean_loss(&judge, &error) >= (are_wide ? least : MPQ_TUNE_LOSS_FLOOR))
         MPQ_TRY(equalize(ctx, p, scratch, &judge, gains));
-    if (!may_leave_float(p->options) || mean_loss(&judge, &error) < MPQ_TUNE_LOSS_FLOOR)
+    if (!may_leave_float(p->options) || mean_loss(&judge, &error) < least)
         return MPQ_OK;
     return leave_float(ctx, p, &judge);
 }

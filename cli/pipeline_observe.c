@@ -13,12 +13,12 @@ enum mpq_status mpq_pipeline_crew(struct mpq_ctx *ctx, struct mpq_arena *arena,
 
 uint32_t mpq_pipeline_affordable(const struct mpq_pipeline *p)
 {
-    enum { LEAST = 32, MOST = 1024 };
+    enum { MOST = 1024 };
     uint64_t budget = (uint64_t)(p->observes_more ? 1e11 : 1e10);
     uint64_t n = budget / mpq_pipeline_macs(p);
     if (!mpq_pipeline_is_fixed(p) || n > MOST)
         return MOST;
-    return n < LEAST ? LEAST : (uint32_t)n;
+    return n < MPQ_LEAST_OBSERVED ? MPQ_LEAST_OBSERVED : (uint32_t)n;
 }
 
 uint32_t mpq_pipeline_observed(const struct mpq_pipeline *p)

@@ -129,7 +129,7 @@ static enum mpq_status measure_groups(struct mpq_ctx *ctx, struct search *s, uin
         return MPQ_OK;
     MPQ_TRY(mpq_step(ctx, "activations", begin, s->n, (double)NAN));
     MPQ_TRY(measure(ctx, s, begin, end, &noise));
-    if (noise < MPQ_LEAVE_FLOAT_SHARE * s->all)
+    if (noise < s->p->min_share * s->all)
         return MPQ_OK;
     if (end - begin == 1) {
         s->noise[s->group[begin]] = noise;
@@ -162,7 +162,7 @@ static enum mpq_status add_group(struct mpq_ctx *ctx, const struct search *s, st
             continue;
         MPQ_TRY(find_outcome(ctx, s, now.stays_float, g, &with));
         double share = (noise_taken(s, &with) - noise_taken(s, &now)) / s->all;
-        if (share < MPQ_LEAVE_FLOAT_SHARE || share * s->all_macs < with.macs - now.macs ||
+        if (share < s->p->min_share || share * s->all_macs < with.macs - now.macs ||
             with.macs > s->p->max_macs * s->all_macs ||
             noise_taken(s, &with) <= noise_taken(s, best))
             continue;

@@ -6,8 +6,8 @@
 #include "quantcore/pass/pass.h"
 #include "quantcore/supernet/network.h"
 
-/* A group may be left float that makes at least this share of the noise of all by itself. */
-#define MPQ_LEAVE_FLOAT_SHARE 0.1
+/* A group is not left float for less than this share of the noise of all. */
+#define MPQ_LEAVE_FLOAT_SHARE 0.05
 
 /* What the network, with activations as they are quantized now, adds to the float model's outputs:
  * the mean square in units of their variance, added over the outputs and averaged over the samples.
@@ -21,7 +21,8 @@ struct mpq_leave_float {
     const struct mpq_binding *binding;
     const struct mpq_layer_table *layers;
     const struct mpq_act_plan *plan; /* with nothing left float, and outputs only where read */
-    double max_macs; /* share of the layers' multiplications that may run in float */
+    double max_macs;  /* share of the layers' multiplications that may run in float */
+    double min_share; /* of the noise of all that a group must make by itself, > 0   */
 
     /* Where noise is measured: activations quantized, weights as they are. */
     struct mpq_network *network;
@@ -32,9 +33,9 @@ struct mpq_leave_float {
 
 /* out_stays_float [n_value]. One group after the other, the one that takes most of the noise with
  * it first, and with each all groups whose kernels go with it; as long as it takes at least
- * MPQ_LEAVE_FLOAT_SHARE of what all make, *out_noise, and no less a share of that than the
- * multiplications that become float are of all. A group's noise is that of quantizing it alone.
- * Sets of groups are halved, and one that makes too little is not looked into. */
+ * min_share of what all make, *out_noise, and no less a share of that than the multiplications that
+ * become float are of all. A group's noise is that of quantizing it alone. Sets of groups are
+ * halved, and one that makes too little is not looked into. */
 enum mpq_status mpq_leave_float(struct mpq_ctx *ctx, struct mpq_arena *scratch,
                                 const struct mpq_leave_float *problem, double *out_noise,
                                 bool *out_stays_float) MPQ_CHECKED;

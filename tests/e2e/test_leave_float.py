@@ -21,16 +21,19 @@ AROUND = {"/layer1/conv1/Conv", "/layer1/conv2/Conv"}
 OPTIONS = "--no-equalize", "--effort", "none", "--bits", "8", "--size", "100%", "--overwrite"
 
 
-def make_wide():
+MILD = SCRATCH / "mild.onnx"  # the same, reaching so far only that little is lost
+
+
+def make_wide(path, reach):
     model = onnx.load(MODELS / "digits_cnn.onnx")
     for tensor in model.graph.initializer:
         array = numpy_helper.to_array(tensor).copy()
         if tensor.name == "layer1.bn1.bias":
-            array[0] = 1000
+            array[0] = reach
         if tensor.name == "layer1.conv2.weight":
             array[:, 0] = 0
         tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
-    onnx.save(model, WIDE)
+    onnx.save(model, path)
 
 
 def summary(path):
@@ -54,11 +57,12 @@ def optimized_ops(path):
 class LeaveFloat(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
-        make_wide()
+        make_wide(WIDE, 1000)
+        make_wide(MILD, 300)
 
-    def quantize(self, name, *options):
+    def quantize(self, name, *options, model=WIDE):
         path = SCRATCH / f"{name}.onnx"
-        convert(WIDE, path, *OPTIONS, *options)
+        convert(model, path, *OPTIONS, *options)
         return path, summary(path)
 
     def test_layers_around_it_stay_float(self):
@@ -76,6 +80,20 @@ class LeaveFloat(unittest.TestCase):
         for options in (("--float-macs", "2%"), ("--bitops", "W8A8"), ("--target", "qnn")):
             with self.subTest(options=options):
                 self.assertEqual(self.quantize("barred", *options)[1]["left_float_layers"], "0")
+
+    def test_little_is_lost_by_one_activation(self):
+        path, left = self.quantize("mild_left", "--float-macs", "50%", model=MILD)
+        _, none = self.quantize("mild_none", "--float-macs", "0%", model=MILD)
+        self.assertLess(float(none["kl"]), 0.01)
+        self.assertEqual(float_layers(path), AROUND)
+        self.assertLess(float(left["kl"]), float(none["kl"]) / 10)
+
+    def test_equalizing_where_little_is_lost_needs_wide_weights(self):
+        for bits, state in (("8", "kept"), ("4", "left out")):
+            with self.subTest(bits=bits):
+                path = SCRATCH / "equal.onnx"
+                convert(MILD, path, *OPTIONS[1:], "--float-macs", "0%", "--bits", bits)
+                self.assertEqual(summary(path)["equalizing"], state)
 
     def test_a_checkpoint_goes_on_from_there(self):
         state = SCRATCH / "wide.npz"
