@@ -186,7 +186,7 @@ class CnnInt8(Conversion, unittest.TestCase):
 
     def test_one_width_takes_what_one_file_needs(self):
         summary = facts(self.path)
-        self.assertEqual((summary["decide_samples"], summary["refining"]), ("16", "left out"))
+        self.assertEqual((summary["decide_samples"], summary["refining"]), ("4", "left out"))
         with open(self.path.with_suffix(".csv"), newline="", encoding="utf-8") as file:
             losses = {(row["sensitivity_8"], row["sensitivity_6"]) for row in csv.DictReader(file)}
         self.assertEqual(losses, {(summary["decide_loss"], "")})
