@@ -326,7 +326,8 @@ static void test_depthwise(void **state)
         depthwise(2, 17, 66, 65, 2, 1, 1, 0),  depthwise(1, 21, 33, 32, 2, 2, 2, 2),
         depthwise(2, 16, 13, 14, 3, 1, 1, 1),  depthwise(2, 5, 33, 33, 1, 2, 2, 2),
         depthwise(1, 3, 15, 17, 1, 4, 4, 4),   depthwise(2, 2, 40, 65, 1, 4, 4, 4),
-        depthwise(1, 2, 3, 18, 1, 20, 20, 20),
+        depthwise(1, 2, 3, 18, 1, 20, 20, 20), depthwise(3, 2, 9, 64, 2, 1, 0, 1),
+        depthwise(2, 3, 2, 34, 2, 1, 1, 1),    depthwise(2, 16, 34, 36, 2, 1, 0, 2),
     };
     for (size_t i = 0; i < MPQ_COUNT(shape); i++)
         check_shape(&shape[i], false, i, 1, 3);

@@ -210,6 +210,36 @@ static void test_filter_same(void **state)
                 }
 }
 
+static void test_filter_halved(void **state)
+{
+    (void)state;
+    const struct mpq_clamp clamp = {-1, 2};
+    for (int i = 0; mpq_tile_at(i); i++)
+        for (int n = mpq_tile_at(i)->lanes; n < 36; n++)
+            for (int kind = 0; kind < 4 * 11; kind++) {
+                static mpq_real x[1024], y[1024];
+                int before = kind % 2, width = 2 * n - before + kind / 2 % 2;
+                int height = kind / 4 + 3, rows = (height + 2 * before - 3) / 2 + 1;
+                memset(x, 0xff, sizeof x);
+                memset(y, 0xff, sizeof y);
+                memcpy(x + 100, s, (size_t)(width * height) * sizeof *x);
+                mpq_tile_at(i)->filter_halved(rows, n, height, width, before, a, x + 100,
+                                              MPQ_REAL(0.5), n % 2 ? &clamp : NULL, y);
+                for (int at = 0; at < rows * n; at++) {
+                    double sum = 0.5;
+                    for (int k = 0; k < 9; k++) {
+                        int row = 2 * (at / n) - before + k / 3, column = 2 * (at % n) - before;
+                        column += k % 3;
+                        if (row >= 0 && row < height && column >= 0 && column < width)
+                            sum += (double)a[k] * (double)s[row * width + column];
+                    }
+                    CHECK_NEAR(y[at], n % 2 ? fmin(fmax(sum, -1), 2) : sum, 1e-5, 1e-5);
+                }
+                for (int at = rows * n; at < 1024; at++)
+                    assert_true(isnan(y[at]));
+            }
+}
+
 static void test_filter_lanes(void **state)
 {
     (void)state;
@@ -360,17 +390,12 @@ static void test_transpose(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_product),
-        cmocka_unit_test(test_bytes),
-        cmocka_unit_test(test_gradient),
-        cmocka_unit_test(test_filter_and_correlate),
-        cmocka_unit_test(test_filter_rows),
-        cmocka_unit_test(test_filter_same),
-        cmocka_unit_test(test_filter_lanes),
-        cmocka_unit_test(test_copy_rows),
-        cmocka_unit_test(test_winograd),
-        cmocka_unit_test(test_transpose),
-        cmocka_unit_test(test_match_and_hand_out),
+        cmocka_unit_test(test_product),       cmocka_unit_test(test_bytes),
+        cmocka_unit_test(test_gradient),      cmocka_unit_test(test_filter_and_correlate),
+        cmocka_unit_test(test_filter_rows),   cmocka_unit_test(test_filter_same),
+        cmocka_unit_test(test_filter_halved), cmocka_unit_test(test_filter_lanes),
+        cmocka_unit_test(test_copy_rows),     cmocka_unit_test(test_winograd),
+        cmocka_unit_test(test_transpose),     cmocka_unit_test(test_match_and_hand_out),
     };
     return cmocka_run_group_tests(tests, set_up, NULL);
 }

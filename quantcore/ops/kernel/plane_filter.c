@@ -12,20 +12,34 @@ struct job {
     mpq_real *copy; /* [threads][copy_elements] */
 };
 
+static bool keeps_size(const struct mpq_conv *conv)
+{
+    bool does = memcmp(conv->in, conv->out, sizeof conv->in) == 0;
+    for (int i = 0; i < 3; i += 2)
+        does = does && conv->stride[i] == 1 && conv->pad[i] == conv->dilation[i];
+    return does && conv->dilation[0] == conv->dilation[2];
+}
+
+/* With no more than one row and column of zeros at each side. */
+static bool halves_size(const struct mpq_conv *conv)
+{
+    bool does = conv->pad[0] == conv->pad[2] && conv->pad[0] <= 1;
+    for (int i = 0; i < 3; i += 2)
+        does = does && conv->stride[i] == 2 && conv->dilation[i] == 1;
+    return does && 2 * conv->out[2] <= conv->in[2] + conv->pad[2];
+}
+
 bool mpq_is_plane_filter(const struct mpq_conv *conv)
 {
-    bool is = memcmp(conv->in, conv->out, sizeof conv->in) == 0 && conv->in[1] == 1 &&
-              conv->dilation[0] == conv->dilation[2] && conv->out[2] >= mpq_tile_best()->lanes;
-    for (int i = 0; i < 3; i++)
-        is = is && conv->kernel[i] == (i == 1 ? 1 : 3) && conv->stride[i] == 1 &&
-             conv->pad[i] == (i == 1 ? 0 : conv->dilation[i]);
-    return is;
+    return conv->kernel[0] == 3 && conv->kernel[1] == 1 && conv->kernel[2] == 3 &&
+           conv->in[1] == 1 && conv->out[1] == 1 && conv->pad[1] == 0 && conv->stride[1] == 1 &&
+           conv->out[2] >= mpq_tile_best()->lanes && (keeps_size(conv) || halves_size(conv));
 }
 
 /* Elements before and behind a plane that are read. */
 static int64_t reach_of(const struct mpq_conv *conv)
 {
-    return conv->dilation[0];
+    return conv->stride[0] == 2 ? 2 : conv->dilation[0];
 }
 
 static int64_t copy_elements(const struct mpq_conv *conv)
@@ -55,15 +69,18 @@ static void run_planes(void *arg, int64_t begin, int64_t end, int thread)
     const struct mpq_filter *f = job->filter;
     const struct mpq_conv *conv = f->conv;
     const struct mpq_tile_set *set = mpq_tile_best();
-    int64_t area = mpq_volume(conv->in);
     mpq_real *copy = job->copy + thread * copy_elements(conv);
     for (int64_t i = begin; i < end; i++) {
         int64_t c = i % conv->c;
-        mpq_real w[TAPS];
+        const mpq_real *x = plane_of(job, i, copy);
+        mpq_real bias = f->bias ? f->bias[c] : 0, *y = f->y + i * mpq_volume(conv->out), w[TAPS];
         for (int t = 0; t < TAPS; t++)
             w[t] = f->w[c * TAPS + (f->is_turned ? TAPS - 1 - t : t)];
-        set->filter_same(conv->in[0], conv->in[2], conv->dilation[0], w, plane_of(job, i, copy),
-                         f->bias ? f->bias[c] : 0, f->clamp, f->y + i * area);
+        if (conv->stride[0] == 2)
+            set->filter_halved(conv->out[0], conv->out[2], conv->in[0], conv->in[2], conv->pad[0],
+                               w, x, bias, f->clamp, y);
+        else
+            set->filter_same(conv->in[0], conv->in[2], conv->dilation[0], w, x, bias, f->clamp, y);
     }
 }
 

@@ -1,5 +1,5 @@
-/* Depthwise convolution on planes that are read where they are: filters of 3 x 3 that keep the
- * size. */
+/* Depthwise convolution on planes that are read where they are: filters of 3 x 3 that keep the size
+ * or, at a stride of 2, halve it. */
 #ifndef MPQ_OPS_KERNEL_PLANE_FILTER_H
 #define MPQ_OPS_KERNEL_PLANE_FILTER_H
 

@@ -86,6 +86,13 @@ struct mpq_tile_set {
                         const mpq_real *x, mpq_real bias, const struct mpq_clamp *clamp,
                         mpq_real *y);
 
+    /* y [rows, n] = bias + x [height, width] filtered with w [3, 3] at every second row and column,
+     * from `before` (0 or 1) above and left of x on, zeros around x, clamped (or NULL). n >= lanes,
+     * 2 * n <= width + before. Two elements before and behind x are read. */
+    void (*filter_halved)(int64_t rows, int64_t n, int64_t height, int64_t width, int64_t before,
+                          const mpq_real *w, const mpq_real *x, mpq_real bias,
+                          const struct mpq_clamp *clamp, mpq_real *y);
+
     /* A filter on `lanes` channels at once, which are the last dimension of s, w and y: for rows i
      * and columns j of the part, y[i * y_row + (first + j) * lanes] = bias [lanes] + sum over taps
      * t of w[tap[t]] [lanes] * s[offset[t] + i * s_row + j * s_column], clamped (or NULL). */
