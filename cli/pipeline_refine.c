@@ -210,9 +210,9 @@ enum mpq_status mpq_pipeline_refine(struct mpq_ctx *ctx, struct mpq_pipeline *p)
     memcpy(rival[1].cost, found->estimated_cost, sizeof rival[1].cost);
     if (found->estimated)
         MPQ_TRY(find_rival(ctx, p, &rival[2]));
-    if (p->is_resumed && rival[2].bits) { /* the rest only where that does not help */
+    if (p->is_resumed && rival[2].bits) { /* the rest only where that does not help, and matters */
         const struct rival first = rival[2];
-        rival[1] = rival[0];
+        rival[1] = found->loss < MPQ_TUNE_LOSS_FLOOR ? (struct rival){.bits = NULL} : rival[0];
         rival[0] = first;
         rival[2].bits = NULL;
     }
