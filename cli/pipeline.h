@@ -244,8 +244,11 @@ bool mpq_pipeline_rounds(const struct mpq_pipeline *p);
 enum mpq_status mpq_pipeline_passing(struct mpq_ctx *ctx, struct mpq_pipeline *p,
                                      struct mpq_arena **arena) MPQ_CHECKED;
 
-/* As many networks as run n_sample samples at once: one, unless the pipeline runs plainly and
- * memory has no limit. */
+/* How many of n_sample samples may run at once, each thread a batch of its own: one, unless the
+ * pipeline runs plainly and memory has no limit. */
+uint32_t mpq_pipeline_at_once(const struct mpq_pipeline *p, uint32_t n_sample);
+
+/* As many networks as that takes. */
 enum mpq_status mpq_pipeline_crew(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                   const struct mpq_pipeline *p, const struct mpq_graph *graph,
                                   uint32_t batch, uint32_t n_sample,
@@ -275,6 +278,14 @@ uint64_t mpq_pipeline_macs(const struct mpq_pipeline *p);
 
 /* Samples of a tuning step where memory has no limit; 0: nothing is tuned. */
 uint32_t mpq_pipeline_tune_batch(const struct mpq_pipeline *p);
+
+/* Tune `net`, in place, on the tune part for p->n_step steps, watched MPQ_LOOKS times or so;
+ * options: what else mpq_tune() is told. */
+#define MPQ_LOOKS 10
+enum mpq_status mpq_pipeline_train(struct mpq_ctx *ctx, struct mpq_pipeline *p,
+                                   struct mpq_arena *scratch, struct mpq_supernet *net,
+                                   struct mpq_tune_options options,
+                                   struct mpq_tune_result *out) MPQ_CHECKED;
 
 /* Ask the float model for its answers to what reports, for a checkpoint; unless they are many. */
 enum mpq_status mpq_pipeline_answer(struct mpq_ctx *ctx, struct mpq_pipeline *p) MPQ_CHECKED;

@@ -2,13 +2,18 @@
 #include "cli/pipeline.h"
 #include "cli/runner.h"
 
+uint32_t mpq_pipeline_at_once(const struct mpq_pipeline *p, uint32_t n_sample)
+{
+    return mpq_pipeline_runs_plainly(p) && !p->options->max_memory ? n_sample : 1;
+}
+
 enum mpq_status mpq_pipeline_crew(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                   const struct mpq_pipeline *p, const struct mpq_graph *graph,
                                   uint32_t batch, uint32_t n_sample,
                                   const struct mpq_exec_options *options, struct mpq_crew *out)
 {
-    bool is_alone = !mpq_pipeline_runs_plainly(p) || p->options->max_memory;
-    return mpq_crew_create(ctx, arena, graph, batch, is_alone ? 1 : n_sample, options, out);
+    return mpq_crew_create(ctx, arena, graph, batch, mpq_pipeline_at_once(p, n_sample), options,
+                           out);
 }
 
 uint32_t mpq_pipeline_affordable(const struct mpq_pipeline *p)

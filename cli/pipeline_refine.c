@@ -106,7 +106,10 @@ enum mpq_status mpq_pipeline_refined_share(struct mpq_ctx *ctx, struct mpq_pipel
     uint32_t n_layer = p->layers.n_layer, n = n_sample(p, 2.5e9);
     double macs =
         (double)n_layer * ((double)p->decide.n + 2 * (double)n) * (double)mpq_pipeline_macs(p);
-    if (!n_layer || !isnan(p->refined_share[0]))
+    bool is_known = true;
+    for (uint32_t l = 0; l < n_layer; l++)
+        is_known = is_known && !isnan(p->refined_share[l]);
+    if (is_known)
         return MPQ_OK;
     if (macs > max_macs) {
         for (uint32_t l = 0; l < n_layer; l++)
@@ -119,17 +122,20 @@ enum mpq_status mpq_pipeline_refined_share(struct mpq_ctx *ctx, struct mpq_pipel
     return status;
 }
 
-/* An allocation to refine. */
-struct rival {
-    uint8_t *bits; /* [n_layer + n_act] NULL: none */
-    uint64_t cost[MPQ_N_COST];
+/* Allocations to refine, in that order. */
+struct rivals {
+    struct {
+        uint8_t *bits; /* [n_layer + n_act] */
+        uint64_t cost[MPQ_N_COST];
+    } rival[3];
+    int n;
 };
 
 /* The best by what refining leaves of the estimate. */
-static enum mpq_status find_rival(struct mpq_ctx *ctx, struct mpq_pipeline *p, struct rival *out)
+static enum mpq_status find_rival(struct mpq_ctx *ctx, struct mpq_pipeline *p,
+                                  struct mpq_search_result *out)
 {
     struct mpq_search_problem problem = p->problem;
-    struct mpq_search_result found;
     size_t n_entry = ((size_t)p->layers.n_layer + p->n_act) * MPQ_N_BITS;
     double *loss =
         mpq_arena_copy(ctx, p->arena, problem.sensitivity, n_entry * sizeof *problem.sensitivity);
@@ -140,10 +146,7 @@ static enum mpq_status find_rival(struct mpq_ctx *ctx, struct mpq_pipeline *p, s
         loss[i] *= p->refined_share[i / MPQ_N_BITS];
     problem.sensitivity = loss;
     problem.score = NULL;
-    MPQ_TRY(mpq_search(ctx, p->arena, &problem, &found));
-    out->bits = found.bits;
-    memcpy(out->cost, found.cost, sizeof out->cost);
-    return MPQ_OK;
+    return mpq_search(ctx, p->arena, &problem, out);
 }
 
 /* ---- refining ---- */
@@ -190,36 +193,49 @@ static enum mpq_status try_refined(struct mpq_ctx *ctx, struct mpq_pipeline *p,
     return MPQ_OK;
 }
 
-static bool is_among(const struct rival *rival, int n, const uint8_t *bits, size_t n_unit)
+/* Unless there is nothing to refine in it, or it is among them. */
+static void offer(const struct mpq_pipeline *p, uint8_t *bits, const uint64_t *cost,
+                  struct rivals *r)
 {
-    for (int i = 0; i < n; i++)
-        if (rival[i].bits && memcmp(rival[i].bits, bits, n_unit) == 0)
-            return true;
-    return false;
+    bool is_new = has_narrow_layer(p, bits);
+    for (int i = 0; i < r->n; i++)
+        is_new = is_new && memcmp(r->rival[i].bits, bits, p->layers.n_layer + p->n_act) != 0;
+    if (!is_new)
+        return;
+    r->rival[r->n].bits = bits;
+    memcpy(r->rival[r->n++].cost, cost, sizeof r->rival->cost);
+}
+
+static enum mpq_status choose_rivals(struct mpq_ctx *ctx, struct mpq_pipeline *p, struct rivals *r)
+{
+    const struct mpq_search_result *found = &p->found;
+    struct mpq_search_result by_share;
+    if (!found->estimated) {
+        offer(p, found->bits, found->cost, r);
+        return MPQ_OK;
+    }
+    MPQ_TRY(find_rival(ctx, p, &by_share));
+    if (p->is_resumed) {
+        offer(p, by_share.bits, by_share.cost, r);
+        if (found->loss >= MPQ_TUNE_LOSS_FLOOR)
+            offer(p, found->bits, found->cost, r);
+        return MPQ_OK;
+    }
+    offer(p, found->bits, found->cost, r);
+    offer(p, found->estimated, found->estimated_cost, r);
+    offer(p, by_share.bits, by_share.cost, r);
+    return MPQ_OK;
 }
 
 enum mpq_status mpq_pipeline_refine(struct mpq_ctx *ctx, struct mpq_pipeline *p)
 {
-    enum { N_RIVAL = 3 };
-    const struct mpq_search_result *found = &p->found;
-    struct rival rival[N_RIVAL] = {{.bits = found->bits}, {.bits = found->estimated}};
+    struct rivals rivals = {.n = 0};
     if (p->options->no_refine || p->options->baseline || !has_narrow_layer(p, p->bits))
         return MPQ_OK;
     const struct mpq_supernet family = p->net;
-    memcpy(rival[0].cost, found->cost, sizeof rival[0].cost);
-    memcpy(rival[1].cost, found->estimated_cost, sizeof rival[1].cost);
-    if (found->estimated)
-        MPQ_TRY(find_rival(ctx, p, &rival[2]));
-    if (p->is_resumed && rival[2].bits) { /* the rest only where that does not help, and matters */
-        const struct rival first = rival[2];
-        rival[1] = found->loss < MPQ_TUNE_LOSS_FLOOR ? (struct rival){.bits = NULL} : rival[0];
-        rival[0] = first;
-        rival[2].bits = NULL;
-    }
-    for (int i = 0; i < N_RIVAL && !(p->is_resumed && p->refining_helped); i++)
-        if (rival[i].bits && has_narrow_layer(p, rival[i].bits) &&
-            !is_among(rival, i, rival[i].bits, p->layers.n_layer + p->n_act))
-            MPQ_TRY(try_refined(ctx, p, &family, rival[i].bits, rival[i].cost));
+    MPQ_TRY(choose_rivals(ctx, p, &rivals));
+    for (int i = 0; i < rivals.n && !(p->is_resumed && p->refining_helped); i++)
+        MPQ_TRY(try_refined(ctx, p, &family, rivals.rival[i].bits, rivals.rival[i].cost));
     mpq_pipeline_set_activations(p, p->bits);
     bool specializes = p->n_step && !p->is_resumed && has_narrow_layer(p, p->bits);
     return specializes ? mpq_pipeline_specialize(ctx, p) : MPQ_OK;

@@ -1,7 +1,7 @@
 /* The pipeline's last tuning: the allocation found, for itself alone. */
 #include "cli/pipeline.h"
 
-enum { LOOKS = 10, PATIENCE = 3 };
+enum { PATIENCE = 3 };
 
 struct watch {
     struct mpq_pipeline *p;
@@ -33,29 +33,18 @@ static enum mpq_status tune(struct mpq_ctx *ctx, struct mpq_pipeline *p, struct 
                             struct watch *watch)
 {
     struct mpq_supernet net;
-    struct mpq_targets targets;
     struct mpq_tune_result result;
-    const struct mpq_samples samples = mpq_pipeline_samples(&p->tune);
-    const uint32_t every = p->n_step / LOOKS;
-    uint32_t batch = p->memory.tune_batch ? p->memory.tune_batch : mpq_pipeline_tune_batch(p);
     /* Weights at four times the rate of a family's, whose paths have to agree on them. */
-    const struct mpq_tune_options options = {.n_step = p->n_step,
-                                             .weight_rate = 2e-4,
+    const struct mpq_tune_options options = {.weight_rate = 2e-4,
                                              .scale_rate = 2e-4,
                                              .bias_rate = 1e-4,
-                                             .max_bytes = p->memory.tune_bytes,
-                                             .sensitivity = p->sensitivity,
-                                             .stats = p->observer.stats,
                                              .watch = look,
-                                             .watch_every = every ? every : 1,
                                              .watch_arg = watch};
     MPQ_TRY(mpq_supernet_copy(ctx, scratch, &p->net, &net));
     for (uint32_t l = 0; l < p->layers.n_layer; l++)
         net.layer[l].candidates = net.layer[l].active = (mpq_bits_mask)(1u << p->bits[l]);
     watch->evaluator.net = &net;
-    MPQ_TRY(mpq_targets_create(ctx, scratch, &p->float_network, &samples, p->tune.sample, p->tune.n,
-                               &targets));
-    MPQ_TRY(mpq_tune(ctx, &net, p->fake_graph, batch, &samples, &targets, &options, &result));
+    MPQ_TRY(mpq_pipeline_train(ctx, p, scratch, &net, options, &result));
     bool stop;
     return result.n_step < p->n_step ? MPQ_OK : look(ctx, watch, result.n_step, &stop);
 }

@@ -44,6 +44,12 @@ static uint32_t tune_steps(const struct mpq_pipeline *p, uint32_t batch)
     return steps < 20 ? 20 : (uint32_t)steps;
 }
 
+/* What memory leaves of it. */
+static uint32_t planned_batch(const struct mpq_pipeline *p)
+{
+    return p->memory.tune_batch ? p->memory.tune_batch : tune_batch(p);
+}
+
 uint32_t mpq_pipeline_tune_batch(const struct mpq_pipeline *p)
 {
     uint32_t batch = tune_batch(p);
@@ -102,7 +108,7 @@ struct family_watch {
     uint32_t n_look;
 };
 
-enum { LOOKS = 10, FIRST_VERDICT = 3 };
+enum { FIRST_VERDICT = 3 };
 
 /* Ends a tuning that gains nothing on inputs held back from it, and would be left out: most that
  * are have not gained by then. */
@@ -174,14 +180,27 @@ static enum mpq_status round_widths(struct mpq_ctx *ctx, struct mpq_pipeline *p,
     return mpq_round_supernet(ctx, p->net_arena ? p->net_arena : p->arena, &p->net, &source);
 }
 
-static enum mpq_status tune(struct mpq_ctx *ctx, struct mpq_pipeline *p, struct mpq_arena *scratch,
-                            uint32_t batch, struct family_watch *watch)
+enum mpq_status mpq_pipeline_train(struct mpq_ctx *ctx, struct mpq_pipeline *p,
+                                   struct mpq_arena *scratch, struct mpq_supernet *net,
+                                   struct mpq_tune_options options, struct mpq_tune_result *out)
 {
-    const uint32_t every = p->n_step / LOOKS;
+    const uint32_t every = p->n_step / MPQ_LOOKS;
     struct mpq_targets targets;
-    struct mpq_samples samples = mpq_pipeline_samples(&p->tune);
-    struct mpq_tune_options options = {
-        .n_step = p->n_step,
+    const struct mpq_samples samples = mpq_pipeline_samples(&p->tune);
+    options.n_step = p->n_step;
+    options.max_bytes = p->memory.tune_bytes;
+    options.sensitivity = p->sensitivity;
+    options.stats = p->observer.stats;
+    options.watch_every = every ? every : 1;
+    MPQ_TRY(mpq_targets_create(ctx, scratch, &p->float_network, &samples, p->tune.sample, p->tune.n,
+                               &targets));
+    return mpq_tune(ctx, net, p->fake_graph, planned_batch(p), &samples, &targets, &options, out);
+}
+
+static enum mpq_status tune(struct mpq_ctx *ctx, struct mpq_pipeline *p, struct mpq_arena *scratch,
+                            struct family_watch *watch)
+{
+    const struct mpq_tune_options options = {
         .n_random = 3,
         .freeze = !p->options->no_freeze,
         .align = !p->options->no_align,
@@ -189,16 +208,10 @@ static enum mpq_status tune(struct mpq_ctx *ctx, struct mpq_pipeline *p, struct 
         .scale_rate = 2e-4,
         .bias_rate = 1e-4,
         .align_weight = 0.1,
-        .max_bytes = p->memory.tune_bytes,
-        .sensitivity = p->sensitivity,
-        .stats = p->observer.stats,
         .watch = look,
-        .watch_every = every ? every : 1,
         .watch_arg = watch,
     };
-    MPQ_TRY(mpq_targets_create(ctx, scratch, &p->float_network, &samples, p->tune.sample, p->tune.n,
-                               &targets));
-    MPQ_TRY(mpq_tune(ctx, &p->net, p->fake_graph, batch, &samples, &targets, &options, &p->tuned));
+    MPQ_TRY(mpq_pipeline_train(ctx, p, scratch, &p->net, options, &p->tuned));
     mpq_log(ctx, MPQ_LOG_INFO, "tuning took the loss of random paths from %.5f to %.5f",
             p->tuned.first_loss, p->tuned.last_loss);
     return MPQ_OK;
@@ -206,7 +219,7 @@ static enum mpq_status tune(struct mpq_ctx *ctx, struct mpq_pipeline *p, struct 
 
 /* Round the family as fitted, tune it from there, and go back where that did not help. */
 static enum mpq_status round_and_tune(struct mpq_ctx *ctx, struct mpq_pipeline *p,
-                                      struct mpq_arena *scratch, uint32_t batch)
+                                      struct mpq_arena *scratch)
 {
     double after;
     struct mpq_supernet rounded;
@@ -220,7 +233,7 @@ static enum mpq_status round_and_tune(struct mpq_ctx *ctx, struct mpq_pipeline *
     struct family_watch watch = {.p = p, .sampler = &sampler, .least = (double)INFINITY};
     MPQ_TRY(family_loss(ctx, p, &sampler, "before tuning", &watch.before));
     MPQ_TRY(mpq_supernet_copy(ctx, scratch, &p->net, &rounded));
-    MPQ_TRY(tune(ctx, p, scratch, batch, &watch));
+    MPQ_TRY(tune(ctx, p, scratch, &watch));
     p->has_sensitivity = true;
     if (p->tuned.n_step == p->n_step) {
         MPQ_TRY(family_loss(ctx, p, &sampler, "after tuning", &after));
@@ -310,12 +323,11 @@ enum mpq_status mpq_pipeline_tune(struct mpq_ctx *ctx, struct mpq_pipeline *p)
         MPQ_TRY(load_answers(ctx, p));
         return measure_sensitivity(ctx, p);
     }
-    uint32_t batch = p->memory.tune_batch ? p->memory.tune_batch : tune_batch(p);
-    p->n_step = tune_steps(p, batch);
+    p->n_step = tune_steps(p, planned_batch(p));
     struct mpq_arena *scratch = mpq_arena_create(ctx);
     if (!scratch)
         return MPQ_E_NOMEM;
-    enum mpq_status status = round_and_tune(ctx, p, scratch, batch);
+    enum mpq_status status = round_and_tune(ctx, p, scratch);
     mpq_arena_free(scratch);
     MPQ_TRY(status);
     if (p->options->baseline || mpq_pipeline_is_fixed(p)) { /* nothing to search */

@@ -160,20 +160,30 @@ static enum mpq_status take_codes(struct mpq_ctx *ctx, struct mpq_arena *scratch
     return mpq_supernet_apply_codes(ctx, scratch, &p->layers, p->fake_network.exec, stored);
 }
 
+/* A network in which what layers answer is there once its node has run. */
+static enum mpq_status make_network(struct mpq_ctx *ctx, struct mpq_arena *scratch,
+                                    const struct mpq_pipeline *p, const struct mpq_graph *graph,
+                                    struct mpq_network *out)
+{
+    mpq_node_id *until = mpq_arena_alloc(ctx, scratch, graph->n_value, sizeof *until);
+    if (!until)
+        return MPQ_E_NOMEM;
+    for (uint32_t l = 0; l < p->layers.n_layer; l++) {
+        mpq_value_id y = p->layers.layer[l].y;
+        until[y] = graph->value[y].producer + 1;
+    }
+    return mpq_network_create(ctx, scratch, graph, p->batch,
+                              &(struct mpq_exec_options){.until = until}, out);
+}
+
 /* Where nothing else runs them, both networks are made now, in `scratch`. */
 static enum mpq_status make_networks(struct mpq_ctx *ctx, struct mpq_arena *scratch,
                                      struct mpq_pipeline *p)
 {
     if (!p->net_arena)
         return MPQ_OK;
-    bool *shown = mpq_arena_alloc(ctx, scratch, p->fake_graph->n_value, sizeof *shown);
-    if (!shown)
-        return MPQ_E_NOMEM;
-    for (uint32_t l = 0; l < p->layers.n_layer; l++)
-        shown[p->layers.layer[l].y] = true;
-    const struct mpq_exec_options options = {.shown = shown};
-    MPQ_TRY(mpq_network_create(ctx, scratch, p->run_graph, p->batch, &options, &p->float_network));
-    return mpq_network_create(ctx, scratch, p->fake_graph, p->batch, &options, &p->fake_network);
+    MPQ_TRY(make_network(ctx, scratch, p, p->run_graph, &p->float_network));
+    return make_network(ctx, scratch, p, p->fake_graph, &p->fake_network);
 }
 
 static enum mpq_status make_pair(struct mpq_ctx *ctx, struct mpq_arena *scratch,
@@ -326,8 +336,8 @@ static enum mpq_status read_written(struct mpq_ctx *ctx, struct mpq_arena *arena
         bool changed;
         MPQ_TRY(mpq_rebatch(ctx, arena, graph, &graph, &changed));
     }
-    bool is_alone = !mpq_pipeline_runs_plainly(p) || p->options->max_memory;
-    return mpq_runner_create_many(ctx, arena, graph, p->batch, is_alone ? 1 : n_sample, out);
+    return mpq_runner_create_many(ctx, arena, graph, p->batch, mpq_pipeline_at_once(p, n_sample),
+                                  out);
 }
 
 /* No output may be farther off than least_db. */

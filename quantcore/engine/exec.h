@@ -16,10 +16,8 @@ struct mpq_exec;
 typedef void mpq_exec_hook(void *arg, mpq_value_id value);
 
 struct mpq_exec_options {
-    const bool *keep;  /* [n_value] values whose data must outlive the forward pass besides the
-                          outputs; NULL: none. Others share memory.                           */
-    const bool *shown; /* [n_value] values that are to be there once their node has run, for
-                          whoever runs node by node and looks at them; NULL: none         */
+    const bool *keep; /* [n_value] values whose data must outlive the forward pass besides the
+                         outputs; NULL: none. Others share memory.                           */
     const mpq_node_id *until; /* [n_value] values that are still to be there before that node runs,
                                  for whoever looks at a pass in between; 0: this one is not; NULL:
                                  none                                                          */

@@ -27,9 +27,8 @@ static enum mpq_status fuse_clamps(struct mpq_ctx *ctx, struct mpq_arena *scratc
         for (uint32_t i = 0; i < node->n_in; i++)
             x[i] = node->in[i] == MPQ_NO_VALUE ? NULL : &exec->tensor[node->in[i]];
         bool is_seen =
-            (options->keep && options->keep[v]) || (options->shown && options->shown[v]) ||
-            (options->until && options->until[v]) || (options->seed && options->seed[v]) ||
-            (options->hooked && options->hooked[v]) ||
+            (options->keep && options->keep[v]) || (options->until && options->until[v]) ||
+            (options->seed && options->seed[v]) || (options->hooked && options->hooked[v]) ||
             (options->want_grad && options->want_grad[v]);
         if (is_seen || mpq_uses_single(&uses, v) != n || maker == MPQ_NO_NODE ||
             !mpq_exec_runs(exec, maker) || !graph->node[maker].op->clamps_y ||

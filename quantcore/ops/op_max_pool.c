@@ -144,19 +144,15 @@ struct dealt {
 
 #define ROW_ROUND 16
 
-static int64_t padded(const struct mpq_pool_dim *d)
-{
-    return mpq_max(d->pad + d->in, (d->out - 1) * d->stride + (d->kernel - 1) * d->dilation + 1);
-}
-
 static size_t dealt_setup(const struct mpq_pool *pool, void *base, struct dealt *out)
 {
     const struct mpq_pool_dim *d = pool->dim;
     size_t used = 0;
     for (int i = 0; i < 2; i++)
-        out->rows[i] = padded(&d[i]);
+        out->rows[i] = mpq_pool_padded(&d[i]);
     out->stride = d[2].stride;
-    out->width = mpq_ceil_div(mpq_ceil_div(padded(&d[2]), d[2].stride), ROW_ROUND) * ROW_ROUND;
+    out->width =
+        mpq_ceil_div(mpq_ceil_div(mpq_pool_padded(&d[2]), d[2].stride), ROW_ROUND) * ROW_ROUND;
     out->reach = (d[2].kernel - 1) * d[2].dilation / d[2].stride;
     out->n_tap = d[0].kernel * d[1].kernel * d[2].kernel;
     out->n_line = d[0].kernel * d[1].kernel * mpq_min(d[2].stride, d[2].kernel * d[2].dilation);

@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "quantcore/base/integer.h"
 #include "quantcore/ops/op_util.h"
 
 static enum mpq_status read_ints(struct mpq_ctx *ctx, const struct mpq_node *node, const char *name,
@@ -132,6 +133,12 @@ static void find_valid(const struct mpq_pool_dim *d, int64_t tap, int64_t *begin
     *end = stop < d->out ? stop : d->out;
     if (*end < *begin)
         *end = *begin;
+}
+
+int64_t mpq_pool_padded(const struct mpq_pool_dim *dim)
+{
+    int64_t of_windows = (dim->out - 1) * dim->stride + (dim->kernel - 1) * dim->dilation + 1;
+    return mpq_max(dim->pad + dim->in, of_windows);
 }
 
 int64_t mpq_pool_taps_inside(const struct mpq_pool *pool, const int64_t o[3])

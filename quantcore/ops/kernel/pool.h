@@ -37,6 +37,9 @@ enum mpq_status mpq_pool_infer(struct mpq_ctx *ctx, const struct mpq_node *node,
 void mpq_pool_make(const struct mpq_node *node, const struct mpq_shape *x,
                    const struct mpq_shape *y, struct mpq_pool *out);
 
+/* Inputs and the padding that windows reach into, on both sides. */
+int64_t mpq_pool_padded(const struct mpq_pool_dim *dim);
+
 /* Taps of window o that fall inside the input. */
 int64_t mpq_pool_taps_inside(const struct mpq_pool *pool, const int64_t o[3]);
 

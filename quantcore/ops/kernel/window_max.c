@@ -4,13 +4,6 @@
 
 #include "quantcore/base/simd.h"
 
-/* A row of maxima with the padding that windows reach into on both sides. */
-static int64_t row_length(const struct mpq_pool_dim *w)
-{
-    int64_t of_windows = (w->out - 1) * w->stride + w->kernel, of_input = w->pad + w->in;
-    return of_windows > of_input ? of_windows : of_input;
-}
-
 #define T          mpq_real
 #define START      (mpq_real)(-INFINITY)
 #define NAME(part) part##_real
@@ -44,7 +37,7 @@ bool mpq_window_max_takes(const struct mpq_pool *pool)
 
 size_t mpq_window_max_bytes(const struct mpq_pool *pool, size_t element_bytes)
 {
-    return ((size_t)row_length(&pool->dim[2]) * element_bytes + 63) / 64 * 64;
+    return ((size_t)mpq_pool_padded(&pool->dim[2]) * element_bytes + 63) / 64 * 64;
 }
 
 void mpq_window_max_real(const struct mpq_pool *pool, const mpq_real *x, mpq_real *y, void *row)
