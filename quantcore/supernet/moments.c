@@ -6,6 +6,7 @@
 #include "quantcore/base/thread.h"
 #include "quantcore/ops/conv_attrs.h"
 #include "quantcore/ops/kernel/gemm.h"
+#include "quantcore/supernet/conv_rows.h"
 
 enum {
     MAX_INPUTS = 4608,
@@ -21,65 +22,10 @@ enum {
  * each. */
 struct input {
     const mpq_real *x, *f;
-    mpq_real *x_row, *f_row; /* [ROWS, k] */
+    mpq_real *x_row, *f_row; /* [ROWS, k], those of the next thread `stride` further on */
+    size_t stride;
+    int64_t *place; /* [ROWS, taps] of struct mpq_conv_rows */
 };
-
-MPQ_MULTIVERSION
-static void copy_from(const mpq_real *restrict x, const int64_t *restrict offset, int64_t n,
-                      mpq_real *restrict row)
-{
-    for (int64_t i = 0; i < n; i++)
-        row[i] = x[offset[i]];
-}
-
-/* Where channels and taps are from where the filter is, as long as it is inside the image. */
-static void find_offsets(const struct mpq_conv *conv, int64_t *offset)
-{
-    const int64_t *in = conv->in, *step = conv->dilation, *kernel = conv->kernel;
-    for (int64_t c = 0; c < conv->c / conv->group; c++)
-        for (int64_t i = 0; i < kernel[0]; i++)
-            for (int64_t j = 0; j < kernel[1]; j++)
-                for (int64_t k = 0; k < kernel[2]; k++)
-                    *offset++ =
-                        ((c * in[0] + i * step[0]) * in[1] + j * step[1]) * in[2] + k * step[2];
-}
-
-/* One row of X: the inputs under the filter of group g at output position `at` of image n. */
-static void fill_row(const struct mpq_conv *conv, const mpq_real *x, const int64_t *offset,
-                     int64_t n, int64_t g, int64_t at, mpq_real *row)
-{
-    int64_t channels = conv->c / conv->group;
-    const int64_t o[3] = {at / (conv->out[1] * conv->out[2]), at / conv->out[2] % conv->out[1],
-                          at % conv->out[2]};
-    int64_t first = 0;
-    bool is_inside = true;
-    for (int d = 0; d < 3; d++) {
-        int64_t begin = o[d] * conv->stride[d] - conv->pad[d];
-        int64_t end = begin + (conv->kernel[d] - 1) * conv->dilation[d];
-        is_inside = is_inside && begin >= 0 && end < conv->in[d];
-        first = first * conv->in[d] + begin;
-    }
-    x += (n * conv->c + g * channels) * mpq_volume(conv->in);
-    if (is_inside) {
-        copy_from(x + first, offset, channels * mpq_volume(conv->kernel), row);
-        return;
-    }
-    for (int64_t c = 0; c < channels; c++) {
-        const mpq_real *plane = x + c * mpq_volume(conv->in);
-        for (int64_t t = 0; t < mpq_volume(conv->kernel); t++) {
-            const int64_t tap[3] = {t / (conv->kernel[1] * conv->kernel[2]),
-                                    t / conv->kernel[2] % conv->kernel[1], t % conv->kernel[2]};
-            int64_t place = 0;
-            bool inside = true;
-            for (int d = 0; d < 3; d++) {
-                int64_t i = o[d] * conv->stride[d] + tap[d] * conv->dilation[d] - conv->pad[d];
-                inside = inside && i >= 0 && i < conv->in[d];
-                place = place * conv->in[d] + i;
-            }
-            *row++ = inside ? plane[place] : 0;
-        }
-    }
-}
 
 /* Rows of one group to be added to its moments. */
 struct addition {
@@ -88,12 +34,22 @@ struct addition {
     int64_t n_row, k;
 };
 
-static void add_columns(const mpq_real *rows, const struct addition *a, int64_t begin, int64_t end,
-                        double *mean)
+MPQ_MULTIVERSION
+static void add_columns(const mpq_real *restrict rows, int64_t n_row, int64_t k, int64_t begin,
+                        int64_t end, double *restrict mean)
 {
-    for (int64_t r = 0; r < a->n_row; r++)
+    for (int64_t r = 0; r < n_row; r++)
         for (int64_t i = begin; i < end; i++)
-            mean[i] += (double)rows[r * a->k + i];
+            mean[i] += (double)rows[r * k + i];
+}
+
+MPQ_MULTIVERSION
+static void take_off(mpq_real *restrict f, const mpq_real *restrict x, int64_t n_row, int64_t k,
+                     int64_t begin, int64_t end)
+{
+    for (int64_t r = 0; r < n_row; r++)
+        for (int64_t i = begin; i < end; i++)
+            f[r * k + i] -= x[r * k + i];
 }
 
 /* Columns [begin, end): their means, and F - X in place of F. */
@@ -101,13 +57,11 @@ static void add_means(void *arg, int64_t begin, int64_t end, int thread)
 {
     const struct addition *a = arg;
     (void)thread;
-    add_columns(a->in->x_row, a, begin, end, a->mean);
+    add_columns(a->in->x_row, a->n_row, a->k, begin, end, a->mean);
     if (!a->in->f)
         return;
-    add_columns(a->in->f_row, a, begin, end, a->float_mean);
-    for (int64_t r = 0; r < a->n_row; r++)
-        for (int64_t i = r * a->k + begin; i < r * a->k + end; i++)
-            a->in->f_row[i] -= a->in->x_row[i];
+    add_columns(a->in->f_row, a->n_row, a->k, begin, end, a->float_mean);
+    take_off(a->in->f_row, a->in->x_row, a->n_row, a->k, begin, end);
 }
 
 static void add_rows(struct mpq_moments *m, int64_t g, const struct input *in, int64_t n_row)
@@ -133,47 +87,62 @@ static void complete(struct mpq_moments *m)
     }
 }
 
-/* Rows of a convolution's group g: those of the positions first, first + apart, ... */
-struct positions {
-    const struct mpq_conv *conv;
+/* Rows of a convolution at work, all groups of them or one. */
+struct conv_work {
+    const struct mpq_conv_rows *rows;
     const struct input *in;
-    const int64_t *offset; /* [k] of find_offsets() */
-    int64_t first, apart, g, k;
+    struct mpq_moments *moments;
+    int64_t g;
 };
 
 static void fill_rows(void *arg, int64_t begin, int64_t end, int thread)
 {
-    const struct positions *p = arg;
-    int64_t places = mpq_volume(p->conv->out);
+    const struct conv_work *work = arg;
+    const struct input *in = work->in;
     (void)thread;
-    for (int64_t r = begin; r < end; r++) {
-        int64_t at = p->first + r * p->apart;
-        fill_row(p->conv, p->in->x, p->offset, at / places, p->g, at % places,
-                 p->in->x_row + r * p->k);
-        if (p->in->f)
-            fill_row(p->conv, p->in->f, p->offset, at / places, p->g, at % places,
-                     p->in->f_row + r * p->k);
+    mpq_conv_rows_fill(work->rows, in->x, work->g, begin, end, in->x_row);
+    if (in->f)
+        mpq_conv_rows_fill(work->rows, in->f, work->g, begin, end, in->f_row);
+}
+
+/* The whole work of groups [begin, end), in the thread's own rows. */
+static void add_groups(void *arg, int64_t begin, int64_t end, int thread)
+{
+    const struct conv_work *work = arg;
+    struct input in = *work->in;
+    in.x_row += (size_t)thread * in.stride;
+    if (in.f)
+        in.f_row += (size_t)thread * in.stride;
+    for (int64_t g = begin; g < end; g++) {
+        struct conv_work one = {work->rows, &in, work->moments, g};
+        fill_rows(&one, 0, work->rows->n_row, 0);
+        add_rows(work->moments, g, &in, work->rows->n_row);
     }
 }
 
 /* Evenly spaced output positions of the batch's first n images, about `most` of each; not the same
- * ones of every batch. */
+ * ones of every batch. Several groups are dealt to the threads. */
 static void gather_conv(struct mpq_moments *m, const struct mpq_conv *conv, const struct input *in,
                         int64_t n, int64_t most)
 {
     int64_t places = mpq_volume(conv->out), total = n * places, offset[MAX_INPUTS];
     if (!total)
         return;
-    find_offsets(conv, offset);
+    mpq_conv_rows_offsets(conv, offset);
     int64_t apart = (places + most - 1) / most, first = (int64_t)(m->n_row % (uint64_t)apart);
     int64_t n_position = (total - first + apart - 1) / apart;
-    for (int64_t g = 0; g < m->n_group; g++)
-        for (int64_t done = 0, n_row; done < n_position; done += n_row) {
-            struct positions p = {conv, in, offset, first + done * apart, apart, g, m->k};
-            n_row = n_position - done < ROWS ? n_position - done : ROWS;
-            mpq_parallel_for(n_row, 1 + GRAIN / m->k, fill_rows, &p);
-            add_rows(m, g, in, n_row);
+    for (int64_t done = 0, n_row; done < n_position; done += n_row) {
+        n_row = n_position - done < ROWS ? n_position - done : ROWS;
+        const struct mpq_conv_rows rows =
+            mpq_conv_rows_place(conv, offset, first + done * apart, apart, n_row, in->place);
+        struct conv_work work = {&rows, in, m, 0};
+        if (m->n_group > 1) {
+            mpq_gemm_parallel_for(m->n_group, 1 + GRAIN / (n_row * m->k), add_groups, &work);
+            continue;
         }
+        mpq_parallel_for(n_row, 1 + GRAIN / m->k, fill_rows, &work);
+        add_rows(m, 0, in, n_row);
+    }
     m->n_row += (uint64_t)n_position;
 }
 
@@ -223,7 +192,9 @@ size_t mpq_moments_bytes(const struct mpq_layer *layer, bool has_cross)
 {
     size_t k = (size_t)(layer->n_outer * layer->n_inner);
     size_t of_input = k * sizeof(mpq_real) + sizeof(double);
-    size_t room = 2 * ROWS * k * sizeof(mpq_real) * (size_t)mpq_thread_count();
+    size_t taps = (size_t)layer->n_inner; /* at most */
+    size_t room = ROWS * (2 * k * sizeof(mpq_real) + taps * sizeof(int64_t));
+    room *= (size_t)mpq_thread_count();
     if (k > MAX_INPUTS)
         return 0;
     return (size_t)layer->n_group * k * of_input * (has_cross ? 2 : 1) + room;
@@ -247,6 +218,17 @@ static enum mpq_status create(struct mpq_ctx *ctx, struct mpq_arena *arena,
     }
     *out = m;
     return MPQ_OK;
+}
+
+/* Of the filter, where the node is a convolution. */
+static int64_t count_taps(const struct mpq_moment_source *source, const struct mpq_layer *layer,
+                          mpq_node_id id)
+{
+    const struct mpq_shape *w = &source->network->binding.tensor[layer->weight].shape;
+    int64_t n = 1;
+    for (int d = 2; d < w->rank && mpq_node_is(&source->network->graph->node[id], "Conv"); d++)
+        n *= w->dim[d];
+    return n;
 }
 
 /* What layer l saw of the first `share` of the batch that the networks have just run. */
@@ -361,22 +343,27 @@ enum mpq_status mpq_moments_begin(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                   uint32_t end, struct mpq_moment_room *out_room,
                                   struct mpq_moments *out)
 {
-    int64_t most = 0;
+    int64_t most = 0, most_taps = 0;
     for (uint32_t l = begin; l < end; l++) {
         out[l] = (struct mpq_moments){0};
         if (!is_gathered(&layers->layer[l], source, source->layer_node[l]))
             continue;
         MPQ_TRY(create(ctx, arena, &layers->layer[l], source->float_network != NULL, &out[l]));
+        int64_t taps = count_taps(source, &layers->layer[l], source->layer_node[l]);
         most = out[l].k > most ? out[l].k : most;
+        most_taps = taps > most_taps ? taps : most_taps;
     }
     size_t n_thread = (size_t)mpq_thread_count();
-    struct mpq_moment_room room = {.stride = (size_t)(ROWS * most)};
+    struct mpq_moment_room room = {.stride = (size_t)(ROWS * most),
+                                   .place_stride = (size_t)(ROWS * most_taps)};
     room.x_row = mpq_arena_alloc(ctx, arena, n_thread * room.stride, sizeof *room.x_row);
+    room.place = mpq_arena_alloc(ctx, arena, n_thread * room.place_stride, sizeof *room.place);
     room.load = mpq_arena_alloc(ctx, arena, n_thread, sizeof *room.load);
     room.owner = mpq_arena_alloc(ctx, arena, layers->n_layer, sizeof *room.owner);
     if (source->float_network)
         room.f_row = mpq_arena_alloc(ctx, arena, n_thread * room.stride, sizeof *room.f_row);
-    if (!room.x_row || !room.load || !room.owner || (source->float_network && !room.f_row))
+    if (!room.x_row || !room.place || !room.load || !room.owner ||
+        (source->float_network && !room.f_row))
         return MPQ_E_NOMEM;
     *out_room = room;
     return MPQ_OK;
@@ -400,7 +387,10 @@ static void gather_some(void *arg, int64_t first, int64_t last, int thread)
     const struct mpq_moment_room *room = g->room;
     const struct mpq_graph *graph = g->source->network->graph;
     size_t at = (size_t)thread * room->stride;
-    struct input in = {.x_row = room->x_row + at, .f_row = room->f_row ? room->f_row + at : NULL};
+    struct input in = {.x_row = room->x_row + at,
+                       .f_row = room->f_row ? room->f_row + at : NULL,
+                       .stride = room->stride,
+                       .place = room->place + (size_t)thread * room->place_stride};
     for (uint32_t l = g->begin; l < g->end; l++)
         if (g->moments[l].gram &&
             (!g->is_dealt || (room->owner[l] >= first && room->owner[l] < last)))

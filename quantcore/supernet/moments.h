@@ -32,6 +32,8 @@ struct mpq_moment_source {
 struct mpq_moment_room {
     mpq_real *x_row, *f_row; /* [threads][stride]; f_row NULL: no F */
     size_t stride;
+    int64_t *place; /* [threads][place_stride] of struct mpq_conv_rows */
+    size_t place_stride;
     double *load; /* [threads] what each has to do of one batch */
     int *owner;   /* [n_layer] the thread that gathers it       */
 };
