@@ -17,7 +17,8 @@ double mpq_searcher_loss(const struct mpq_searcher *s, uint32_t u, uint32_t b)
 
 bool mpq_searcher_allows(const struct mpq_searcher *s, uint32_t u, uint32_t b)
 {
-    return b >= MPQ_MIN_BITS && b <= MPQ_MAX_BITS && isfinite(mpq_searcher_loss(s, u, b));
+    return b >= MPQ_MIN_BITS && b <= MPQ_MAX_BITS && isfinite(mpq_searcher_loss(s, u, b)) &&
+           !(u < s->problem->n_layer && s->excluded >> b & 1);
 }
 
 uint32_t mpq_searcher_next(const struct mpq_searcher *s, uint32_t u, uint32_t b, int direction)

@@ -9,7 +9,8 @@ struct mpq_searcher {
     struct mpq_ctx *ctx;
     struct mpq_arena *arena;
     const struct mpq_search_problem *problem;
-    uint32_t n_unit; /* layers and groups, what has a width */
+    uint32_t n_unit;   /* layers and groups, what has a width                            */
+    uint16_t excluded; /* bit b: width b is not offered to layers for the time being     */
     bool has_best;
     struct mpq_search_result best;
     double *sample_loss;              /* [n_sample] of the last evaluation */

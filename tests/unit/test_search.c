@@ -158,6 +158,14 @@ static void search(struct instance *in, struct mpq_search_result *result)
         assert_false(isnan(in->sensitivity[l * MPQ_N_BITS + result->bits[l]]));
 }
 
+static uint64_t exact_cost(const struct instance *in, uint32_t c, const uint8_t *bits)
+{
+    uint64_t cost = mpq_search_cost(&in->problem, c, bits);
+    if (c == 0 && in->problem.measure)
+        assert_int_equal(in->problem.measure(NULL, in->problem.arg, bits, &cost), MPQ_OK);
+    return cost;
+}
+
 /* The least loss by trying everything, INFINITY where nothing fits. */
 static double brute_force(const struct instance *in,
                           double (*loss)(const struct instance *, const uint8_t *))
@@ -172,7 +180,7 @@ static double brute_force(const struct instance *in,
         for (uint32_t l = 0; l < n_unit; l++)
             is_allowed &= !isnan(in->sensitivity[l * MPQ_N_BITS + bits[l]]);
         for (uint32_t c = 0; c < p->n_cost && is_allowed; c++)
-            is_allowed = mpq_search_cost(p, c, bits) <= p->cost[c].budget;
+            is_allowed = exact_cost(in, c, bits) <= p->cost[c].budget;
         if (is_allowed)
             best = fmin(best, loss(in, bits));
         uint32_t l = 0;
@@ -437,6 +445,72 @@ static void exact_size_decides(void **state)
     }
 }
 
+static enum mpq_status measure_constant(struct mpq_ctx *ctx, void *arg, const uint8_t *bits,
+                                        uint64_t *out_bytes)
+{
+    const struct instance *in = arg;
+    (void)ctx;
+    *out_bytes = mpq_search_cost(&in->problem, 0, bits) + in->surcharge;
+    return MPQ_OK;
+}
+
+/* A program for each width in use, as files have them. */
+static enum mpq_status measure_widths(struct mpq_ctx *ctx, void *arg, const uint8_t *bits,
+                                      uint64_t *out_bytes)
+{
+    const struct instance *in = arg;
+    (void)ctx;
+    *out_bytes = mpq_search_cost(&in->problem, 0, bits);
+    for (int b = MPQ_MIN_BITS; b < MPQ_MAX_BITS; b++)
+        *out_bytes += memchr(bits, b, in->problem.n_layer) ? in->surcharge : 0;
+    return MPQ_OK;
+}
+
+/* A byte too much by what the file has beyond the table: the next best is found at once, however
+ * little the capacity has to fall by. */
+static void constant_surcharge_costs_nothing(void **state)
+{
+    (void)state;
+    for (uint64_t seed = 5000; seed < 5040; seed++) {
+        struct instance in;
+        struct mpq_search_result result;
+        make(&in, seed, 4);
+        if (!isinf(brute_force(&in, table_loss))) {
+            search(&in, &result);
+            in.problem.measure = measure_constant;
+            in.surcharge = 100;
+            in.problem.cost[0].budget = result.cost[0] + in.surcharge - 1;
+            double best = brute_force(&in, table_loss);
+            if (!isinf(best)) {
+                search(&in, &result);
+                assert_true(table_loss(&in, result.bits) <= best * (1 + 1e-12));
+            }
+        }
+        mpq_arena_free(in.arena);
+    }
+}
+
+/* The best with programs that cost as much as a layer: 29 are found of the 40, without leaving
+ * widths out 18. */
+static void widths_are_left_out(void **state)
+{
+    (void)state;
+    int n_best = 0;
+    for (uint64_t seed = 6000; seed < 6040; seed++) {
+        struct instance in;
+        struct mpq_search_result result;
+        make(&in, seed, 5);
+        in.problem.measure = measure_widths;
+        in.surcharge = 150;
+        in.problem.cost[0].budget += 5 * in.surcharge; /* there is always something that fits */
+        search(&in, &result);
+        double best = brute_force(&in, table_loss);
+        n_best += table_loss(&in, result.bits) <= best * (1 + 1e-12);
+        mpq_arena_free(in.arena);
+    }
+    assert_true(n_best >= 27);
+}
+
 /* Two layers: 2 with both at 4 bits, less in->interaction at in->favoured, where half of the
  * samples each lie one above and one below; 3 elsewhere. */
 static enum mpq_status noisy_score(struct mpq_ctx *ctx, void *arg, const uint8_t *bits,
@@ -603,6 +677,8 @@ int main(void)
         cmocka_unit_test(ties_go_to_fewer_bytes),
         cmocka_unit_test(results_repeat),
         cmocka_unit_test(exact_size_decides),
+        cmocka_unit_test(constant_surcharge_costs_nothing),
+        cmocka_unit_test(widths_are_left_out),
         cmocka_unit_test(noise_is_not_followed),
         cmocka_unit_test(paired_means),
         cmocka_unit_test(locked_layers_stay),
