@@ -124,10 +124,10 @@ const struct mpq_option_row mpq_option_table[] = {
     {"weights-only", 0, CONVERT, NULL, A_SWITCH, FIELD(weights_only), "no", NULL,
      "Do not run the model: choose widths by the weights alone, leave activations in float and "
      "carry everything else through, unknown operators included. Needs no data."},
-    {"short-names", 0, MADE | KEPT, NULL, A_SWITCH, FIELD(short_names), "no", NULL,
-     "Give inner values new names of two letters and nodes none, for models whose names take more "
-     "of "
-     "the file than their weights. Inputs and outputs keep theirs."},
+    {"names", 0, MADE | KEPT, "all|nodes|none", A_CHOICE, FIELD(names), "nodes", NULL,
+     "Names that the file keeps. nodes: inner values, weights among them, get two letters, which "
+     "small files have better use for; none: nodes have no names either. Inputs and outputs keep "
+     "theirs."},
     {"saturation-safe", 0, MADE | KEPT, NULL, A_SWITCH, FIELD(saturation_safe), "no", NULL,
      "Change the channels whose weights could make 8-bit kernels saturate on x86 processors "
      "without VNNI; the report counts them in any case."},

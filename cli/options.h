@@ -85,6 +85,7 @@ struct mpq_options {
     int baseline;                                /* enum mpq_baseline                          */
     int recipe;                                  /* see recipe.h                               */
     int effort;                                  /* enum mpq_effort                            */
+    int names;                                   /* enum mpq_names                             */
     int64_t steps;                               /* -1: as the effort says                     */
     uint64_t seed;
     uint64_t max_memory; /* bytes of the process; 0: no limit                         */
@@ -92,7 +93,7 @@ struct mpq_options {
     const struct mpq_target *target;
     const struct mpq_target *reader; /* of lint; NULL: anyone                            */
     bool overwrite, no_freeze, no_align, no_augment, no_refine, no_round, no_codebook, no_equalize,
-        weights_only, short_names, saturation_safe;
+        weights_only, saturation_safe;
 
     size_t message_limit; /* no option: tests set it, for what happens beyond 2 GiB; 0: as it is */
 

@@ -16,7 +16,7 @@ struct mpq_export_plan mpq_pipeline_export_plan(const struct mpq_pipeline *p)
                                     .target = p->options->target,
                                     .external_name = p->external_name,
                                     .message_limit = p->options->message_limit,
-                                    .short_names = p->options->short_names};
+                                    .names = p->options->names};
 }
 
 void mpq_pipeline_set_activations(struct mpq_pipeline *p, const uint8_t *bits)

@@ -4,6 +4,7 @@
 #include "exporter/external.h"
 #include "exporter/qdq.h"
 #include "exporter/respell.h"
+#include "exporter/unsaid.h"
 #include "exporter/write.h"
 #include "proto/proto_model.h"
 #include "quantcore/base/limits.h"
@@ -20,7 +21,7 @@ static const Onnx__ModelProto *source_of(const struct mpq_graph *graph)
 static const char *node_name(struct mpq_qdq *qdq, const struct mpq_node *node)
 {
     bool needs_name = strcmp(node->op_type, "Slice") == 0 || strcmp(node->op_type, "Gather") == 0;
-    const char *name = qdq->plan->short_names ? "" : node->name;
+    const char *name = qdq->plan->names == MPQ_NAMES_NONE ? "" : node->name;
     return *name || !needs_name ? name : mpq_build_name(&qdq->build);
 }
 
@@ -55,7 +56,7 @@ static enum mpq_status write_node(struct mpq_qdq *qdq, mpq_node_id n)
     out->input = input;
     out->n_output = node->n_out;
     out->output = output;
-    out->n_attribute = node->attr_set.n;
+    out->n_attribute = 0;
     out->attribute = attr;
     for (uint32_t i = 0; i < out->n_input; i++) {
         input[i] = mpq_write_text(mpq_qdq_input(qdq, n, i));
@@ -66,8 +67,10 @@ static enum mpq_status write_node(struct mpq_qdq *qdq, mpq_node_id n)
         output[i] = node->out[i] == MPQ_NO_VALUE ? mpq_write_text("")
                                                  : mpq_write_text(qdq->made_as[node->out[i]]);
     for (size_t a = 0; a < node->attr_set.n; a++) {
-        attr[a] = mpq_write_attr(ctx, arena, &node->attr_set.attr[a]);
-        if (!attr[a])
+        if (mpq_attr_goes_unsaid(node, &node->attr_set.attr[a]))
+            continue;
+        attr[out->n_attribute] = mpq_write_attr(ctx, arena, &node->attr_set.attr[a]);
+        if (!attr[out->n_attribute++])
             return MPQ_E_NOMEM;
     }
     MPQ_TRY(mpq_respell(&qdq->build, node, graph->opset, qdq->opset, out));

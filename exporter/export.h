@@ -4,6 +4,14 @@
 
 #include "exporter/target.h"
 
+/* Which names the file keeps. Inputs, outputs and what others go by are called as before in any
+ * case. */
+enum mpq_names {
+    MPQ_NAMES_ALL,
+    MPQ_NAMES_NODES, /* inner values and constants get two letters            */
+    MPQ_NAMES_NONE   /* and nodes none                                        */
+};
+
 struct mpq_export_plan {
     const struct mpq_graph *graph; /* simplified: what mpq_simplify() returned        */
     const struct mpq_layer_table *layers;
@@ -14,7 +22,7 @@ struct mpq_export_plan {
     const char *external_name; /* of the file beside the model that takes large initializers where
                                   the model would reach message_limit; NULL: LIMIT instead    */
     size_t message_limit;      /* 0: what protobuf allows                                     */
-    bool short_names;          /* inner values and constants get new names, nodes none        */
+    enum mpq_names names;
 };
 
 struct mpq_export_file {

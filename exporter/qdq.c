@@ -223,7 +223,7 @@ enum mpq_status mpq_qdq_init(struct mpq_ctx *ctx, struct mpq_arena *arena,
     MPQ_TRY(check_activations(ctx, plan));
     MPQ_TRY(describe_layers(out, bits));
     find_float_constants(out);
-    return plan->short_names ? shorten_names(out) : MPQ_OK;
+    return plan->names == MPQ_NAMES_ALL ? MPQ_OK : shorten_names(out);
 }
 
 /* ---- activations ---- */

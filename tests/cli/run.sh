@@ -168,10 +168,10 @@ expect 0 'Blur' inspect out/a.onnx
 expect 0 'file bytes' convert good.onnx --weights-only --size 60% -o out/a.onnx --overwrite
 expect 0 'top-1' eval out/a.onnx --data good.npz --reference good.onnx
 rm -f out/*
-expect 0 'file bytes' convert good.onnx --data good.npz --effort none --size 90% --short-names \
+expect 0 'file bytes' convert good.onnx --data good.npz --effort none --size 90% --names none \
     -o out/a.onnx
 expect 0 'top-1' eval out/a.onnx --data good.npz --reference good.onnx
-expect 0 'file bytes' convert good.onnx --weights-only --short-names --size 60% -o out/a.onnx \
+expect 0 'file bytes' convert good.onnx --weights-only --names none --size 60% -o out/a.onnx \
     --overwrite
 rm -f out/*
 refuse 4 'smallest' convert good.onnx --weights-only --size 1% -o out/a.onnx

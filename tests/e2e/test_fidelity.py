@@ -75,7 +75,7 @@ def make_model(custom):
 
 
 def convert(tool, model, out, *options):
-    subprocess.run([tool, "convert", model, "--weights-only", "-o", out, "-q", "--overwrite",
+    subprocess.run([tool, "convert", model, "--weights-only", "--names", "all", "-o", out, "-q", "--overwrite",
                     *options], check=True)
     onnx.checker.check_model(str(out), full_check=False)
     return onnx.load(out)

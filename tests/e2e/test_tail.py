@@ -150,7 +150,7 @@ def check_detector(tool, folder):
     assert "3 layers can be quantized" in done.stdout and "(NonMaxSuppression)" in done.stdout, done.stdout
     done = run(tool, "eval", small, "--data", data)
     assert done.returncode == 3 and "NonMaxSuppression" in done.stderr, done.stderr
-    convert(tool, detector(), folder, "again", "--effort", "none", "--short-names", "--checkpoint", folder / "state.npz")
+    convert(tool, detector(), folder, "again", "--effort", "none", "--names", "none", "--checkpoint", folder / "state.npz")
     done = run(tool, "search", folder / "state.npz", "--size", "50%", "-o", folder / "searched.onnx")
     assert done.returncode == 0, done.stderr
 
@@ -180,7 +180,7 @@ def check_custom(tool, folder):
 
 
 def check_loop(tool, folder):
-    for more in (), ("--short-names",):
+    for more in (), ("--names", "all"), ("--names", "none"):
         path, data, small, done = convert(tool, loop(), folder, "loop", "--effort", "none", *more)
         assert "'loop' (Loop)" in done.stdout, done.stdout
         before, after = (ort.InferenceSession(str(p)) for p in (path, small))

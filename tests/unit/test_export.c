@@ -157,16 +157,48 @@ static void test_short_names(void **state)
     size_t before, after;
     struct mpq_ctx *ctx = &c.net->ctx;
     CHECK_OK(ctx, mpq_export_size(ctx, &c.plan, c.bits, &before));
-    c.plan.short_names = true;
+    c.plan.names = MPQ_NAMES_NODES;
+    struct mpq_graph *graph = export_round_trip(&c);
+    assert_int_equal(mpq_graph_find(graph, "r1"), MPQ_NO_VALUE);
+    size_t n_named = 0;
+    for (mpq_node_id n = 0; n < graph->n_node; n++)
+        n_named += *graph->node[n].name != 0;
+    assert_int_equal(n_named, c.graph->n_node);
+    c.plan.names = MPQ_NAMES_NONE;
     CHECK_OK(ctx, mpq_export_size(ctx, &c.plan, c.bits, &after));
     assert_true(after < before);
-    struct mpq_graph *graph = export_round_trip(&c);
+    graph = export_round_trip(&c);
     assert_string_equal(graph->value[graph->input[0]].name, "a0");
     assert_string_equal(graph->value[graph->output[0]].name, "y");
     assert_int_equal(mpq_graph_find(graph, "r1"), MPQ_NO_VALUE);
     assert_int_equal(mpq_graph_find(graph, "w1"), MPQ_NO_VALUE);
     for (uint32_t n = 0; n < graph->n_node; n++)
         assert_string_equal(graph->node[n].name, "");
+}
+
+/* Attributes that say what goes without saying are not written; what readers differ on is. */
+static void test_defaults_go_unsaid(void **state)
+{
+    struct net *net = *state;
+    struct export_case c;
+    const struct mpq_attr attrs[] = {NET_INTS("dilations", 1, 1), NET_INT("group", 1),
+                                     NET_INTS("kernel_shape", 3, 3), NET_INTS("pads", 1, 0, 0, 0),
+                                     NET_INTS("strides", 1, 2)};
+    mpq_value_id x = net_input(net, "x", MPQ_SHAPE(-1, 5, 9, 9));
+    mpq_value_id w = net_random(net, "w", MPQ_SHAPE(7, 5, 3, 3), false);
+    net_output(net, net_node(net, "Conv", "y", MPQ_COUNT(attrs), attrs, NET_IN(x, w)));
+    export_case_init(&c, net);
+    export_code_layer(&c, 0, 8);
+    struct mpq_graph *graph = export_round_trip(&c);
+    for (mpq_node_id n = 0; n < graph->n_node; n++) {
+        const struct mpq_attr_set *set = &graph->node[n].attr_set;
+        if (strcmp(graph->node[n].op_type, "Conv") != 0)
+            continue;
+        assert_int_equal(set->n, 3);
+        assert_non_null(mpq_attr_find(set, "kernel_shape"));
+        assert_non_null(mpq_attr_find(set, "pads"));
+        assert_non_null(mpq_attr_find(set, "strides"));
+    }
 }
 
 /* Beyond the limit, what is a page or longer lies in a file of its own, on page boundaries, and
@@ -473,6 +505,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_layers_have_rows, net_setup, net_teardown),
         cmocka_unit_test_setup_teardown(test_groups, net_setup, net_teardown),
         cmocka_unit_test_setup_teardown(test_short_names, net_setup, net_teardown),
+        cmocka_unit_test_setup_teardown(test_defaults_go_unsaid, net_setup, net_teardown),
         cmocka_unit_test_setup_teardown(test_external_data, net_setup, net_teardown),
         cmocka_unit_test_setup_teardown(test_mixed_widths_and_determinism, net_setup, net_teardown),
         cmocka_unit_test_setup_teardown(test_quantized_values, net_setup, net_teardown),
