@@ -49,3 +49,16 @@ int mpq_thread_least(double *load, double cost)
     load[least] += cost;
     return least;
 }
+
+void mpq_thread_deal(int64_t n, const double *cost, double *load, int *owner)
+{
+    for (int64_t i = 0; i < n; i++)
+        owner[i] = -1;
+    for (int64_t dealt = 0; dealt < n; dealt++) {
+        int64_t most = -1;
+        for (int64_t i = 0; i < n; i++)
+            if (owner[i] < 0 && (most < 0 || cost[i] > cost[most]))
+                most = i;
+        owner[most] = mpq_thread_least(load, cost[most]);
+    }
+}

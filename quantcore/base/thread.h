@@ -21,4 +21,8 @@ void mpq_parallel_for(int64_t n, int64_t grain,
  * [mpq_thread_count()] then has the cost with it. Begin with zeros. */
 int mpq_thread_least(double *load, double cost);
 
+/* Deal n pieces out, owner [n], those that cost [n] most first and of equals the first, each to
+ * the thread that has least to do by then; load [mpq_thread_count()] is as above. */
+void mpq_thread_deal(int64_t n, const double *cost, double *load, int *owner);
+
 #endif

@@ -11,7 +11,10 @@
 #include "quantcore/ops/kernel/linear_algebra.h"
 #include "quantcore/supernet/moments.h"
 
-enum { ABREAST = 4 }; /* channels that are rounded together */
+enum {
+    ABREAST = 8, /* channels that are rounded together */
+    PANEL = 32,  /* inputs whose errors reach those behind them at once */
+};
 
 /* One width of a layer at work. */
 struct job {
@@ -70,22 +73,51 @@ static void aim_at_float(const struct rounding *r, int64_t c, double *row, doubl
     }
 }
 
-/* x[c][i] -= by[c] * u[i] of ABREAST channels, k apart: u comes from memory once for all of them.
- */
+typedef double lanes __attribute__((vector_size(64)));
+enum { LANES = sizeof(lanes) / sizeof(double) };
+
+/* x[c][i] -= by[j][c] * u[j][i] of ABREAST channels and n_step inputs j, in their order; rows of x
+ * and u are k apart. The numbers stay in registers meanwhile. */
 MPQ_MULTIVERSION
-static void take_off(double *restrict x, int64_t k, const double *restrict u,
-                     const double *restrict by, int64_t n)
+static void take_off(double *restrict x, int64_t k, const double *restrict u, double (*by)[ABREAST],
+                     int64_t n_step, int64_t n)
 {
-    double *restrict x1 = x + k, *restrict x2 = x + 2 * k, *restrict x3 = x + 3 * k;
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        lanes sum[ABREAST], next;
+        for (int c = 0; c < ABREAST; c++)
+            memcpy(&sum[c], x + c * k + i, sizeof next);
+        for (int64_t j = 0; j < n_step; j++) {
+            memcpy(&next, u + j * k + i, sizeof next);
+            for (int c = 0; c < ABREAST; c++)
+                sum[c] -= by[j][c] * next;
+        }
+        for (int c = 0; c < ABREAST; c++)
+            memcpy(x + c * k + i, &sum[c], sizeof next);
+    }
+    for (; i < n; i++)
+        for (int64_t j = 0; j < n_step; j++)
+            for (int c = 0; c < ABREAST; c++)
+                x[c * k + i] -= by[j][c] * u[j * k + i];
+}
+
+/* Round input j of n <= ABREAST channels from c on; `step` has their errors then, in units of u's
+ * diagonal. */
+static void round_input(const struct rounding *r, int64_t c, int64_t n, int64_t j,
+                        const double *row, double *step)
+{
+    int64_t k = r->k;
     for (int64_t i = 0; i < n; i++) {
-        x[i] -= by[0] * u[i];
-        x1[i] -= by[1] * u[i];
-        x2[i] -= by[2] * u[i];
-        x3[i] -= by[3] * u[i];
+        double scale = (double)r->job.scale[c + i], w = row[i * k + j];
+        int8_t level = mpq_levels_nearest(r->job.levels, (mpq_real)(w / scale));
+        int64_t at = weight_index(r->layer, c + i, r->order[j]);
+        step[i] = (w - level * scale) / r->upper[j * k + j];
+        r->job.offset[at] = (mpq_real)(w - (double)r->w[at]);
     }
 }
 
-/* n <= ABREAST channels from c on; rows of those that are not there are swept, too. */
+/* n <= ABREAST channels from c on; rows of those that are not there are swept, too. What is behind
+ * a panel of inputs comes from memory once for all of them. */
 static void round_abreast(const struct rounding *r, int64_t c, int64_t n, double *row)
 {
     int64_t k = r->k;
@@ -95,17 +127,15 @@ static void round_abreast(const struct rounding *r, int64_t c, int64_t n, double
         if (r->cross)
             aim_at_float(r, c + i, row + i * k, row + ABREAST * k);
     }
-    for (int64_t j = 0; j < k; j++) {
-        const double *u = r->upper + j * k;
-        double step[ABREAST] = {0};
-        for (int64_t i = 0; i < n; i++) {
-            double scale = (double)r->job.scale[c + i], w = row[i * k + j];
-            int8_t level = mpq_levels_nearest(r->job.levels, (mpq_real)(w / scale));
-            int64_t at = weight_index(r->layer, c + i, r->order[j]);
-            step[i] = (w - level * scale) / u[j];
-            r->job.offset[at] = (mpq_real)(w - (double)r->w[at]);
+    double step[PANEL][ABREAST] = {0};
+    for (int64_t first = 0, end; first < k; first = end) {
+        end = k - first < PANEL ? k : first + PANEL;
+        for (int64_t j = first; j < end; j++) {
+            double(*one)[ABREAST] = step + (j - first);
+            round_input(r, c, n, j, row, *one);
+            take_off(row + j + 1, k, r->upper + j * k + j + 1, one, 1, end - j - 1);
         }
-        take_off(row + j + 1, k, u + j + 1, step, k - j - 1);
+        take_off(row + end, k, r->upper + first * k + end, step, end - first, k - end);
     }
 }
 
@@ -301,13 +331,13 @@ static enum mpq_status round_strand(struct mpq_ctx *ctx, struct mpq_arena *scrat
     return MPQ_OK;
 }
 
-/* Who rounds layer l, by what factors of its k inputs and sweeps over its channels take. */
-static int deal(const struct work *work, uint32_t l, double *load)
+/* What layer l takes: the factors of its k inputs, and sweeps over its channels. */
+static double cost_of(const struct work *work, uint32_t l)
 {
     double k = (double)work->moments[l].k, n_group = (double)work->moments[l].n_group;
-    double sweeps = __builtin_popcount(widths_of(work, l)) *
-                    (double)work->net->layers->layer[l].n_channel * k * k / 2;
-    return mpq_thread_least(load, k * k * k * n_group + sweeps);
+    double n_sweep =
+        (double)(__builtin_popcount(widths_of(work, l)) * work->net->layers->layer[l].n_channel);
+    return work->moments[l].n_row ? k * k * k * n_group + n_sweep * k * k : 0;
 }
 
 static enum mpq_status alloc_offsets(struct mpq_ctx *ctx, struct mpq_arena *arena,
@@ -329,15 +359,17 @@ static enum mpq_status round_work(struct mpq_ctx *ctx, struct mpq_arena *arena,
 {
     size_t n_layer = work->net->layers->n_layer;
     double *load = mpq_arena_alloc(ctx, scratch, (size_t)mpq_thread_count(), sizeof *load);
+    double *cost = mpq_arena_alloc(ctx, scratch, n_layer, sizeof *cost);
     work->owner = mpq_arena_alloc(ctx, scratch, n_layer, sizeof *work->owner);
     work->offset = mpq_arena_alloc(ctx, scratch, n_layer, sizeof *work->offset);
-    if (!load || !work->owner || !work->offset)
+    if (!load || !cost || !work->owner || !work->offset)
         return MPQ_E_NOMEM;
-    for (uint32_t l = work->begin; l < work->end; l++)
-        if (work->moments[l].n_row) {
-            work->owner[l] = deal(work, l, load);
+    for (uint32_t l = work->begin; l < work->end; l++) {
+        cost[l] = cost_of(work, l);
+        if (work->moments[l].n_row)
             MPQ_TRY(alloc_offsets(ctx, arena, work, l));
-        }
+    }
+    mpq_thread_deal((int64_t)n_layer, cost, load, work->owner);
     bool is_dealt = work->end > work->begin + 1 && mpq_gemm_is_concurrent();
     work->n_strand = is_dealt ? mpq_thread_count() : 1;
     return mpq_workers_run(ctx, work->n_strand, round_strand, work);

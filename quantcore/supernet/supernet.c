@@ -129,11 +129,13 @@ static enum mpq_status fit(struct mpq_ctx *ctx, struct mpq_arena *scratch, struc
 {
     uint32_t n_layer = f->net->layers->n_layer;
     double *load = mpq_arena_alloc(ctx, scratch, (size_t)mpq_thread_count(), sizeof *load);
+    double *cost = mpq_arena_alloc(ctx, scratch, n_layer, sizeof *cost);
     f->owner = mpq_arena_alloc(ctx, scratch, n_layer, sizeof *f->owner);
-    if (!load || !f->owner)
+    if (!load || !cost || !f->owner)
         return MPQ_E_NOMEM;
     for (uint32_t l = 0; l < n_layer; l++)
-        f->owner[l] = mpq_thread_least(load, (double)f->net->layers->layer[l].n_param);
+        cost[l] = (double)f->net->layers->layer[l].n_param;
+    mpq_thread_deal(n_layer, cost, load, f->owner);
     return mpq_workers_run(ctx, mpq_thread_count(), fit_strand, f);
 }
 

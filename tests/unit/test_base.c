@@ -300,6 +300,23 @@ static void pieces_go_to_who_has_least(void **state)
     mpq_thread_set_count(1);
 }
 
+static void costly_pieces_are_dealt_first(void **state)
+{
+    (void)state;
+    static const double cost[] = {1, 2, 9, 0, 5, 5};
+    static const int want[] = {2, 1, 0, 2, 1, 2};
+    double load[3] = {0};
+    int owner[MPQ_COUNT(cost)];
+    mpq_thread_set_count(3);
+    mpq_thread_deal(MPQ_COUNT(cost), cost, load, owner);
+    for (size_t i = 0; i < MPQ_COUNT(cost); i++)
+        assert_int_equal(owner[i], want[i]);
+    CHECK_NEAR(load[0], 9, 0, 0);
+    CHECK_NEAR(load[1], 7, 0, 0);
+    CHECK_NEAR(load[2], 6, 0, 0);
+    mpq_thread_set_count(1);
+}
+
 static void visit_nested(void *arg, int64_t begin, int64_t end, int thread)
 {
     (void)thread;
@@ -340,6 +357,7 @@ int main(void)
         TEST(strmap_survives_a_failed_growth),
         TEST(every_index_is_visited_once),
         TEST(pieces_go_to_who_has_least),
+        TEST(costly_pieces_are_dealt_first),
         TEST(nested_calls_run_serially),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
