@@ -188,14 +188,13 @@ bool mpq_dataset_pictures(const struct mpq_dataset *dataset, uint32_t *out_input
            mpq_picture_layout_find(&dataset->input[*out_input].shape, out);
 }
 
-/* One call of mpq_dataset_read_parts(). A scalar input has one element whatever n is; its samples
- * go to `scalar` first, and those of a part must turn out to be equal. */
+/* One call of mpq_dataset_read(). A scalar input has one element whatever n is; its n samples go to
+ * `scalar` first and must turn out to be equal. */
 struct batch {
     const struct mpq_dataset *dataset;
     const uint32_t *index;
-    struct mpq_tensor *const *const *input; /* [n_part][n_input] */
-    uint32_t n_part, n;                     /* parts of n samples each */
-    uint8_t **scalar; /* [n_input] n_part * n elements where the input is a scalar, else NULL */
+    struct mpq_tensor *const *input;
+    uint8_t **scalar; /* [n_input] n elements where the input is a scalar, else NULL */
 };
 
 static enum mpq_status read_sample(struct mpq_ctx *ctx, struct mpq_arena *scratch, void *arg,
@@ -203,91 +202,83 @@ static enum mpq_status read_sample(struct mpq_ctx *ctx, struct mpq_arena *scratc
 {
     const struct batch *batch = arg;
     const struct mpq_dataset *dataset = batch->dataset;
-    struct mpq_tensor *const *input = batch->input[i / batch->n];
     struct mpq_tensor *y = mpq_arena_alloc(ctx, scratch, dataset->n_input, sizeof *y);
     if (!y)
         return MPQ_E_NOMEM;
     for (uint32_t k = 0; k < dataset->n_input; k++) {
         y[k] = dataset->input[k];
-        uint8_t *data = batch->scalar[k] ? batch->scalar[k] : input[k]->data;
-        int64_t at = batch->scalar[k] ? i : i % batch->n;
-        y[k].data = data + (size_t)at * mpq_tensor_bytes(&y[k]);
+        uint8_t *data = batch->scalar[k] ? batch->scalar[k] : batch->input[k]->data;
+        y[k].data = data + (size_t)i * mpq_tensor_bytes(&y[k]);
     }
     return dataset->source->read(ctx, scratch, dataset, batch->index[i], y);
 }
 
 static enum mpq_status make_scalars(struct mpq_ctx *ctx, struct mpq_arena *arena,
-                                    const struct batch *batch)
+                                    const struct batch *batch, uint32_t n)
 {
     const struct mpq_dataset *dataset = batch->dataset;
     for (uint32_t k = 0; k < dataset->n_input; k++) {
-        int64_t count = mpq_shape_count(&batch->input[0][k]->shape);
-        MPQ_ASSERT(batch->input[0][k]->dtype == dataset->input[k].dtype);
-        if (batch->n > 1 && dataset->input[k].shape.rank == 0) {
+        int64_t count = mpq_shape_count(&batch->input[k]->shape);
+        MPQ_ASSERT(batch->input[k]->dtype == dataset->input[k].dtype);
+        if (n > 1 && dataset->input[k].shape.rank == 0) {
             MPQ_ASSERT(count == 1);
-            batch->scalar[k] = mpq_arena_alloc(ctx, arena, (size_t)batch->n_part * batch->n,
-                                               mpq_dtype_bytes(dataset->input[k].dtype));
+            batch->scalar[k] =
+                mpq_arena_alloc(ctx, arena, n, mpq_dtype_bytes(dataset->input[k].dtype));
             if (!batch->scalar[k])
                 return MPQ_E_NOMEM;
         } else
-            MPQ_ASSERT(count == batch->n * mpq_shape_count(&dataset->input[k].shape));
+            MPQ_ASSERT(count == n * mpq_shape_count(&dataset->input[k].shape));
     }
     return MPQ_OK;
 }
 
-static enum mpq_status take_scalars(struct mpq_ctx *ctx, const struct batch *batch, uint32_t part)
+static enum mpq_status take_scalars(struct mpq_ctx *ctx, const struct batch *batch, uint32_t n)
 {
     const struct mpq_dataset *dataset = batch->dataset;
-    const uint32_t *index = batch->index + part * batch->n;
     for (uint32_t k = 0; k < dataset->n_input; k++) {
         size_t bytes = mpq_dtype_bytes(dataset->input[k].dtype);
         if (!batch->scalar[k])
             continue;
-        const uint8_t *scalar = batch->scalar[k] + part * batch->n * bytes;
-        for (uint32_t i = 1; i < batch->n; i++)
-            if (memcmp(scalar, scalar + i * bytes, bytes) != 0)
+        for (uint32_t i = 1; i < n; i++)
+            if (memcmp(batch->scalar[k], batch->scalar[k] + i * bytes, bytes) != 0)
                 return mpq_fail(ctx, MPQ_E_SHAPE,
                                 "input '%s' is a scalar, and samples %u and %u of one batch differ "
                                 "in it",
-                                dataset->input_name[k], index[0], index[i]);
-        memcpy(batch->input[part][k]->data, scalar, bytes);
+                                dataset->input_name[k], batch->index[0], batch->index[i]);
+        memcpy(batch->input[k]->data, batch->scalar[k], bytes);
     }
     return MPQ_OK;
 }
 
-static enum mpq_status read_batch(struct mpq_ctx *ctx, struct mpq_arena *arena,
-                                  struct mpq_dataset *dataset, struct batch *batch)
+enum mpq_status mpq_dataset_prepare(struct mpq_ctx *ctx, struct mpq_dataset *dataset,
+                                    const uint32_t *index, uint32_t n)
 {
-    uint32_t n = batch->n_part * batch->n;
-    batch->scalar = mpq_arena_alloc(ctx, arena, dataset->n_input, sizeof *batch->scalar);
-    if (!batch->scalar)
-        return MPQ_E_NOMEM;
-    for (uint32_t i = 0; i < n; i++)
-        MPQ_ASSERT(batch->index[i] < dataset->n_sample);
-    MPQ_TRY(make_scalars(ctx, arena, batch));
-    if (dataset->source->prepare)
-        MPQ_TRY(dataset->source->prepare(ctx, dataset, batch->index, n));
-    MPQ_TRY(mpq_workers_run(ctx, n, read_sample, batch));
-    for (uint32_t i = 0; i < batch->n_part; i++)
-        MPQ_TRY(take_scalars(ctx, batch, i));
-    return MPQ_OK;
+    return dataset->source->prepare ? dataset->source->prepare(ctx, dataset, index, n) : MPQ_OK;
 }
 
-enum mpq_status mpq_dataset_read_parts(struct mpq_ctx *ctx, struct mpq_dataset *dataset,
-                                       const uint32_t *index, uint32_t n_part, uint32_t n,
-                                       struct mpq_tensor *const *const *input)
+static enum mpq_status read_batch(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                  struct mpq_dataset *dataset, const uint32_t *index, uint32_t n,
+                                  struct mpq_tensor *const *input)
 {
-    struct batch batch = {dataset, index, input, n_part, n, NULL};
-    struct mpq_arena *arena = mpq_arena_create(ctx);
-    if (!arena)
+    struct batch batch = {dataset, index, input, NULL};
+    batch.scalar = mpq_arena_alloc(ctx, arena, dataset->n_input, sizeof *batch.scalar);
+    if (!batch.scalar)
         return MPQ_E_NOMEM;
-    enum mpq_status status = read_batch(ctx, arena, dataset, &batch);
-    mpq_arena_free(arena);
-    return status;
+    for (uint32_t i = 0; i < n; i++)
+        MPQ_ASSERT(index[i] < dataset->n_sample);
+    MPQ_TRY(make_scalars(ctx, arena, &batch, n));
+    MPQ_TRY(mpq_dataset_prepare(ctx, dataset, index, n));
+    MPQ_TRY(mpq_workers_run(ctx, n, read_sample, &batch));
+    return take_scalars(ctx, &batch, n);
 }
 
 enum mpq_status mpq_dataset_read(struct mpq_ctx *ctx, struct mpq_dataset *dataset,
                                  const uint32_t *index, uint32_t n, struct mpq_tensor *const *input)
 {
-    return mpq_dataset_read_parts(ctx, dataset, index, 1, n, &input);
+    struct mpq_arena *arena = mpq_arena_create(ctx);
+    if (!arena)
+        return MPQ_E_NOMEM;
+    enum mpq_status status = read_batch(ctx, arena, dataset, index, n, input);
+    mpq_arena_free(arena);
+    return status;
 }

@@ -55,10 +55,9 @@ enum mpq_status mpq_dataset_read(struct mpq_ctx *ctx, struct mpq_dataset *datase
                                  const uint32_t *index, uint32_t n,
                                  struct mpq_tensor *const *input) MPQ_CHECKED;
 
-/* The same for n_part batches at once, which is what several threads have to decode: batch i, of
- * samples index[i * n .. i * n + n), goes into input[i] [n_input]. */
-enum mpq_status mpq_dataset_read_parts(struct mpq_ctx *ctx, struct mpq_dataset *dataset,
-                                       const uint32_t *index, uint32_t n_part, uint32_t n,
-                                       struct mpq_tensor *const *const *input) MPQ_CHECKED;
+/* Do on all threads what reading these samples takes but once. Afterwards several threads may read
+ * them at the same time. */
+enum mpq_status mpq_dataset_prepare(struct mpq_ctx *ctx, struct mpq_dataset *dataset,
+                                    const uint32_t *index, uint32_t n) MPQ_CHECKED;
 
 #endif

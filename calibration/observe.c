@@ -216,13 +216,29 @@ static void add_some(void *arg, int64_t begin, int64_t end, int thread)
             observe_layer(o, l, a->exec);
 }
 
+/* What nobody shares out. */
+static void add_all(const struct addition *a)
+{
+    const struct mpq_observer *o = a->observer;
+    for (uint32_t v = 0; v < o->plan->n_value; v++)
+        if (is_counted(a, v))
+            count_value(a, v);
+    for (uint32_t l = 0; l < o->layers->n_layer; l++)
+        if (is_made(a, o->layers->layer[l].y))
+            observe_layer(a->observer, l, a->exec);
+}
+
 enum mpq_status mpq_observer_add(struct mpq_ctx *ctx, struct mpq_observer *o,
                                  const struct mpq_graph *graph, struct mpq_exec *exec,
                                  mpq_node_id from, mpq_node_id to, uint32_t batch, uint32_t n)
 {
     struct addition addition = {o, graph, exec, from, to, batch, n};
-    share_out(&addition);
-    mpq_parallel_for(mpq_thread_count(), 1, add_some, &addition);
+    if (mpq_thread_is_inside())
+        add_all(&addition);
+    else {
+        share_out(&addition);
+        mpq_parallel_for(mpq_thread_count(), 1, add_some, &addition);
+    }
     for (uint32_t v = 0; v < o->plan->n_value; v++) {
         if (!is_counted(&addition, v) || !o->is_bad[v])
             continue;

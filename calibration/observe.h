@@ -28,7 +28,8 @@ enum mpq_status mpq_observer_create(struct mpq_ctx *ctx, struct mpq_arena *arena
 /* Add what nodes [from, to) have made of the batch that `exec` runs forward, the graph's inputs
  * with from 0; of layers, where they answer. The batch's samples from n on repeat the first, whose
  * extremes must not count as those of several samples. NUMERIC, naming the value, where one is NaN
- * or infinite. Runs on all threads. */
+ * or infinite. Runs on all threads; several may call it at once for values of different groups and
+ * different layers. */
 enum mpq_status mpq_observer_add(struct mpq_ctx *ctx, struct mpq_observer *observer,
                                  const struct mpq_graph *graph, struct mpq_exec *exec,
                                  mpq_node_id from, mpq_node_id to, uint32_t batch,

@@ -196,6 +196,8 @@ static enum mpq_status folder_prepare(struct mpq_ctx *ctx, struct mpq_dataset *d
             state->slot[index[i]] = SLOT_WANTED;
             state->wanted[n_wanted++] = index[i];
         }
+    if (!n_wanted)
+        return MPQ_OK;
     enum mpq_status status = mpq_workers_run(ctx, n_wanted, decode_wanted, state);
     for (uint32_t i = 0; i < n_wanted; i++)
         state->slot[state->wanted[i]] = status == MPQ_OK ? SLOT_READY : SLOT_EMPTY;

@@ -2,6 +2,7 @@
 
 #include <math.h>
 
+#include "quantcore/base/relay.h"
 #include "quantcore/base/thread.h"
 #include "quantcore/ops/kernel/gemm.h"
 
@@ -65,69 +66,75 @@ enum mpq_status mpq_crew_of(struct mpq_ctx *ctx, struct mpq_arena *arena,
 
 enum mpq_status mpq_crew_read(struct mpq_ctx *ctx, struct mpq_dataset *dataset,
                               const uint32_t *index, uint32_t n, uint32_t batch,
-                              struct mpq_tensor *const *const *input, uint32_t *wanted,
-                              uint32_t *out_n)
+                              struct mpq_tensor *const *input, uint32_t *wanted)
 {
-    uint32_t n_batch = count_batches(batch, n);
-    for (uint32_t i = 0; i < n_batch * batch; i++)
-        wanted[i] = index[i < n ? i : i / batch * batch];
-    *out_n = n_batch;
-    return mpq_dataset_read_parts(ctx, dataset, wanted, n_batch, batch, input);
+    for (uint32_t i = 0; i < batch; i++)
+        wanted[i] = index[i < n ? i : 0];
+    return mpq_dataset_read(ctx, dataset, wanted, batch, input);
 }
 
-struct stretch {
-    struct mpq_exec *const *exec;
-    mpq_node_id from, to;
+/* Samples sample[first..n) on their way through the networks. */
+struct run {
+    struct mpq_crew *crew;
+    struct mpq_dataset *dataset;
+    const uint32_t *sample;
+    uint32_t first, n;
+    const char *stage;
+    mpq_crew_fn *fn;
+    void *arg;
 };
 
-static void run_stretch(void *arg, int64_t begin, int64_t end, int thread)
+/* Batch `piece` in stretch `step`. */
+static struct mpq_crew_turn turn_of(const struct run *run, int64_t piece, int lane, uint32_t step)
 {
-    const struct stretch *stretch = arg;
-    (void)thread;
-    for (int64_t i = begin; i < end; i++)
-        mpq_exec_forward(stretch->exec[i], stretch->from, stretch->to);
+    const struct mpq_crew *crew = run->crew;
+    struct mpq_network *network = &crew->network[lane];
+    uint32_t first = run->first + (uint32_t)piece * crew->batch, left = run->n - first;
+    return (struct mpq_crew_turn){.network = network,
+                                  .first = first,
+                                  .n = left < crew->batch ? left : crew->batch,
+                                  .from = step ? crew->pause[step - 1] : 0,
+                                  .to = step < crew->n_pause ? crew->pause[step]
+                                                             : network->graph->n_node,
+                                  .lane = lane};
 }
 
-void mpq_crew_forward(struct mpq_exec *const *exec, uint32_t n, mpq_node_id from, mpq_node_id to)
+static enum mpq_status run_stretch(struct mpq_ctx *ctx, void *arg, int64_t piece, int lane,
+                                   uint32_t step)
 {
-    struct stretch stretch = {exec, from, to};
-    mpq_gemm_parallel_for(n, 1, run_stretch, &stretch);
-}
-
-/* n samples, which all networks together take, from number `first` on, have been read. */
-static enum mpq_status run_wave(struct mpq_ctx *ctx, struct mpq_crew *crew, uint32_t first,
-                                uint32_t n, uint32_t n_batch, mpq_crew_fn *fn, void *arg)
-{
-    mpq_node_id from = 0, end = crew->network[0].graph->n_node;
-    for (uint32_t i = 0; i <= crew->n_pause; i++) {
-        mpq_node_id to = i < crew->n_pause ? crew->pause[i] : end;
-        mpq_crew_forward(crew->exec, n_batch, from, to);
-        for (uint32_t k = 0; k < n_batch; k++) {
-            uint32_t at = k * crew->batch, left = n - at;
-            struct mpq_crew_turn turn = {.network = &crew->network[k],
-                                         .first = first + at,
-                                         .n = left < crew->batch ? left : crew->batch,
-                                         .from = from,
-                                         .to = to};
-            MPQ_TRY(fn(ctx, arg, &turn));
-        }
-        from = to;
+    const struct run *run = arg;
+    const struct mpq_crew *crew = run->crew;
+    struct mpq_crew_turn turn = turn_of(run, piece, lane, step);
+    if (step == 0) {
+        MPQ_TRY(mpq_step(ctx, run->stage, turn.first, run->n, (double)NAN));
+        MPQ_TRY(mpq_crew_read(ctx, run->dataset, run->sample + turn.first, turn.n, crew->batch,
+                              turn.network->input, crew->wanted + (uint32_t)lane * crew->batch));
     }
+    mpq_exec_forward(turn.network->exec, turn.from, turn.to);
     return MPQ_OK;
+}
+
+static enum mpq_status look(struct mpq_ctx *ctx, void *arg, int64_t piece, int lane, uint32_t step)
+{
+    const struct run *run = arg;
+    struct mpq_crew_turn turn = turn_of(run, piece, lane, step);
+    return run->fn(ctx, run->arg, &turn);
 }
 
 enum mpq_status mpq_crew_run(struct mpq_ctx *ctx, struct mpq_crew *crew,
                              struct mpq_dataset *dataset, const uint32_t *sample, uint32_t first,
                              uint32_t n, const char *stage, mpq_crew_fn *fn, void *arg)
 {
-    uint32_t at_once = crew->n * crew->batch, n_batch;
-    for (; first < n; first += at_once) {
-        uint32_t n_here = n - first < at_once ? n - first : at_once;
-        MPQ_TRY(mpq_step(ctx, stage, first, n, (double)NAN));
-        MPQ_TRY(mpq_crew_read(ctx, dataset, sample + first, n_here, crew->batch,
-                              (struct mpq_tensor *const *const *)crew->input, crew->wanted,
-                              &n_batch));
-        MPQ_TRY(run_wave(ctx, crew, first, n_here, n_batch, fn, arg));
-    }
-    return MPQ_OK;
+    struct run run = {crew, dataset, sample, first, n, stage, fn, arg};
+    if (first >= n)
+        return MPQ_OK;
+    MPQ_TRY(mpq_dataset_prepare(ctx, dataset, sample + first, n - first));
+    return mpq_relay_run(ctx, &(struct mpq_relay){.n = count_batches(crew->batch, n - first),
+                                                  .n_lane = (int)crew->n,
+                                                  .is_serial = !mpq_gemm_is_concurrent(),
+                                                  .n_step = crew->n_pause + 1,
+                                                  .behind = crew->behind,
+                                                  .work = run_stretch,
+                                                  .turn = look,
+                                                  .arg = &run});
 }

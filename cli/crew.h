@@ -1,7 +1,7 @@
 /* Networks of one graph, one a thread, each of which runs batches of its own: where a batch is
  * small that keeps threads busier than sharing out the loops of every node does. What has run is
- * looked at one batch after the other, in the order of the samples, so what comes of it does not
- * depend on how many networks there are. */
+ * looked at on the same thread, in the order of the samples, so what comes of it does not depend on
+ * how many networks there are. */
 #ifndef MPQ_CLI_CREW_H
 #define MPQ_CLI_CREW_H
 
@@ -17,6 +17,8 @@ struct mpq_crew {
     const mpq_node_id *pause; /* [n_pause] ascending: nodes before which a pass is looked at;
                                  NULL: it is when it is over */
     uint32_t n_pause;
+    const uint32_t *behind; /* [n_pause + 1] a stretch is looked at once the batch before has been
+                               at that one; NULL: at the same */
 };
 
 /* No more networks than threads, or than it takes to run n_sample samples at once. Lives in
@@ -30,11 +32,13 @@ enum mpq_status mpq_crew_create(struct mpq_ctx *ctx, struct mpq_arena *arena,
 enum mpq_status mpq_crew_of(struct mpq_ctx *ctx, struct mpq_arena *arena,
                             const struct mpq_network *network, struct mpq_crew *out) MPQ_CHECKED;
 
-/* A network that has run its nodes [from, to): its first n samples are those from `first` on. */
+/* A network that has run its nodes [from, to): its first n samples are those from `first` on. Of
+ * different stretches several may be looked at at once, on lanes below crew->n. */
 struct mpq_crew_turn {
     struct mpq_network *network;
     uint32_t first, n;
     mpq_node_id from, to;
+    int lane;
 };
 typedef enum mpq_status mpq_crew_fn(struct mpq_ctx *ctx, void *arg,
                                     const struct mpq_crew_turn *turn);
@@ -45,18 +49,13 @@ enum mpq_status mpq_crew_run(struct mpq_ctx *ctx, struct mpq_crew *crew,
                              struct mpq_dataset *dataset, const uint32_t *sample, uint32_t first,
                              uint32_t n, const char *stage, mpq_crew_fn *fn, void *arg) MPQ_CHECKED;
 
-/* What those share with a crew who keep their execs themselves: how many batches run at once where
- * n_sample samples do; */
+/* How many batches run at once where n_sample samples do. */
 uint32_t mpq_crew_size(uint32_t batch, uint32_t n_sample);
 
-/* the samples index[0..n), as many batches as that takes, read into input[0], input[1], ...
- * [n_input]; `wanted` is room for all their numbers, which it then has; *out_n: the batches; */
+/* Read samples index[0..n), n <= batch, into input [n_input]; the rest of the batch repeats the
+ * first. `wanted` [batch] then has all their numbers. */
 enum mpq_status mpq_crew_read(struct mpq_ctx *ctx, struct mpq_dataset *dataset,
                               const uint32_t *index, uint32_t n, uint32_t batch,
-                              struct mpq_tensor *const *const *input, uint32_t *wanted,
-                              uint32_t *out_n) MPQ_CHECKED;
-
-/* and the nodes [from, to) of n execs. */
-void mpq_crew_forward(struct mpq_exec *const *exec, uint32_t n, mpq_node_id from, mpq_node_id to);
+                              struct mpq_tensor *const *input, uint32_t *wanted) MPQ_CHECKED;
 
 #endif

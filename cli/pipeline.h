@@ -165,6 +165,15 @@ enum mpq_status mpq_pipeline_refine(struct mpq_ctx *ctx, struct mpq_pipeline *p)
 enum mpq_status mpq_pipeline_specialize(struct mpq_ctx *ctx, struct mpq_pipeline *p) MPQ_CHECKED;
 enum mpq_status mpq_pipeline_export(struct mpq_ctx *ctx, struct mpq_pipeline *p) MPQ_CHECKED;
 
+/* Run the float and the quantized network, with the codes of the file and summed plainly from then
+ * on, over the first n samples of the decide part: p->layer_comparison, and the loss where none is
+ * known. *out_answers has the quantized network's, NULL where they take too much. Where nothing
+ * else runs them, both are made in `own`; where all answers are known they are gone afterwards.
+ * The first half of mpq_pipeline_verify(). */
+enum mpq_status mpq_pipeline_run_pair(struct mpq_ctx *ctx, struct mpq_arena *own,
+                                      struct mpq_pipeline *p, uint32_t n,
+                                      struct mpq_answers **out_answers) MPQ_CHECKED;
+
 /* Re-read the file at `path`, run it by our engine beside the fake-quantized network, and measure
  * it against the float model; fills the accuracy part of the report. NUMERIC where the file does
  * not compute what the network does. */

@@ -1,4 +1,6 @@
 /* Part of the calibrate stage: the float model run over samples, and what is learned on the way. */
+#include <string.h>
+
 #include "cli/pipeline.h"
 #include "cli/runner.h"
 
@@ -113,6 +115,45 @@ static enum mpq_status find_pauses(struct mpq_ctx *ctx, struct mpq_arena *arena,
     return MPQ_OK;
 }
 
+/* The last stretch in which values of a group are looked at, [n_group]. */
+static void find_last(const struct mpq_pipeline *p, const struct mpq_graph *graph,
+                      const uint32_t *stretch, uint32_t *last)
+{
+    memset(last, 0, p->act.n_group * sizeof *last);
+    for (mpq_node_id n = 0; n < graph->n_node; n++)
+        for (uint32_t i = 0; i < graph->node[n].n_out; i++) {
+            mpq_value_id v = graph->node[n].out[i];
+            if (v != MPQ_NO_VALUE && p->act.group[v] != MPQ_NO_GROUP)
+                last[p->act.group[v]] = stretch[n];
+        }
+}
+
+/* Samples are counted in their order, and by one thread at a time: in a stretch once the one before
+ * has been counted in the last stretch that has a group in common with it, *out [n_pause + 1]. */
+static enum mpq_status find_behind(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                   const struct mpq_pipeline *p, const struct mpq_graph *graph,
+                                   const mpq_node_id *pause, uint32_t n_pause, uint32_t **out)
+{
+    uint32_t *stretch = mpq_arena_alloc(ctx, arena, graph->n_node, sizeof *stretch);
+    uint32_t *last = mpq_arena_alloc(ctx, arena, p->act.n_group, sizeof *last);
+    uint32_t *behind = mpq_arena_alloc(ctx, arena, n_pause + 1, sizeof *behind);
+    if (!stretch || !last || !behind)
+        return MPQ_E_NOMEM;
+    for (mpq_node_id n = 0, s = 0; n < graph->n_node; n++)
+        stretch[n] = s += s < n_pause && pause[s] <= n;
+    for (uint32_t s = 0; s <= n_pause; s++)
+        behind[s] = s;
+    find_last(p, graph, stretch, last);
+    for (mpq_value_id v = 0; v < graph->n_value; v++) {
+        mpq_node_id maker = graph->value[v].producer;
+        uint32_t s = maker == MPQ_NO_NODE ? 0 : stretch[maker];
+        if (p->act.group[v] != MPQ_NO_GROUP && last[p->act.group[v]] > behind[s])
+            behind[s] = last[p->act.group[v]];
+    }
+    *out = behind;
+    return MPQ_OK;
+}
+
 /* What is read at the pause behind node n. */
 static void stay(const struct mpq_graph *graph, const mpq_node_id *end, mpq_value_id v,
                  mpq_node_id n, mpq_node_id *until)
@@ -160,14 +201,15 @@ static void find_layers(const struct mpq_layer_table *layers, mpq_node_id from, 
         ++*out_end;
 }
 
-static void add_moments(struct observation *o, const struct mpq_crew_turn *turn)
+static void add_moments(const struct observation *o, const struct mpq_crew_turn *turn)
 {
-    struct mpq_pipeline *p = o->p;
-    uint32_t left = o->source.n_sample - turn->first, begin, end;
+    const struct mpq_pipeline *p = o->p;
+    struct mpq_moment_source source = o->source;
+    uint32_t left = source.n_sample - turn->first, begin, end;
     find_layers(&p->layers, turn->from, turn->to, &begin, &end);
-    o->source.network = turn->network;
-    mpq_moments_add(&p->layers, &o->source, begin, end, turn->n < left ? turn->n : left, &o->room,
-                    p->moments);
+    source.network = turn->network;
+    mpq_moments_add(&p->layers, &source, begin, end, turn->n < left ? turn->n : left, turn->lane,
+                    &o->room, p->moments);
 }
 
 static void see_edges(const struct observation *o, const struct mpq_crew_turn *turn)
@@ -206,11 +248,12 @@ static enum mpq_status make_networks(struct mpq_ctx *ctx, struct mpq_arena *scra
 {
     mpq_node_id *pause = NULL, *until = NULL;
     mpq_node_id *end = mpq_arena_alloc(ctx, scratch, graph->n_node, sizeof *end);
-    uint32_t n_pause = 0;
+    uint32_t n_pause = 0, *behind = NULL;
     if (!end)
         return MPQ_E_NOMEM;
     if (mpq_pipeline_runs_plainly(p)) {
         MPQ_TRY(find_pauses(ctx, scratch, p, graph, p->batch, end, &pause, &n_pause));
+        MPQ_TRY(find_behind(ctx, scratch, p, graph, pause, n_pause, &behind));
         MPQ_TRY(find_until(ctx, scratch, p, graph, end, &until));
     }
     const struct mpq_exec_options options = {.keep = until ? NULL : p->observer.keep,
@@ -218,6 +261,7 @@ static enum mpq_status make_networks(struct mpq_ctx *ctx, struct mpq_arena *scra
     MPQ_TRY(mpq_pipeline_crew(ctx, scratch, p, graph, p->batch, n_observed, &options, out));
     out->pause = pause;
     out->n_pause = n_pause;
+    out->behind = behind;
     return MPQ_OK;
 }
 

@@ -134,190 +134,9 @@ static enum mpq_status run_beside(struct mpq_ctx *ctx, struct mpq_runner *runner
     return mpq_runner_run(ctx, runner, part->dataset, part->sample, n, stage, compare_batch, sides);
 }
 
-/* ---- the networks ---- */
-
-/* The float and the quantized network, run side by side, with the codes of the file and summed as a
- * file is; what they answer and how far apart they are. */
-struct pair {
-    struct mpq_network *in_float, *fake;
-    struct mpq_tensor **float_output, **fake_output;
-    struct mpq_answers *answers; /* of the quantized one; NULL: are not kept */
-    struct mpq_pair_loss loss;
-    mpq_real *scaled; /* room for what a layer answers, where channels are equalized */
-};
-
-/* Let the quantized network have the codes as they are stored. */
-static enum mpq_status take_codes(struct mpq_ctx *ctx, struct mpq_arena *scratch,
-                                  struct mpq_pipeline *p)
-{
-    struct mpq_export_plan plan = mpq_pipeline_export_plan(p);
-    struct mpq_layer_code *stored =
-        mpq_arena_alloc(ctx, scratch, p->layers.n_layer, sizeof *stored);
-    if (!stored)
-        return MPQ_E_NOMEM;
-    plan.code = p->code;
-    MPQ_TRY(mpq_export_codes(ctx, scratch, &plan, stored));
-    return mpq_supernet_apply_codes(ctx, scratch, &p->layers, p->fake_network.exec, stored);
-}
-
-/* A network in which what layers answer is there once its node has run. */
-static enum mpq_status make_network(struct mpq_ctx *ctx, struct mpq_arena *scratch,
-                                    const struct mpq_pipeline *p, const struct mpq_graph *graph,
-                                    struct mpq_network *out)
-{
-    mpq_node_id *until = mpq_arena_alloc(ctx, scratch, graph->n_value, sizeof *until);
-    if (!until)
-        return MPQ_E_NOMEM;
-    for (uint32_t l = 0; l < p->layers.n_layer; l++) {
-        mpq_value_id y = p->layers.layer[l].y;
-        until[y] = graph->value[y].producer + 1;
-    }
-    return mpq_network_create(ctx, scratch, graph, p->batch,
-                              &(struct mpq_exec_options){.until = until}, out);
-}
-
-/* Where nothing else runs them, both networks are made now, in `scratch`. */
-static enum mpq_status make_networks(struct mpq_ctx *ctx, struct mpq_arena *scratch,
-                                     struct mpq_pipeline *p)
-{
-    if (!p->net_arena)
-        return MPQ_OK;
-    MPQ_TRY(make_network(ctx, scratch, p, p->run_graph, &p->float_network));
-    return make_network(ctx, scratch, p, p->fake_graph, &p->fake_network);
-}
-
-static enum mpq_status make_pair(struct mpq_ctx *ctx, struct mpq_arena *scratch,
-                                 struct mpq_pipeline *p, uint32_t n, struct pair *out)
-{
-    MPQ_TRY(make_networks(ctx, scratch, p));
-    *out = (struct pair){.in_float = &p->float_network, .fake = &p->fake_network};
-    const struct mpq_graph *graph = p->run_graph;
-    size_t most = 0;
-    for (uint32_t l = 0; l < p->layers.n_layer; l++) {
-        size_t bytes =
-            mpq_tensor_bytes(mpq_exec_tensor(p->float_network.exec, p->layers.layer[l].y));
-        most = mpq_equalize_edge(&p->equalize, l) && bytes > most ? bytes : most;
-    }
-    out->scaled = mpq_arena_alloc(ctx, scratch, most, 1);
-    p->layer_comparison =
-        mpq_arena_alloc(ctx, p->arena, p->layers.n_layer, sizeof *p->layer_comparison);
-    if (!out->scaled || !p->layer_comparison)
-        return MPQ_E_NOMEM;
-    MPQ_TRY(mpq_exec_tensors(ctx, scratch, p->float_network.exec, graph->output, graph->n_output,
-                             &out->float_output));
-    MPQ_TRY(mpq_exec_tensors(ctx, scratch, p->fake_network.exec, p->fake_graph->output,
-                             graph->n_output, &out->fake_output));
-    MPQ_TRY(mpq_pipeline_make_answers(ctx, p, n, &out->answers));
-    if (p->decides_on_report)
-        MPQ_TRY(mpq_pipeline_keep_answers(ctx, p));
-    return mpq_pair_loss_begin(ctx, scratch, &p->float_network.loss, n, &out->loss);
-}
-
-/* What layer l answers, after its node has run in both. */
-static void compare_layer(struct mpq_pipeline *p, const struct pair *pair, uint32_t l)
-{
-    mpq_value_id y = p->layers.layer[l].y;
-    struct mpq_tensor want = *mpq_exec_tensor(pair->in_float->exec, y);
-    const struct mpq_equal_edge *edge = mpq_equalize_edge(&p->equalize, l);
-    if (edge) {
-        memcpy(pair->scaled, want.data, mpq_tensor_bytes(&want));
-        want.data = pair->scaled;
-        mpq_equalize_scale(edge, &want);
-    }
-    mpq_comparison_add(&p->layer_comparison[l], want.data,
-                       mpq_exec_tensor(pair->fake->exec, y)->data, 1, mpq_shape_count(&want.shape),
-                       0);
-}
-
-/* Run the network's nodes from *at to the one before `to`. */
-static void run_to(const struct mpq_network *network, mpq_node_id to, mpq_node_id *at)
-{
-    if (to <= *at)
-        return;
-    mpq_exec_forward(network->exec, *at, to);
-    *at = to;
-}
-
-/* Both networks, layer by layer, so that nothing has to be kept. */
-static void run_pair(struct mpq_pipeline *p, const struct pair *pair)
-{
-    mpq_node_id at = 0, fake_at = 0;
-    for (uint32_t l = 0; l < p->layers.n_layer; l++) {
-        run_to(pair->in_float, p->layers.layer[l].node + 1, &at);
-        run_to(pair->fake, p->layer_node[l] + 1, &fake_at);
-        compare_layer(p, pair, l);
-    }
-    run_to(pair->in_float, pair->in_float->graph->n_node, &at);
-    run_to(pair->fake, pair->fake->graph->n_node, &fake_at);
-}
-
-/* The first n samples of the decide part. */
-static enum mpq_status compare_networks(struct mpq_ctx *ctx, struct mpq_pipeline *p, uint32_t n,
-                                        struct pair *pair)
-{
-    struct mpq_network *in_float = pair->in_float, *fake = pair->fake;
-    struct mpq_samples samples = mpq_pipeline_samples(&p->decide);
-    uint32_t n_input = in_float->graph->n_input;
-    for (uint32_t first = 0; first < n; first += in_float->batch) {
-        uint32_t left = n - first, n_here = left < in_float->batch ? left : in_float->batch;
-        MPQ_TRY(mpq_step(ctx, "layers", first, n, (double)NAN));
-        MPQ_TRY(mpq_network_read(ctx, in_float, &samples, p->decide.sample + first, n_here));
-        for (uint32_t i = 0; i < n_input; i++)
-            memcpy(fake->input[i]->data, in_float->input[i]->data,
-                   mpq_tensor_bytes(in_float->input[i]));
-        run_pair(p, pair);
-        mpq_pair_loss_add(in_float, fake, first, n_here, &pair->loss);
-        if (pair->answers)
-            mpq_answers_keep(pair->answers, in_float->input, n_input, pair->fake_output,
-                             in_float->batch, first, n_here);
-        if (p->decides_on_report && p->answers)
-            mpq_answers_keep(p->answers, in_float->input, n_input, pair->float_output,
-                             in_float->batch, first, n_here);
-    }
-    return MPQ_OK;
-}
-
-static enum mpq_status ask_rest(struct mpq_ctx *ctx, struct mpq_arena *scratch,
-                                struct mpq_pipeline *p, uint32_t first)
-{
-    struct mpq_crew crew;
-    MPQ_TRY(mpq_pipeline_crew(ctx, scratch, p, p->run_graph, p->batch, p->report.n - first,
-                              &(struct mpq_exec_options){0}, &crew));
-    return mpq_pipeline_ask(ctx, p, &crew, first);
-}
-
-/* If all answers are kept, both networks can go, and what else the float model will be asked is
- * asked by as many as there are threads. */
-static enum mpq_status ask_and_go(struct mpq_ctx *ctx, struct mpq_arena *own,
-                                  struct mpq_pipeline *p, const struct pair *pair, uint32_t n)
-{
-    if (!p->decides_on_report || !p->answers || !pair->answers)
-        return MPQ_OK;
-    mpq_arena_reset(own);
-    p->float_network.exec = p->fake_network.exec = NULL;
-    MPQ_TRY(ask_rest(ctx, own, p, n));
-    mpq_arena_reset(own);
-    return MPQ_OK;
-}
-
-/* Where no allocation has been evaluated before: the one there is, now. */
-static void settle_loss(struct mpq_pipeline *p, const struct pair *pair)
-{
-    double error;
-    if (!p->net_arena)
-        return;
-    mpq_pair_loss_end(&p->float_network.loss, &pair->loss, p->found.sample_loss);
-    p->found.loss = mpq_search_mean(p->found.sample_loss, NULL, p->decide.n, &error);
-    if (p->found.uniform_bits)
-        p->found.uniform_loss = p->found.loss;
-    for (size_t i = 0; i < (size_t)p->layers.n_layer * MPQ_N_BITS; i++)
-        if (!isnan(p->sensitivity[i]))
-            p->sensitivity[i] = p->found.loss;
-}
-
 /* ---- the file ---- */
 
-/* The file, in float arithmetic or on integers as ONNX Runtime runs it. */
+/* The file, in float arithmetic or on integers as ONNX Runtime runs it; n_sample run at once. */
 static enum mpq_status read_written(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                     struct mpq_pipeline *p, const char *path, bool on_integers,
                                     uint32_t n_sample, struct mpq_runner *out)
@@ -336,8 +155,14 @@ static enum mpq_status read_written(struct mpq_ctx *ctx, struct mpq_arena *arena
         bool changed;
         MPQ_TRY(mpq_rebatch(ctx, arena, graph, &graph, &changed));
     }
-    return mpq_runner_create_many(ctx, arena, graph, p->batch, mpq_pipeline_at_once(p, n_sample),
-                                  out);
+    return mpq_runner_create_many(ctx, arena, graph, p->batch, n_sample, out);
+}
+
+/* How many samples may run at once: where a network has to run beside the file, all threads share
+ * the loops of both. */
+static uint32_t at_once(const struct mpq_pipeline *p, const struct mpq_answers *answers, uint32_t n)
+{
+    return answers && (p->answers || !p->report.n) ? mpq_pipeline_at_once(p, n) : 1;
 }
 
 /* No output may be farther off than least_db. */
@@ -434,12 +259,14 @@ static enum mpq_status compare_forms(struct mpq_ctx *ctx, struct mpq_arena *scra
     struct sides sides = {.n_side = 1}, measured = {.n_side = 1};
     MPQ_TRY(make_side(ctx, p, &p->fake_network, &p->decide, n < IN_FLOAT ? n : IN_FLOAT, answers,
                       &sides.side[0]));
-    MPQ_TRY(read_written(ctx, scratch, p, path, false, sides.side[0].n_wanted, &written));
+    MPQ_TRY(read_written(ctx, scratch, p, path, false, at_once(p, answers, sides.side[0].n_wanted),
+                         &written));
     MPQ_TRY(run_beside(ctx, &written, &p->decide, "verify", &sides));
     MPQ_TRY(judge_written(ctx, p, path, &sides.side[0], least_db));
     report->verify_float_db = least_sqnr_db(p, &sides.side[0]);
     mpq_arena_reset(scratch); /* one form at a time */
-    MPQ_TRY(read_written(ctx, scratch, p, path, true, p->report.n > n ? p->report.n : n, &written));
+    MPQ_TRY(read_written(ctx, scratch, p, path, true,
+                         at_once(p, answers, p->report.n > n ? p->report.n : n), &written));
     MPQ_TRY(make_side(ctx, p, &p->fake_network, &p->decide, n, answers, &sides.side[0]));
     struct side_by_side *reported = &sides.side[1];
     if (p->decides_on_report)
@@ -466,17 +293,10 @@ static enum mpq_status verify(struct mpq_ctx *ctx, struct mpq_arena *own, struct
 {
     enum { MAX_SAMPLES = 16 };
     uint32_t n = p->decide.n < MAX_SAMPLES ? p->decide.n : MAX_SAMPLES;
-    struct pair pair;
-    MPQ_TRY(make_pair(ctx, own, p, n, &pair));
-    MPQ_TRY(take_codes(ctx, own, p));
-    mpq_exec_sum_plainly(p->fake_network.exec, true);
-    enum mpq_status status = compare_networks(ctx, p, n, &pair);
-    if (status == MPQ_OK) {
-        settle_loss(p, &pair);
-        status = ask_and_go(ctx, own, p, &pair, n);
-    }
+    struct mpq_answers *answers;
+    enum mpq_status status = mpq_pipeline_run_pair(ctx, own, p, n, &answers);
     if (status == MPQ_OK)
-        status = compare_forms(ctx, scratch, p, path, n, pair.answers, report);
+        status = compare_forms(ctx, scratch, p, path, n, answers, report);
     if (p->fake_network.exec)
         mpq_exec_sum_plainly(p->fake_network.exec, false);
     return status;

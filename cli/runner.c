@@ -5,7 +5,9 @@
 #include <string.h>
 
 #include "cli/crew.h"
+#include "quantcore/base/relay.h"
 #include "quantcore/base/thread.h"
+#include "quantcore/ops/kernel/gemm.h"
 #include "quantcore/pass/pass.h"
 
 #define MAX_BATCH 32 /* beyond it a GEMM gains nothing and memory grows */
@@ -79,21 +81,62 @@ static struct mpq_runner show(const struct mpq_runner *runner, uint32_t i)
     return one;
 }
 
-/* Samples index[0..n), which all execs together take. */
-static enum mpq_status run_at_once(struct mpq_ctx *ctx, struct mpq_runner *runner,
-                                   struct mpq_dataset *dataset, const uint32_t *index, uint32_t n,
-                                   uint32_t *wanted, mpq_runner_fn *fn, void *arg)
+/* Samples index[0..n) on their way through the execs. */
+struct run {
+    const struct mpq_runner *runner;
+    struct mpq_dataset *dataset;
+    const uint32_t *index;
+    uint32_t n;
+    uint32_t *wanted; /* [runner->n * batch] room */
+    const char *stage;
+    mpq_runner_fn *fn;
+    void *arg;
+};
+
+/* Of batch `piece` the first sample, and how many there are. */
+static uint32_t first_of(const struct run *run, int64_t piece, uint32_t *out_n)
 {
-    uint32_t batch = runner->batch, n_batch;
-    MPQ_TRY(mpq_crew_read(ctx, dataset, index, n, batch,
-                          (struct mpq_tensor *const *const *)runner->all_input, wanted, &n_batch));
-    mpq_crew_forward(runner->all_exec, n_batch, 0, runner->graph->n_node);
-    for (uint32_t i = 0; i < n_batch; i++) {
-        const struct mpq_runner shown = show(runner, i);
-        uint32_t left = n - i * batch;
-        MPQ_TRY(fn(ctx, arg, &shown, wanted + i * batch, left < batch ? left : batch));
-    }
+    uint32_t batch = run->runner->batch, first = (uint32_t)piece * batch, left = run->n - first;
+    *out_n = left < batch ? left : batch;
+    return first;
+}
+
+static enum mpq_status run_batch(struct mpq_ctx *ctx, void *arg, int64_t piece, int lane,
+                                 uint32_t step)
+{
+    const struct run *run = arg;
+    const struct mpq_runner *runner = run->runner;
+    uint32_t n, first = first_of(run, piece, &n);
+    (void)step;
+    MPQ_TRY(mpq_step(ctx, run->stage, first, run->n, (double)NAN));
+    MPQ_TRY(mpq_crew_read(ctx, run->dataset, run->index + first, n, runner->batch,
+                          runner->all_input[lane], run->wanted + (uint32_t)lane * runner->batch));
+    mpq_exec_forward(runner->all_exec[lane], 0, runner->graph->n_node);
     return MPQ_OK;
+}
+
+static enum mpq_status show_batch(struct mpq_ctx *ctx, void *arg, int64_t piece, int lane,
+                                  uint32_t step)
+{
+    const struct run *run = arg;
+    const struct mpq_runner shown = show(run->runner, (uint32_t)lane);
+    uint32_t n;
+    first_of(run, piece, &n);
+    (void)step;
+    return run->fn(ctx, run->arg, &shown, run->wanted + (uint32_t)lane * shown.batch, n);
+}
+
+static enum mpq_status run_all(struct mpq_ctx *ctx, const struct mpq_runner *runner,
+                               struct run *run)
+{
+    MPQ_TRY(mpq_dataset_prepare(ctx, run->dataset, run->index, run->n));
+    return mpq_relay_run(ctx, &(struct mpq_relay){.n = (run->n + runner->batch - 1) / runner->batch,
+                                                  .n_lane = (int)runner->n,
+                                                  .is_serial = !mpq_gemm_is_concurrent(),
+                                                  .n_step = 1,
+                                                  .work = run_batch,
+                                                  .turn = show_batch,
+                                                  .arg = run});
 }
 
 enum mpq_status mpq_runner_run(struct mpq_ctx *ctx, struct mpq_runner *runner,
@@ -103,18 +146,12 @@ enum mpq_status mpq_runner_run(struct mpq_ctx *ctx, struct mpq_runner *runner,
     struct mpq_arena *scratch = mpq_arena_create(ctx);
     if (!scratch)
         return MPQ_E_NOMEM;
-    uint32_t at_once = runner->n * runner->batch;
-    uint32_t *wanted = mpq_arena_alloc(ctx, scratch, at_once, sizeof *wanted);
-    uint32_t *number = mpq_arena_alloc(ctx, scratch, at_once, sizeof *number);
-    enum mpq_status status = wanted && number ? MPQ_OK : MPQ_E_NOMEM;
-    for (uint32_t first = 0; first < n && status == MPQ_OK; first += at_once) {
-        uint32_t n_here = n - first < at_once ? n - first : at_once;
-        for (uint32_t i = 0; i < n_here; i++)
-            number[i] = index ? index[first + i] : first + i;
-        status = mpq_step(ctx, stage, first, n, (double)NAN);
-        if (status == MPQ_OK)
-            status = run_at_once(ctx, runner, dataset, number, n_here, wanted, fn, arg);
-    }
+    uint32_t *wanted = mpq_arena_alloc(ctx, scratch, runner->n * runner->batch, sizeof *wanted);
+    uint32_t *number = mpq_arena_alloc(ctx, scratch, n, sizeof *number);
+    for (uint32_t i = 0; number && i < n; i++)
+        number[i] = index ? index[i] : i;
+    struct run run = {runner, dataset, number, n, wanted, stage, fn, arg};
+    enum mpq_status status = wanted && number ? run_all(ctx, runner, &run) : MPQ_E_NOMEM;
     mpq_arena_free(scratch);
     return status;
 }

@@ -40,6 +40,11 @@ void mpq_parallel_for(int64_t n, int64_t grain,
     }
 }
 
+bool mpq_thread_is_inside(void)
+{
+    return omp_in_parallel();
+}
+
 int mpq_thread_least(double *load, double cost)
 {
     int least = 0;

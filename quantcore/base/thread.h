@@ -3,6 +3,7 @@
 #ifndef MPQ_BASE_THREAD_H
 #define MPQ_BASE_THREAD_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 /* Threads that mpq_parallel_for() uses; also told to OpenMP. n >= 1. */
@@ -16,6 +17,9 @@ int mpq_thread_available(void); /* cores this process may run on */
  * allocate or log. A call from inside fn runs serially with the caller's thread number lost (0). */
 void mpq_parallel_for(int64_t n, int64_t grain,
                       void (*fn)(void *arg, int64_t begin, int64_t end, int thread), void *arg);
+
+/* Whether the caller is in such a call, so that its own calls run serially. */
+bool mpq_thread_is_inside(void);
 
 /* Pieces of unequal cost: the thread that has least to do, the lowest of several; load
  * [mpq_thread_count()] then has the cost with it. Begin with zeros. */

@@ -401,8 +401,8 @@ static void gather_some(void *arg, int64_t first, int64_t last, int thread)
 /* One layer is gathered by all threads, several are dealt out to them: products of so few rows are
  * not worth sharing. */
 void mpq_moments_add(const struct mpq_layer_table *layers, const struct mpq_moment_source *source,
-                     uint32_t begin, uint32_t end, uint32_t n, const struct mpq_moment_room *room,
-                     struct mpq_moments *moments)
+                     uint32_t begin, uint32_t end, uint32_t n, int lane,
+                     const struct mpq_moment_room *room, struct mpq_moments *moments)
 {
     int n_thread = mpq_thread_count();
     struct gathering g = {.layers = layers,
@@ -412,16 +412,17 @@ void mpq_moments_add(const struct mpq_layer_table *layers, const struct mpq_mome
                           .share = (double)n / source->network->batch,
                           .begin = begin,
                           .end = end,
-                          .is_dealt = end > begin + 1};
+                          .is_dealt = end > begin + 1 && !mpq_thread_is_inside()};
+    if (!g.is_dealt) {
+        gather_some(&g, 0, 1, lane);
+        return;
+    }
     memset(room->load, 0, (size_t)n_thread * sizeof *room->load);
     for (uint32_t l = begin; l < end; l++) {
         double k = moments[l].gram ? (double)moments[l].k : 0;
         room->owner[l] = mpq_thread_least(room->load, k * k * (double)moments[l].n_group);
     }
-    if (g.is_dealt)
-        mpq_gemm_parallel_for(n_thread, 1, gather_some, &g);
-    else
-        gather_some(&g, 0, 1, 0);
+    mpq_gemm_parallel_for(n_thread, 1, gather_some, &g);
 }
 
 void mpq_moments_end(uint32_t begin, uint32_t end, struct mpq_moments *moments)
@@ -477,7 +478,7 @@ enum mpq_status mpq_moments_gather(struct mpq_ctx *ctx, struct mpq_arena *arena,
             float_leg.state = is_kept ? leg.state + walk->float_offset : NULL;
             MPQ_TRY(run_leg(ctx, source, &float_leg, sample, n));
         }
-        mpq_moments_add(layers, &used, begin, end, n, &room, out);
+        mpq_moments_add(layers, &used, begin, end, n, 0, &room, out);
     }
     mpq_moments_end(begin, end, out);
     if (walk) {

@@ -73,15 +73,17 @@ enum mpq_status mpq_moments_gather(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                    struct mpq_moments *out) MPQ_CHECKED;
 
 /* The same in pieces, for whoever runs the source's network anyway: moments of no rows; what the
- * first n samples of the batch add that it has just run, source->n_sample in all; and the end. */
+ * first n samples of the batch add that it has just run, source->n_sample in all; and the end.
+ * lane: of several callers at once, whose layers differ, each has its own, below the thread count.
+ */
 enum mpq_status mpq_moments_begin(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                   const struct mpq_layer_table *layers,
                                   const struct mpq_moment_source *source, uint32_t begin,
                                   uint32_t end, struct mpq_moment_room *out_room,
                                   struct mpq_moments *out) MPQ_CHECKED;
 void mpq_moments_add(const struct mpq_layer_table *layers, const struct mpq_moment_source *source,
-                     uint32_t begin, uint32_t end, uint32_t n, const struct mpq_moment_room *room,
-                     struct mpq_moments *moments);
+                     uint32_t begin, uint32_t end, uint32_t n, int lane,
+                     const struct mpq_moment_room *room, struct mpq_moments *moments);
 void mpq_moments_end(uint32_t begin, uint32_t end, struct mpq_moments *moments);
 
 #endif

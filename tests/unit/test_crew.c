@@ -48,9 +48,12 @@ static void make_chain(struct chain *c, struct net *net)
 
 /* ---- who sees what ---- */
 
+enum { N_BATCH = (N_SAMPLE + BATCH - 1) / BATCH, MAX_TURNS = 4 };
+
 struct seen {
-    uint32_t n_turn, next;
-    mpq_node_id from[64], to[64];
+    uint32_t start, next;     /* samples */
+    uint32_t n_turn[N_BATCH]; /* of each, which may come on several threads */
+    mpq_node_id from[N_BATCH][MAX_TURNS], to[N_BATCH][MAX_TURNS];
     mpq_real output[N_SAMPLE][WIDTH];
 };
 
@@ -58,12 +61,13 @@ static enum mpq_status note(struct mpq_ctx *ctx, void *arg, const struct mpq_cre
 {
     struct seen *seen = arg;
     const struct mpq_graph *graph = turn->network->graph;
-    (void)ctx;
-    seen->from[seen->n_turn] = turn->from;
-    seen->to[seen->n_turn++] = turn->to;
+    uint32_t b = (turn->first - seen->start) / BATCH, t = seen->n_turn[b]++;
+    seen->from[b][t] = turn->from;
+    seen->to[b][t] = turn->to;
     if (turn->to < graph->n_node)
         return MPQ_OK;
-    assert_int_equal(turn->first, seen->next);
+    if (turn->first != seen->next)
+        return mpq_fail(ctx, MPQ_E_NUMERIC, "sample %u comes too early", turn->first);
     seen->next += turn->n;
     memcpy(seen->output[turn->first], mpq_exec_tensor(turn->network->exec, graph->output[0])->data,
            turn->n * sizeof seen->output[0]);
@@ -75,7 +79,7 @@ static void run_crew(struct chain *c, int threads, const mpq_node_id *pause, uin
 {
     struct mpq_ctx *ctx = &c->net->ctx;
     struct mpq_crew crew;
-    *out = (struct seen){.next = first};
+    *out = (struct seen){.start = first, .next = first};
     mpq_thread_set_count(threads);
     CHECK_OK(ctx, mpq_crew_create(ctx, c->net->arena, c->net->graph, BATCH, N_SAMPLE - first,
                                   &(struct mpq_exec_options){0}, &crew));
@@ -96,7 +100,7 @@ static void samples_come_in_order(void **state)
     make_chain(&c, *state);
     run_crew(&c, 1, NULL, 0, 0, &alone);
     assert_int_equal(alone.next, N_SAMPLE);
-    assert_int_equal(alone.n_turn, 6);
+    assert_int_equal(alone.n_turn[N_BATCH - 1], 1);
     for (int threads = 2; threads <= 7; threads++) {
         run_crew(&c, threads, NULL, 0, 0, &seen);
         assert_int_equal(seen.next, N_SAMPLE);
@@ -114,11 +118,12 @@ static void passes_pause(void **state)
     make_chain(&c, *state);
     run_crew(&c, 1, NULL, 0, 0, &alone);
     run_crew(&c, 2, pause, 2, 0, &seen);
-    assert_int_equal(seen.n_turn, 6 * 3);
-    static const mpq_node_id from[] = {0, 0, 2, 2, 3, 3}, to[] = {2, 2, 3, 3, 6, 6};
-    for (int i = 0; i < 6; i++) {
-        assert_int_equal(seen.from[i], from[i]);
-        assert_int_equal(seen.to[i], to[i]);
+    assert_int_equal(seen.next, N_SAMPLE);
+    static const mpq_node_id from[] = {0, 2, 3}, to[] = {2, 3, 6};
+    for (int b = 0; b < N_BATCH; b++) {
+        assert_int_equal(seen.n_turn[b], 3);
+        assert_memory_equal(seen.from[b], from, sizeof from);
+        assert_memory_equal(seen.to[b], to, sizeof to);
     }
     assert_memory_equal(seen.output, alone.output, sizeof alone.output);
 }

@@ -123,38 +123,6 @@ static void stacks_samples_of_the_same_rank(void **state)
         CHECK_NEAR(mpq_tensor_double(batch[0], i), want[i], 0, 0);
 }
 
-/* A scalar may differ from part to part, and within a part may not. */
-static void parts_are_read_at_once(void **state)
-{
-    enum { PARTS = 2, EACH = 2 };
-    (void)state;
-    add_input("x", MPQ_FLOAT, MPQ_SHAPE(1, 3));
-    add_input("sr", MPQ_INT64, (struct mpq_shape){.rank = 0});
-    add_array("x", MPQ_FLOAT, MPQ_SHAPE(6, 3));
-    struct mpq_tensor *rate = add_array("sr", MPQ_INT64, MPQ_SHAPE(6));
-    for (int i = 0; i < 6; i++)
-        mpq_tensor_set_double(rate, i, i / 2);
-    struct mpq_dataset *dataset = open_npz();
-    struct mpq_tensor x[PARTS], scalar[PARTS];
-    struct mpq_tensor *part[PARTS][2] = {{&x[0], &scalar[0]}, {&x[1], &scalar[1]}};
-    struct mpq_tensor *const *const input[PARTS] = {part[0], part[1]};
-    const struct mpq_shape one = {.rank = 0};
-    for (int i = 0; i < PARTS; i++) {
-        CHECK_OK(&ctx, mpq_tensor_alloc(&ctx, arena, MPQ_FLOAT, &MPQ_SHAPE(EACH, 3), &x[i]));
-        CHECK_OK(&ctx, mpq_tensor_alloc(&ctx, arena, MPQ_INT64, &one, &scalar[i]));
-    }
-    const uint32_t index[] = {5, 4, 0, 1}, mixed[] = {5, 4, 0, 2};
-    CHECK_OK(&ctx, mpq_dataset_read_parts(&ctx, dataset, index, PARTS, EACH, input));
-    for (uint32_t i = 0; i < 4; i++)
-        for (int k = 0; k < 3; k++)
-            CHECK_NEAR(mpq_tensor_double(&x[i / EACH], i % EACH * 3 + k),
-                       index[i] * 3 + (uint32_t)k, 0, 0);
-    CHECK_NEAR(mpq_tensor_double(&scalar[0], 0), 2, 0, 0);
-    CHECK_NEAR(mpq_tensor_double(&scalar[1], 0), 0, 0, 0);
-    CHECK_FAILS(&ctx, mpq_dataset_read_parts(&ctx, dataset, mixed, PARTS, EACH, input), MPQ_E_SHAPE,
-                "input 'sr' is a scalar, and samples 0 and 2 of one batch differ in it");
-}
-
 static void takes_whole_inputs_of_one_rank_more(void **state)
 {
     (void)state;
@@ -602,7 +570,6 @@ int main(void)
 #define TEST(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
     const struct CMUnitTest tests[] = {
         TEST(stacks_samples_of_the_same_rank),
-        TEST(parts_are_read_at_once),
         TEST(takes_whole_inputs_of_one_rank_more),
         TEST(converts_types),
         TEST(refuses_values_the_model_cannot_take),
