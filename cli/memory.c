@@ -218,11 +218,18 @@ static enum mpq_status consider(struct mpq_ctx *ctx, const struct planner *pl, u
     c.memory.cache_bytes = left(pl, held + run_fake) / 2;
     c.bytes[SEARCH] = held + run_fake + smaller(c.memory.cache_bytes, (size_t)256 << 20);
     held += 2 * pl->weights; /* the weights refined and their offsets */
-    size_t refine = held + pl->cross_most + pl->round_most + (pl->improves ? in_float : 0);
+    uint32_t n_thread = (uint32_t)mpq_thread_count(), part = mpq_pipeline_refine_batch(batch);
+    size_t run_part, fake_part;
+    MPQ_TRY(mpq_network_measure(ctx, p->run_graph, part, &plain, &run_part, &again));
+    MPQ_TRY(mpq_network_measure(ctx, pl->fake, part, &plain, &fake_part, &again));
+    c.activations[REFINE] += n_thread * (run_part + fake_part);
+    size_t refine = held + pl->cross_most + pl->round_most + n_thread * (run_part + fake_part);
     size_t walk = (REFINE_SAMPLES / batch + 1) * (in_float + fake); /* more than all states are */
     walk = smaller(walk, (size_t)1 << 30);
-    c.memory.walk_bytes = smaller(left(pl, refine), walk);
-    c.bytes[REFINE] = p->options->no_refine ? 0 : refine + c.memory.walk_bytes;
+    /* Moments of the other threads take a quarter as much. */
+    c.memory.walk_bytes = smaller(left(pl, refine) / 5 * 4, walk);
+    c.bytes[REFINE] =
+        p->options->no_refine ? 0 : refine + c.memory.walk_bytes + c.memory.walk_bytes / 4;
     c.memory.walk_bytes += !c.memory.walk_bytes; /* 0 would be no limit */
     c.activations[VERIFY] += 2 * run;
     c.bytes[VERIFY] = held + 2 * run + pl->weights / sizeof(mpq_real) * VERIFY_BYTES_A_WEIGHT;

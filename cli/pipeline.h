@@ -139,6 +139,9 @@ enum mpq_status mpq_pipeline_prepare(struct mpq_ctx *ctx, struct mpq_pipeline *p
 enum mpq_status mpq_pipeline_tune(struct mpq_ctx *ctx, struct mpq_pipeline *p) MPQ_CHECKED;
 enum mpq_status mpq_pipeline_search(struct mpq_ctx *ctx, struct mpq_pipeline *p) MPQ_CHECKED;
 
+/* Samples that each thread's networks run at once while a layer is rounded. */
+uint32_t mpq_pipeline_refine_batch(uint32_t batch);
+
 /* A copy of `family`, in p->arena, whose widths of the allocation are rounded once more for it,
  * layer after layer, aimed at what the float model answers: at the same channels where they were
  * equalized. */

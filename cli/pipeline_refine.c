@@ -2,7 +2,9 @@
 #include <math.h>
 #include <string.h>
 
+#include "cli/crew.h"
 #include "cli/pipeline.h"
+#include "quantcore/base/thread.h"
 #include "quantcore/supernet/round.h"
 #include "quantcore/supernet/sensitivity.h"
 
@@ -35,36 +37,39 @@ static uint32_t n_sample(const struct mpq_pipeline *p, double macs)
     return n < p->tune.n ? (uint32_t)n : p->tune.n;
 }
 
-/* The float network whose answers are aimed at: with equalized channels where they are, in
- * `scratch` and *room. */
-static enum mpq_status find_reference(struct mpq_ctx *ctx, struct mpq_arena *scratch,
-                                      struct mpq_pipeline *p, struct mpq_network *room,
-                                      struct mpq_network **out)
+uint32_t mpq_pipeline_refine_batch(uint32_t batch)
 {
-    *out = &p->float_network;
-    if (!p->equalize.n_edge)
-        return MPQ_OK;
-    bool *keep = mpq_arena_alloc(ctx, scratch, p->graph->n_value, sizeof *keep);
-    if (!keep)
-        return MPQ_E_NOMEM;
-    for (uint32_t l = 0; l < p->layers.n_layer; l++)
-        if (p->layers.layer[l].x != MPQ_NO_VALUE)
-            keep[p->layers.layer[l].x] = true;
-    *out = room;
-    return mpq_network_create(ctx, scratch, p->equal_run_graph, p->batch,
-                              &(struct mpq_exec_options){.keep = keep}, room);
+    uint32_t n_thread = (uint32_t)mpq_thread_count();
+    return (batch + n_thread - 1) / n_thread;
 }
 
-static struct mpq_moment_source source_of(struct mpq_pipeline *p, struct mpq_network *reference,
-                                          const struct mpq_samples *samples, uint32_t n)
+/* Networks in `scratch` that take the first n samples for tuning, both kinds one a thread: of few
+ * samples each, all together of a batch. What is aimed at is the float network's answers, with
+ * equalized channels where they are. */
+static enum mpq_status make_source(struct mpq_ctx *ctx, struct mpq_arena *scratch,
+                                   struct mpq_pipeline *p, const struct mpq_samples *samples,
+                                   uint32_t n, struct mpq_moment_source *out)
 {
-    return (struct mpq_moment_source){.network = &p->fake_network,
+    uint32_t batch = mpq_pipeline_refine_batch(p->batch), n_network = mpq_crew_size(batch, n);
+    const struct mpq_exec_options plain = {0};
+    const struct mpq_graph *graph = p->equalize.n_edge ? p->equal_run_graph : p->run_graph;
+    struct mpq_network *fake = mpq_arena_alloc(ctx, scratch, n_network, sizeof *fake);
+    struct mpq_network *in_float = mpq_arena_alloc(ctx, scratch, n_network, sizeof *in_float);
+    if (!fake || !in_float)
+        return MPQ_E_NOMEM;
+    for (uint32_t i = 0; i < n_network; i++) {
+        MPQ_TRY(mpq_network_create(ctx, scratch, p->fake_graph, batch, &plain, &fake[i]));
+        MPQ_TRY(mpq_network_create(ctx, scratch, graph, batch, &plain, &in_float[i]));
+    }
+    *out = (struct mpq_moment_source){.network = fake,
                                       .layer_node = p->layer_node,
-                                      .float_network = reference,
+                                      .float_network = in_float,
                                       .samples = samples,
                                       .sample = p->tune.sample,
                                       .n_sample = n,
-                                      .max_bytes = p->memory.walk_bytes};
+                                      .max_bytes = p->memory.walk_bytes,
+                                      .n_network = n_network};
+    return MPQ_OK;
 }
 
 enum mpq_status mpq_pipeline_round(struct mpq_ctx *ctx, struct mpq_pipeline *p,
@@ -72,16 +77,13 @@ enum mpq_status mpq_pipeline_round(struct mpq_ctx *ctx, struct mpq_pipeline *p,
                                    struct mpq_supernet *net)
 {
     const struct mpq_samples samples = mpq_pipeline_samples(&p->tune);
-    struct mpq_network room, *reference;
+    struct mpq_moment_source source;
     MPQ_TRY(mpq_supernet_copy(ctx, p->arena, family, net));
     struct mpq_arena *scratch = mpq_arena_create(ctx);
     enum mpq_status status =
-        scratch ? find_reference(ctx, scratch, p, &room, &reference) : MPQ_E_NOMEM;
-    if (status == MPQ_OK) {
-        const struct mpq_moment_source source =
-            source_of(p, reference, &samples, n_sample(p, 5e10));
+        scratch ? make_source(ctx, scratch, p, &samples, n_sample(p, 5e10), &source) : MPQ_E_NOMEM;
+    if (status == MPQ_OK)
         status = mpq_round_allocation(ctx, p->arena, net, &source, bits, 0, p->layers.n_layer);
-    }
     mpq_arena_free(scratch);
     return status;
 }
@@ -92,9 +94,8 @@ static enum mpq_status measure_share(struct mpq_ctx *ctx, struct mpq_arena *scra
                                      struct mpq_pipeline *p, uint32_t n)
 {
     const struct mpq_samples samples = mpq_pipeline_samples(&p->tune);
-    struct mpq_network room, *reference;
-    MPQ_TRY(find_reference(ctx, scratch, p, &room, &reference));
-    struct mpq_moment_source source = source_of(p, reference, &samples, n);
+    struct mpq_moment_source source;
+    MPQ_TRY(make_source(ctx, scratch, p, &samples, n, &source));
     source.n_position = SHARE_POSITIONS;
     return mpq_refined_share(ctx, &p->evaluator, &source, p->act_quant, p->act.n_group,
                              p->sensitivity, p->refined_share);

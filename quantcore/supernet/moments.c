@@ -14,8 +14,7 @@ enum {
     MAX_POSITIONS = 32768, /* of a convolution, over all samples, */
     LEAST_POSITIONS = 128, /* but no fewer and no more than these of one */
     MOST_POSITIONS = 4096,
-    LEAST_SAMPLES = 64, /* on a walk */
-    GRAIN = 8192,       /* numbers that are worth a thread */
+    GRAIN = 8192, /* numbers that are worth a thread */
 };
 
 /* One layer's inputs at work: x as the network has them, f as the float model has, or NULL; rows of
@@ -257,84 +256,17 @@ static void gather_layer(const struct mpq_moment_source *source, const struct mp
     }
 }
 
-static uint32_t count_batches(const struct mpq_moment_source *source)
+enum mpq_status mpq_moments_create(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                   const struct mpq_layer_table *layers,
+                                   const struct mpq_moment_source *source, uint32_t begin,
+                                   uint32_t end, struct mpq_moments *out)
 {
-    return (source->n_sample + source->network->batch - 1) / source->network->batch;
-}
-
-/* Let the walk keep what layer l and those behind it need, of as many batches as there is room for.
- */
-static void lay_out(struct mpq_moment_walk *walk, const struct mpq_moment_source *source,
-                    uint32_t l)
-{
-    uint32_t n_batch = count_batches(source);
-    walk->float_offset = walk->most[l];
-    walk->n_byte = walk->most[l] + walk->float_most[l] + 1;
-    size_t n = walk->capacity / walk->n_byte;
-    walk->n_kept = n < n_batch ? (uint32_t)n : n_batch;
-}
-
-enum mpq_status mpq_moment_walk_create(struct mpq_ctx *ctx, struct mpq_arena *arena,
-                                       const struct mpq_layer_table *layers,
-                                       const struct mpq_moment_source *source,
-                                       struct mpq_moment_walk *out)
-{
-    uint32_t n_layer = layers->n_layer;
-    struct mpq_moment_walk walk = {
-        .capacity = source->max_bytes ? source->max_bytes : (size_t)1 << 30,
-        .most = mpq_arena_alloc(ctx, arena, n_layer + 1, sizeof *walk.most),
-        .float_most = mpq_arena_alloc(ctx, arena, n_layer + 1, sizeof *walk.float_most)};
-    if (!walk.most || !walk.float_most)
-        return MPQ_E_NOMEM;
-    for (uint32_t l = n_layer; l-- > 0;) {
-        size_t bytes = mpq_exec_live_bytes(source->network->exec, source->layer_node[l]);
-        size_t float_bytes =
-            source->float_network
-                ? mpq_exec_live_bytes(source->float_network->exec, layers->layer[l].node)
-                : 0;
-        walk.most[l] = bytes > walk.most[l + 1] ? bytes : walk.most[l + 1];
-        walk.float_most[l] =
-            float_bytes > walk.float_most[l + 1] ? float_bytes : walk.float_most[l + 1];
+    for (uint32_t l = begin; l < end; l++) {
+        out[l] = (struct mpq_moments){0};
+        if (is_gathered(&layers->layer[l], source, source->layer_node[l]))
+            MPQ_TRY(create(ctx, arena, &layers->layer[l], source->float_network != NULL, &out[l]));
     }
-    size_t whole = (walk.most[0] + walk.float_most[0] + 1) * count_batches(source);
-    walk.capacity = whole < walk.capacity ? whole : walk.capacity;
-    walk.state = mpq_arena_alloc(ctx, arena, walk.capacity, 1);
-    *out = walk;
-    return walk.state ? MPQ_OK : MPQ_E_NOMEM;
-}
-
-/* One network's way through a batch. */
-struct leg {
-    struct mpq_network *network;
-    mpq_node_id from, to,
-        last;         /* goes on at `from`, keeps its state before `to`, stops at `last` */
-    const char *kept; /* its state before `from`; NULL: there is none, it begins anew */
-    char *state;      /* where it goes; NULL: nowhere. Not behind `kept` */
-};
-
-static enum mpq_status run_leg(struct mpq_ctx *ctx, const struct mpq_moment_source *source,
-                               const struct leg *leg, const uint32_t *sample, uint32_t n)
-{
-    struct mpq_exec *exec = leg->network->exec;
-    mpq_node_id from = leg->kept ? leg->from : 0;
-    if (from)
-        mpq_exec_restore(exec, from, leg->kept);
-    else
-        MPQ_TRY(mpq_network_read(ctx, leg->network, source->samples, sample, n));
-    mpq_exec_forward(exec, from, leg->to);
-    if (leg->state)
-        mpq_exec_save(exec, leg->to, leg->state);
-    mpq_exec_forward(exec, leg->to, leg->last);
     return MPQ_OK;
-}
-
-/* Whether a layer of [begin, end) multiplies its weights with what its own node makes. */
-static bool reads_itself(const struct mpq_layer_table *layers, uint32_t begin, uint32_t end)
-{
-    for (uint32_t l = begin; l < end; l++)
-        if (layers->layer[l].x_input < 0)
-            return true;
-    return false;
 }
 
 enum mpq_status mpq_moments_begin(struct mpq_ctx *ctx, struct mpq_arena *arena,
@@ -344,11 +276,8 @@ enum mpq_status mpq_moments_begin(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                   struct mpq_moments *out)
 {
     int64_t most = 0, most_taps = 0;
+    MPQ_TRY(mpq_moments_create(ctx, arena, layers, source, begin, end, out));
     for (uint32_t l = begin; l < end; l++) {
-        out[l] = (struct mpq_moments){0};
-        if (!is_gathered(&layers->layer[l], source, source->layer_node[l]))
-            continue;
-        MPQ_TRY(create(ctx, arena, &layers->layer[l], source->float_network != NULL, &out[l]));
         int64_t taps = count_taps(source, &layers->layer[l], source->layer_node[l]);
         most = out[l].k > most ? out[l].k : most;
         most_taps = taps > most_taps ? taps : most_taps;
@@ -425,65 +354,27 @@ void mpq_moments_add(const struct mpq_layer_table *layers, const struct mpq_mome
     mpq_gemm_parallel_for(n_thread, 1, gather_some, &g);
 }
 
+void mpq_moments_join(uint32_t begin, uint32_t end, const struct mpq_moments *other,
+                      struct mpq_moments *moments)
+{
+    for (uint32_t l = begin; l < end; l++) {
+        const struct mpq_moments *from = &other[l];
+        struct mpq_moments *m = &moments[l];
+        for (int64_t i = 0; m->gram && i < m->n_group * m->k * m->k; i++)
+            m->gram[i] += from->gram[i];
+        for (int64_t i = 0; m->cross && i < m->n_group * m->k * m->k; i++)
+            m->cross[i] += from->cross[i];
+        for (int64_t i = 0; m->gram && i < m->n_group * m->k; i++)
+            m->mean[i] += from->mean[i];
+        for (int64_t i = 0; m->cross && i < m->n_group * m->k; i++)
+            m->float_mean[i] += from->float_mean[i];
+        m->n_row += from->n_row;
+    }
+}
+
 void mpq_moments_end(uint32_t begin, uint32_t end, struct mpq_moments *moments)
 {
     for (uint32_t l = begin; l < end; l++)
         if (moments[l].gram)
             complete(&moments[l]);
-}
-
-enum mpq_status mpq_moments_gather(struct mpq_ctx *ctx, struct mpq_arena *arena,
-                                   const struct mpq_layer_table *layers,
-                                   const struct mpq_moment_source *source, uint32_t begin,
-                                   uint32_t end, struct mpq_moment_walk *walk,
-                                   struct mpq_moments *out)
-{
-    struct mpq_network *network = source->network, *reference = source->float_network;
-    struct mpq_moment_room room;
-    bool any = false;
-    MPQ_TRY(mpq_moments_begin(ctx, arena, layers, source, begin, end, &room, out));
-    for (uint32_t l = begin; l < end; l++)
-        any |= out[l].gram != NULL;
-    if (!any)
-        return MPQ_OK;
-    const struct mpq_layer *layer = layers->layer;
-    mpq_node_id beyond = reads_itself(layers, begin, end) ? 1 : 0;
-    struct leg leg = {.network = network,
-                      .from = walk ? walk->node : 0,
-                      .to = source->layer_node[begin],
-                      .last = source->layer_node[end - 1] + beyond};
-    struct leg float_leg = {.network = reference,
-                            .from = walk ? walk->float_node : 0,
-                            .to = layer[begin].node,
-                            .last = layer[end - 1].node + beyond};
-    const struct mpq_moment_walk before = walk ? *walk : (struct mpq_moment_walk){0};
-    struct mpq_moment_source used = *source;
-    if (walk) {
-        lay_out(walk, source, begin);
-        uint32_t n = walk->n_kept * network->batch;
-        n = n > LEAST_SAMPLES ? n : LEAST_SAMPLES;
-        used.n_sample = n < source->n_sample ? n : source->n_sample;
-    }
-    for (uint32_t first = 0; first < used.n_sample; first += network->batch) {
-        const uint32_t *sample = source->sample + first;
-        uint32_t left = used.n_sample - first;
-        uint32_t n = left < network->batch ? left : network->batch;
-        uint32_t batch = first / network->batch;
-        bool was_kept = batch < before.n_kept, is_kept = walk && batch < walk->n_kept;
-        leg.kept = was_kept ? before.state + batch * before.n_byte : NULL;
-        leg.state = is_kept ? walk->state + batch * walk->n_byte : NULL;
-        MPQ_TRY(run_leg(ctx, source, &leg, sample, n));
-        if (reference) {
-            float_leg.kept = was_kept ? leg.kept + before.float_offset : NULL;
-            float_leg.state = is_kept ? leg.state + walk->float_offset : NULL;
-            MPQ_TRY(run_leg(ctx, source, &float_leg, sample, n));
-        }
-        mpq_moments_add(layers, &used, begin, end, n, 0, &room, out);
-    }
-    mpq_moments_end(begin, end, out);
-    if (walk) {
-        walk->node = leg.to;
-        walk->float_node = float_leg.to;
-    }
-    return MPQ_OK;
 }

@@ -9,7 +9,7 @@
 #include "quantcore/base/workers.h"
 #include "quantcore/ops/kernel/gemm.h"
 #include "quantcore/ops/kernel/linear_algebra.h"
-#include "quantcore/supernet/moments.h"
+#include "quantcore/supernet/moment_walk.h"
 
 enum {
     ABREAST = 8, /* channels that are rounded together */
@@ -479,8 +479,9 @@ enum mpq_status mpq_round_allocation(struct mpq_ctx *ctx, struct mpq_arena *aren
     enum mpq_status status = !whole || !scratch
                                  ? MPQ_E_NOMEM
                                  : mpq_moment_walk_create(ctx, whole, net->layers, source, &walk);
-    if (status == MPQ_OK)
-        mpq_supernet_apply(net, source->network->exec, bits);
+    uint32_t n_network = source->n_network > 1 ? source->n_network : 1;
+    for (uint32_t i = 0; i < n_network && status == MPQ_OK; i++)
+        mpq_supernet_apply(net, source->network[i].exec, bits);
     for (uint32_t begin = first, next; begin < end && status == MPQ_OK; begin = next) {
         next = end_of_run(net->layers, begin, end);
         status = mpq_step(ctx, "round", begin, n_layer, (double)NAN);
@@ -490,7 +491,8 @@ enum mpq_status mpq_round_allocation(struct mpq_ctx *ctx, struct mpq_arena *aren
                               : round_range(ctx, arena, scratch, net, source, bits, begin, next,
                                             &walk, moments);
         for (uint32_t l = begin; l < next && status == MPQ_OK; l++)
-            mpq_supernet_apply_layer(net, source->network->exec, l, bits[l]);
+            for (uint32_t i = 0; i < n_network; i++)
+                mpq_supernet_apply_layer(net, source->network[i].exec, l, bits[l]);
         mpq_arena_reset(scratch);
     }
     mpq_arena_free(scratch);
