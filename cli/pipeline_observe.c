@@ -115,6 +115,12 @@ static enum mpq_status find_pauses(struct mpq_ctx *ctx, struct mpq_arena *arena,
     return MPQ_OK;
 }
 
+/* Whether value v goes into its group's range: others have it from those. */
+static bool is_ranged(const struct mpq_pipeline *p, mpq_value_id v)
+{
+    return p->act.group[v] != MPQ_NO_GROUP && !p->act.lossless[v];
+}
+
 /* The last stretch in which values of a group are looked at, [n_group]. */
 static void find_last(const struct mpq_pipeline *p, const struct mpq_graph *graph,
                       const uint32_t *stretch, uint32_t *last)
@@ -123,7 +129,7 @@ static void find_last(const struct mpq_pipeline *p, const struct mpq_graph *grap
     for (mpq_node_id n = 0; n < graph->n_node; n++)
         for (uint32_t i = 0; i < graph->node[n].n_out; i++) {
             mpq_value_id v = graph->node[n].out[i];
-            if (v != MPQ_NO_VALUE && p->act.group[v] != MPQ_NO_GROUP)
+            if (v != MPQ_NO_VALUE && is_ranged(p, v))
                 last[p->act.group[v]] = stretch[n];
         }
 }
@@ -147,7 +153,7 @@ static enum mpq_status find_behind(struct mpq_ctx *ctx, struct mpq_arena *arena,
     for (mpq_value_id v = 0; v < graph->n_value; v++) {
         mpq_node_id maker = graph->value[v].producer;
         uint32_t s = maker == MPQ_NO_NODE ? 0 : stretch[maker];
-        if (p->act.group[v] != MPQ_NO_GROUP && last[p->act.group[v]] > behind[s])
+        if (is_ranged(p, v) && last[p->act.group[v]] > behind[s])
             behind[s] = last[p->act.group[v]];
     }
     *out = behind;
