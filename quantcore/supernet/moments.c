@@ -199,15 +199,21 @@ size_t mpq_moments_bytes(const struct mpq_layer *layer, bool has_cross)
     return (size_t)layer->n_group * k * of_input * (has_cross ? 2 : 1) + room;
 }
 
+static size_t gram_elements(const struct mpq_layer *layer)
+{
+    int64_t k = layer->n_outer * layer->n_inner;
+    return (size_t)(layer->n_group * k * k);
+}
+
 static enum mpq_status create(struct mpq_ctx *ctx, struct mpq_arena *arena,
-                              const struct mpq_layer *layer, bool has_cross,
+                              const struct mpq_layer *layer, mpq_real *gram, bool has_cross,
                               struct mpq_moments *out)
 {
-    struct mpq_moments m = {.k = layer->n_outer * layer->n_inner, .n_group = layer->n_group};
-    size_t n_row = (size_t)(m.n_group * m.k), n_square = n_row * (size_t)m.k;
+    struct mpq_moments m = {
+        .k = layer->n_outer * layer->n_inner, .n_group = layer->n_group, .gram = gram};
+    size_t n_row = (size_t)(m.n_group * m.k), n_square = gram_elements(layer);
     m.mean = mpq_arena_alloc(ctx, arena, n_row, sizeof *m.mean);
-    m.gram = mpq_arena_alloc(ctx, arena, n_square, sizeof *m.gram);
-    if (!m.mean || !m.gram)
+    if (!m.mean)
         return MPQ_E_NOMEM;
     if (has_cross) {
         m.float_mean = mpq_arena_alloc(ctx, arena, n_row, sizeof *m.float_mean);
@@ -261,10 +267,21 @@ enum mpq_status mpq_moments_create(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                    const struct mpq_moment_source *source, uint32_t begin,
                                    uint32_t end, struct mpq_moments *out)
 {
+    size_t n_gram = 0;
     for (uint32_t l = begin; l < end; l++) {
         out[l] = (struct mpq_moments){0};
         if (is_gathered(&layers->layer[l], source, source->layer_node[l]))
-            MPQ_TRY(create(ctx, arena, &layers->layer[l], source->float_network != NULL, &out[l]));
+            n_gram += gram_elements(&layers->layer[l]);
+    }
+    mpq_real *gram = mpq_arena_alloc(ctx, arena, n_gram, sizeof *gram); /* of all layers */
+    if (!gram)
+        return MPQ_E_NOMEM;
+    for (uint32_t l = begin; l < end; l++) {
+        const struct mpq_layer *layer = &layers->layer[l];
+        if (!is_gathered(layer, source, source->layer_node[l]))
+            continue;
+        MPQ_TRY(create(ctx, arena, layer, gram, source->float_network != NULL, &out[l]));
+        gram += gram_elements(layer);
     }
     return MPQ_OK;
 }
