@@ -286,6 +286,54 @@ void mpq_tensor_set_int(struct mpq_tensor *tensor, int64_t i, int64_t value)
     }
 }
 
+#define READ(type)                                                                                 \
+    for (int64_t i = 0; i < n; i++)                                                                \
+        out[i] = (int64_t)((const type *)tensor->data)[first + i];                                 \
+    break
+
+void mpq_tensor_ints(const struct mpq_tensor *tensor, int64_t first, int64_t n, int64_t *out)
+{
+    switch (tensor->dtype) {
+    case MPQ_BOOL:
+    case MPQ_UINT8:
+        READ(uint8_t);
+    case MPQ_INT8:
+        READ(int8_t);
+    case MPQ_INT32:
+        READ(int32_t);
+    case MPQ_INT64:
+        READ(int64_t);
+    default:
+        for (int64_t i = 0; i < n; i++)
+            out[i] = mpq_tensor_int(tensor, first + i);
+    }
+}
+
+#define WRITE(type, of_value)                                                                      \
+    for (int64_t i = 0; i < n; i++)                                                                \
+        ((type *)tensor->data)[first + i] = (type)(of_value);                                      \
+    break
+
+void mpq_tensor_set_ints(struct mpq_tensor *tensor, int64_t first, int64_t n, const int64_t *value)
+{
+    switch (tensor->dtype) {
+    case MPQ_BOOL:
+        WRITE(uint8_t, value[i] != 0);
+    case MPQ_UINT8:
+    case MPQ_INT8:
+        WRITE(uint8_t, value[i]);
+    case MPQ_INT32:
+    case MPQ_UINT32:
+        WRITE(uint32_t, value[i]);
+    case MPQ_INT64:
+    case MPQ_UINT64:
+        WRITE(uint64_t, value[i]);
+    default:
+        for (int64_t i = 0; i < n; i++)
+            mpq_tensor_set_int(tensor, first + i, value[i]);
+    }
+}
+
 /* x - x is 0 for every number and NaN for what is none. */
 static bool has_nonfinite(const mpq_real *x, int64_t n)
 {

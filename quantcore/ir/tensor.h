@@ -60,6 +60,10 @@ void mpq_tensor_set_double(struct mpq_tensor *tensor, int64_t i, double value);
 /* Of an integer (the value modulo 2^bits) or bool tensor. */
 void mpq_tensor_set_int(struct mpq_tensor *tensor, int64_t i, int64_t value);
 
+/* The same of elements first .. first + n - 1, with one look at the type for all. */
+void mpq_tensor_ints(const struct mpq_tensor *tensor, int64_t first, int64_t n, int64_t *out);
+void mpq_tensor_set_ints(struct mpq_tensor *tensor, int64_t first, int64_t n, const int64_t *value);
+
 /* First index of a NaN or an infinity in a FLOAT tensor, or -1. */
 int64_t mpq_tensor_find_nonfinite(const struct mpq_tensor *tensor);
 

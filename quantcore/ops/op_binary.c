@@ -1,30 +1,57 @@
 /* Arithmetic and comparisons of two broadcast inputs. FLOAT runs in the loops of kernel/binary.h;
- * integers, which here are shapes and indices, one by one in 64 bits. */
+ * integers, which here are mostly shapes and indices, one by one in 64 bits. */
 #include <string.h>
 
+#include "quantcore/base/thread.h"
 #include "quantcore/ops/kernel/binary.h"
+
+enum { INTEGERS = 256 }; /* that are looked at together */
 
 /* f of two integers, as int64; for UINT64 the bits are those of the unsigned value. */
 typedef int64_t integer_function(int64_t a, int64_t b, bool is_unsigned);
 
+struct integer_work {
+    struct mpq_loop loop;
+    const struct mpq_kernel_args *args;
+    integer_function *function;
+};
+
+/* n <= INTEGERS points of a span, y's from `at` on. */
+static void integer_block(const struct integer_work *work, const struct mpq_span *span,
+                          int64_t done, int64_t at, int64_t n)
+{
+    const struct mpq_tensor *const *x = work->args->x;
+    int64_t step_a = mpq_loop_inner_stride(&work->loop, 0);
+    int64_t step_b = mpq_loop_inner_stride(&work->loop, 1);
+    int64_t a[INTEGERS], b[INTEGERS];
+    bool is_unsigned = x[0]->dtype == MPQ_UINT64;
+    mpq_tensor_ints(x[0], span->offset[0] + done * step_a, step_a ? n : 1, a);
+    mpq_tensor_ints(x[1], span->offset[1] + done * step_b, step_b ? n : 1, b);
+    for (int64_t i = n; i-- > 0;) /* backwards, as what is read once is in place 0 */
+        a[i] = work->function(a[i * step_a], b[i * step_b], is_unsigned);
+    mpq_tensor_set_ints(work->args->y[0], at, n, a);
+}
+
+static void integer_piece(void *arg, int64_t begin, int64_t end, int thread)
+{
+    const struct integer_work *work = arg;
+    struct mpq_span span;
+    (void)thread;
+    for (mpq_span_first(&span, &work->loop, begin, end); span.n; mpq_span_next(&span)) {
+        for (int64_t i = 0; i < span.n; i += INTEGERS)
+            integer_block(work, &span, i, begin + i, span.n - i < INTEGERS ? span.n - i : INTEGERS);
+        begin += span.n;
+    }
+}
+
 static void integer_forward(const struct mpq_kernel_args *args, integer_function *function)
 {
-    struct mpq_tensor *y = args->y[0];
-    bool is_unsigned = args->x[0]->dtype == MPQ_UINT64;
-    struct mpq_loop loop;
-    mpq_loop_init(&loop, &y->shape);
-    mpq_loop_add(&loop, &args->x[0]->shape);
-    mpq_loop_add(&loop, &args->x[1]->shape);
-    mpq_loop_merge(&loop);
-    int64_t step_a = mpq_loop_inner_stride(&loop, 0), step_b = mpq_loop_inner_stride(&loop, 1);
-    int64_t i = 0;
-    struct mpq_span span;
-    for (mpq_span_first(&span, &loop, 0, mpq_loop_count(&loop)); span.n; mpq_span_next(&span))
-        for (int64_t j = 0; j < span.n; j++) {
-            int64_t a = mpq_tensor_int(args->x[0], span.offset[0] + j * step_a);
-            int64_t b = mpq_tensor_int(args->x[1], span.offset[1] + j * step_b);
-            mpq_tensor_set_int(y, i++, function(a, b, is_unsigned));
-        }
+    struct integer_work work = {.args = args, .function = function};
+    mpq_loop_init(&work.loop, &args->y[0]->shape);
+    mpq_loop_add(&work.loop, &args->x[0]->shape);
+    mpq_loop_add(&work.loop, &args->x[1]->shape);
+    mpq_loop_merge(&work.loop);
+    mpq_parallel_for(mpq_loop_count(&work.loop), MPQ_GRAIN, integer_piece, &work);
 }
 
 static enum mpq_status infer(struct mpq_ctx *ctx, const struct mpq_node *node,

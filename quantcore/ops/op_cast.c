@@ -3,6 +3,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "quantcore/base/thread.h"
 #include "quantcore/ir/small_float.h"
 #include "quantcore/ops/op_util.h"
 
@@ -64,16 +65,36 @@ static bool saturates(const struct mpq_node *node)
     return mpq_attr_int(&node->attr_set, "saturate", 1) != 0;
 }
 
+/* Elements [begin, end) of integers, made integers or FLOAT. */
+static void cast_integers(void *arg, int64_t begin, int64_t end, int thread)
+{
+    enum { BLOCK = 256 };
+    const struct mpq_kernel_args *args = arg;
+    int64_t value[BLOCK];
+    (void)thread;
+    for (int64_t i = begin, n; i < end; i += n) {
+        n = end - i < BLOCK ? end - i : BLOCK;
+        mpq_tensor_ints(args->x[0], i, n, value);
+        if (args->y[0]->dtype != MPQ_FLOAT) {
+            mpq_tensor_set_ints(args->y[0], i, n, value);
+            continue;
+        }
+        mpq_real *y = (mpq_real *)args->y[0]->data + i;
+        for (int64_t j = 0; j < n; j++)
+            y[j] = (mpq_real)(double)value[j];
+    }
+}
+
 static void cast_forward(const struct mpq_kernel_args *args)
 {
     const struct mpq_tensor *x = args->x[0];
     struct mpq_tensor *y = args->y[0];
     int64_t n = mpq_shape_count(&y->shape);
+    bool to_float = y->dtype == MPQ_FLOAT && x->dtype != MPQ_UINT64;
     if (x->dtype == y->dtype)
         mpq_forward_copy(args);
-    else if (is_integral(x->dtype) && is_integral(y->dtype))
-        for (int64_t i = 0; i < n; i++)
-            mpq_tensor_set_int(y, i, mpq_tensor_int(x, i));
+    else if (is_integral(x->dtype) && (is_integral(y->dtype) || to_float))
+        mpq_parallel_for(n, MPQ_GRAIN, cast_integers, (void *)args);
     else if (mpq_dtype_is_integer(y->dtype))
         for (int64_t i = 0; i < n; i++)
             mpq_tensor_set_int(y, i, truncate(mpq_tensor_double(x, i)));

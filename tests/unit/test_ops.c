@@ -196,12 +196,45 @@ static void test_approximations(void **state)
     assert_true(mpq_sigmoid(-200) == 0 || mpq_sigmoid(-200) < 1e-30f);
 }
 
+/* A matrix of integers and a column or a row of others, more than are looked at together. */
+static void test_many_integers(void **state)
+{
+    enum { ROWS = 3, COLUMNS = 700 };
+    static int32_t a[ROWS * COLUMNS], b[COLUMNS];
+    static uint8_t is_equal[ROWS * COLUMNS];
+    static mpq_real in_float[ROWS * COLUMNS];
+    (void)state;
+    for (int i = 0; i < ROWS * COLUMNS; i++)
+        a[i] = i * 7 % 11 - 5;
+    for (int i = 0; i < COLUMNS; i++)
+        b[i] = i * 3 % 11 - 5;
+    struct mpq_node equal = {.op_type = "Equal"}, cast = {.op_type = "Cast"};
+    struct mpq_tensor of_a = {MPQ_INT32, MPQ_SHAPE(ROWS, COLUMNS), a};
+    struct mpq_tensor out = {MPQ_BOOL, MPQ_SHAPE(ROWS, COLUMNS), is_equal}, *y = &out;
+    for (int is_row = 0; is_row < 2; is_row++)
+        for (int is_swapped = 0; is_swapped < 2; is_swapped++) {
+            struct mpq_tensor of_b = {MPQ_INT32, is_row ? MPQ_SHAPE(COLUMNS) : MPQ_SHAPE(ROWS, 1),
+                                      b};
+            const struct mpq_tensor *x[] = {is_swapped ? &of_b : &of_a, is_swapped ? &of_a : &of_b};
+            mpq_op_find("", "Equal")
+                ->forward(&(struct mpq_kernel_args){.node = &equal, .x = x, .y = &y});
+            for (int i = 0; i < ROWS * COLUMNS; i++)
+                assert_int_equal(is_equal[i], a[i] == b[is_row ? i % COLUMNS : i / COLUMNS]);
+        }
+    const struct mpq_tensor *x[] = {&of_a};
+    struct mpq_tensor real = {MPQ_FLOAT, MPQ_SHAPE(ROWS, COLUMNS), in_float};
+    y = &real;
+    mpq_op_find("", "Cast")->forward(&(struct mpq_kernel_args){.node = &cast, .x = x, .y = &y});
+    for (int i = 0; i < ROWS * COLUMNS; i++)
+        CHECK_NEAR(in_float[i], a[i], 0, 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_fake_quant),     cmocka_unit_test(test_quantize_linear),
         cmocka_unit_test(test_resolve),        cmocka_unit_test(test_loop),
-        cmocka_unit_test(test_approximations),
+        cmocka_unit_test(test_approximations), cmocka_unit_test(test_many_integers),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

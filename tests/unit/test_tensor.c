@@ -214,9 +214,14 @@ static void integers_wrap_as_a_cast_does(void **state)
     };
     for (size_t i = 0; i < MPQ_COUNT(row); i++) {
         struct mpq_tensor t;
-        CHECK_OK(&ctx, mpq_tensor_alloc(&ctx, arena, row[i].dtype, &MPQ_SHAPE(1), &t));
+        CHECK_OK(&ctx, mpq_tensor_alloc(&ctx, arena, row[i].dtype, &MPQ_SHAPE(3), &t));
         mpq_tensor_set_int(&t, 0, row[i].given);
         assert_true(mpq_tensor_int(&t, 0) == row[i].want);
+        int64_t some[2] = {row[i].given, 1};
+        mpq_tensor_set_ints(&t, 1, 2, some);
+        assert_true(mpq_tensor_int(&t, 1) == row[i].want && mpq_tensor_int(&t, 2) == 1);
+        mpq_tensor_ints(&t, 0, 2, some);
+        assert_true(some[0] == row[i].want && some[1] == row[i].want);
     }
 }
 
