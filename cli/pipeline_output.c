@@ -4,6 +4,7 @@
 
 #include "cli/pipeline.h"
 #include "cli/version.h"
+#include "quantcore/base/thread.h"
 #include "quantcore/quant/saturation.h"
 
 /* NO_GROUP: the layer's input stays float. */
@@ -33,6 +34,16 @@ static bool has_pairs(const struct mpq_pipeline *p, uint32_t l, struct mpq_satur
     return true;
 }
 
+static void count_saturating(void *arg, int64_t begin, int64_t end, int thread)
+{
+    struct mpq_pipeline *p = arg;
+    struct mpq_saturation saturation;
+    (void)thread;
+    for (int64_t l = begin; l < end; l++)
+        if (has_pairs(p, (uint32_t)l, &saturation))
+            p->n_saturating[l] = mpq_saturation_count(&saturation, p->code[l].q);
+}
+
 static enum mpq_status check_saturation(struct mpq_ctx *ctx, struct mpq_pipeline *p)
 {
     struct mpq_saturation saturation;
@@ -41,14 +52,12 @@ static enum mpq_status check_saturation(struct mpq_ctx *ctx, struct mpq_pipeline
     if (!p->n_saturating)
         return MPQ_E_NOMEM;
     for (uint32_t l = 0; l < p->layers.n_layer; l++) {
-        if (!has_pairs(p, l, &saturation))
+        if (!p->options->saturation_safe || !has_pairs(p, l, &saturation))
             continue;
-        if (p->options->saturation_safe) {
-            MPQ_TRY(mpq_saturation_repair(ctx, p->arena, &saturation, &p->code[l], &n_repaired));
-            p->n_repaired += n_repaired;
-        }
-        p->n_saturating[l] = mpq_saturation_count(&saturation, p->code[l].q);
+        MPQ_TRY(mpq_saturation_repair(ctx, p->arena, &saturation, &p->code[l], &n_repaired));
+        p->n_repaired += n_repaired;
     }
+    mpq_parallel_for(p->layers.n_layer, 1, count_saturating, p);
     return MPQ_OK;
 }
 

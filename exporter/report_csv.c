@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "quantcore/base/fileio.h"
+#include "quantcore/base/workers.h"
 
 /* Text that grows; the first failure stays in `status` and makes the rest do nothing. */
 struct csv_text {
@@ -336,18 +337,32 @@ char *mpq_report_summary_path(struct mpq_ctx *ctx, struct mpq_arena *arena, cons
     return mpq_arena_printf(ctx, arena, "%.*s.summary.csv", (int)n, path);
 }
 
+struct file {
+    const char *path;
+    char *text;
+    size_t bytes;
+    bool overwrite;
+};
+
+static enum mpq_status write_file(struct mpq_ctx *ctx, struct mpq_arena *scratch, void *arg,
+                                  int64_t i)
+{
+    const struct file *file = (const struct file *)arg + i;
+    return mpq_file_write(ctx, scratch, file->path, file->overwrite, file->text, file->bytes);
+}
+
+/* At the same time: each waits for the disk. */
 enum mpq_status mpq_report_write(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                  const struct mpq_report *report, const char *path, bool overwrite)
 {
-    char *layers, *summary;
-    size_t n_layers, n_summary;
-    char *summary_path = mpq_report_summary_path(ctx, arena, path);
-    if (!summary_path)
+    struct file file[2] = {
+        {.path = path, .overwrite = overwrite},
+        {.path = mpq_report_summary_path(ctx, arena, path), .overwrite = overwrite}};
+    if (!file[1].path)
         return MPQ_E_NOMEM;
-    MPQ_TRY(mpq_report_layers_csv(ctx, arena, report, &layers, &n_layers));
-    MPQ_TRY(mpq_report_summary_csv(ctx, arena, report, &summary, &n_summary));
-    MPQ_TRY(mpq_file_write(ctx, arena, path, overwrite, layers, n_layers));
-    return mpq_file_write(ctx, arena, summary_path, overwrite, summary, n_summary);
+    MPQ_TRY(mpq_report_layers_csv(ctx, arena, report, &file[0].text, &file[0].bytes));
+    MPQ_TRY(mpq_report_summary_csv(ctx, arena, report, &file[1].text, &file[1].bytes));
+    return mpq_workers_run(ctx, MPQ_COUNT(file), write_file, file);
 }
 
 #define TEXT(x)          #x

@@ -140,12 +140,16 @@ void mpq_histogram_add_samples(struct mpq_histogram *h, const mpq_real *x, int64
     add(h, x, size * n_sample, low, high);
 }
 
-double mpq_histogram_mse(const struct mpq_histogram *h, const struct mpq_act_quant *quant)
+/* The mean squared error, or one that is no less than `limit` if that is not. */
+static double error_below(const struct mpq_histogram *h, const struct mpq_act_quant *quant,
+                          double limit)
 {
+    enum { BLOCK = 256 };
     /* Within a bin the values are taken as its centre, plus what their spread adds where bins are
      * not small against the step: nothing for 4096 bins and 256 steps. */
     double scale = (double)quant->scale, q_max = (double)((1 << quant->bits) - 1), sum = 0;
-    for (int i = 0; i < BINS; i++) {
+    double most = limit * (double)h->n * (1 + 1e-9); /* beyond any error of the division */
+    for (int i = 0; i < BINS && (i % BLOCK || !(sum > most)); i++) {
         if (!h->count[i])
             continue;
         double x = h->low + (i + 0.5) * h->width;
@@ -155,6 +159,11 @@ double mpq_histogram_mse(const struct mpq_histogram *h, const struct mpq_act_qua
         sum += (double)h->count[i] * error * error;
     }
     return h->n ? sum / (double)h->n : 0;
+}
+
+double mpq_histogram_mse(const struct mpq_histogram *h, const struct mpq_act_quant *quant)
+{
+    return error_below(h, quant, (double)INFINITY);
 }
 
 static struct mpq_act_quant quant_of_range(double low, double high, struct mpq_act_form form)
@@ -191,10 +200,11 @@ static double tail(const struct mpq_histogram *h, const struct mpq_histogram_end
     return chance * 2 * spread * spread * n / (double)h->n;
 }
 
+/* Or one that is no less than `limit` if that is not. */
 static double expected_error(const struct mpq_histogram *h, const struct mpq_act_quant *quant,
-                             double low, double high)
+                             double low, double high, double limit)
 {
-    return mpq_histogram_mse(h, quant) + tail(h, &h->end[0], -low) + tail(h, &h->end[1], high);
+    return error_below(h, quant, limit) + tail(h, &h->end[0], -low) + tail(h, &h->end[1], high);
 }
 
 struct best {
@@ -207,7 +217,7 @@ struct best {
 static void try_range(struct best *best, double low, double high)
 {
     struct mpq_act_quant quant = quant_of_range(low, high, best->form);
-    double error = expected_error(best->histogram, &quant, low, high);
+    double error = expected_error(best->histogram, &quant, low, high, best->error);
     if (error < best->error) {
         best->quant = quant;
         best->error = error;
@@ -224,7 +234,7 @@ void mpq_histogram_range(const struct mpq_histogram *h, struct mpq_act_form form
     struct best best = {h, form, quant_of_range(low, high, form), 0, low, high};
     if (high > low && form.bits <= 8 && !form.is_min_max) {
         enum { STEPS = 50 };
-        best.error = expected_error(h, &best.quant, low, high);
+        best.error = expected_error(h, &best.quant, low, high, (double)INFINITY);
         if (tail(h, &h->end[0], -low) + tail(h, &h->end[1], high) > 0) {
             for (int i = 1; i <= STEPS; i++)
                 try_range(&best, low, high * (1 + (double)i / STEPS));
