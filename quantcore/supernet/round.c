@@ -214,15 +214,14 @@ static void mean_float_output(const struct mpq_layer *layer, const struct mpq_mo
 static enum mpq_status round_layer(struct mpq_ctx *ctx, struct mpq_arena *scratch,
                                    const struct mpq_layer *layer, const mpq_real *w,
                                    const mpq_real *w_float, const struct mpq_moments *moments,
-                                   const struct job *job, int n_job)
+                                   double *upper, const struct job *job, int n_job)
 {
     int64_t k = moments->k, per_group = layer->n_channel / moments->n_group;
-    double *upper = mpq_arena_alloc(ctx, scratch, (size_t)(k * k), sizeof *upper);
     int32_t *order = mpq_arena_alloc(ctx, scratch, (size_t)k, sizeof *order);
     struct strength *strength = mpq_arena_alloc(ctx, scratch, (size_t)k, sizeof *strength);
     double *row = mpq_arena_alloc(ctx, scratch, (size_t)((ABREAST + 2) * k * mpq_thread_count()),
                                   sizeof *row);
-    if (!upper || !order || !strength || !row)
+    if (!order || !strength || !row)
         return MPQ_E_NOMEM;
     for (int64_t g = 0; g < moments->n_group; g++) {
         if (!factorise(moments, g, strength, order, upper))
@@ -245,12 +244,14 @@ static enum mpq_status round_layer(struct mpq_ctx *ctx, struct mpq_arena *scratc
     return MPQ_OK;
 }
 
-/* The widths in `mask` of a layer of the supernet, whose codes go to offset[width]. */
+/* The widths in `mask` of a layer of the supernet, whose codes go to offset[width]; upper [k, k] is
+ * room. */
 static enum mpq_status round_widths(struct mpq_ctx *ctx, struct mpq_arena *scratch,
                                     const struct mpq_layer *layer,
                                     struct mpq_supernet_layer *net_layer, mpq_bits_mask mask,
                                     const struct mpq_graph *graph,
-                                    const struct mpq_moments *moments, mpq_real *const *offset)
+                                    const struct mpq_moments *moments, double *upper,
+                                    mpq_real *const *offset)
 {
     struct job job[MPQ_N_BITS];
     int n_job = 0;
@@ -273,7 +274,7 @@ static enum mpq_status round_widths(struct mpq_ctx *ctx, struct mpq_arena *scrat
             scale[c] = mpq_scale_round((float)width->scale[c]);
         job[n_job++] = (struct job){&width->levels, scale, offset[b]};
     }
-    MPQ_TRY(round_layer(ctx, scratch, layer, net_layer->w, w_float, moments, job, n_job));
+    MPQ_TRY(round_layer(ctx, scratch, layer, net_layer->w, w_float, moments, upper, job, n_job));
     for (int i = 0; i < n_job; i++) {
         struct mpq_supernet_width *width = &net_layer->width[job[i].levels->bits];
         width->offset = job[i].offset;
@@ -317,18 +318,40 @@ static mpq_bits_mask widths_of(const struct work *work, uint32_t l)
     return (mpq_bits_mask)(1u << work->bits[l]);
 }
 
-static enum mpq_status round_strand(struct mpq_ctx *ctx, struct mpq_arena *scratch, void *arg,
-                                    int64_t strand)
+static bool is_of(const struct work *work, uint32_t l, int64_t strand)
 {
-    const struct work *work = arg;
+    return work->moments[l].n_row && work->owner[l] % work->n_strand == strand;
+}
+
+/* The largest room for factors comes first, so that its pages serve all layers. */
+static enum mpq_status round_own(struct mpq_ctx *ctx, struct mpq_arena *lasting,
+                                 struct mpq_arena *scratch, const struct work *work, int64_t strand)
+{
+    size_t most = 0;
+    for (uint32_t l = work->begin; l < work->end; l++)
+        if (is_of(work, l, strand) && (size_t)work->moments[l].k > most)
+            most = (size_t)work->moments[l].k;
+    double *upper = mpq_arena_alloc(ctx, lasting, most * most, sizeof *upper);
+    if (!upper)
+        return MPQ_E_NOMEM;
     for (uint32_t l = work->begin; l < work->end; l++) {
-        if (!work->moments[l].n_row || work->owner[l] % work->n_strand != strand)
+        if (!is_of(work, l, strand))
             continue;
         MPQ_TRY(round_widths(ctx, scratch, &work->net->layers->layer[l], &work->net->layer[l],
-                             widths_of(work, l), work->graph, &work->moments[l], work->offset[l]));
+                             widths_of(work, l), work->graph, &work->moments[l], upper,
+                             work->offset[l]));
         mpq_arena_reset(scratch);
     }
     return MPQ_OK;
+}
+
+static enum mpq_status round_strand(struct mpq_ctx *ctx, struct mpq_arena *scratch, void *arg,
+                                    int64_t strand)
+{
+    struct mpq_arena *lasting = mpq_arena_create(ctx);
+    enum mpq_status status = lasting ? round_own(ctx, lasting, scratch, arg, strand) : MPQ_E_NOMEM;
+    mpq_arena_free(lasting);
+    return status;
 }
 
 /* What layer l takes: the factors of its k inputs, and sweeps over its channels. */
