@@ -16,6 +16,7 @@ struct pair {
     struct mpq_tensor **float_output, **fake_output;
     struct mpq_answers *answers; /* of the quantized one; NULL: are not kept */
     struct mpq_pair_loss loss;
+    uint32_t *end;    /* [n_layer] of the layers that are compared together */
     mpq_real *scaled; /* room for what a layer answers, where channels are equalized */
 };
 
@@ -33,9 +34,35 @@ static enum mpq_status take_codes(struct mpq_ctx *ctx, struct mpq_arena *scratch
     return mpq_supernet_apply_codes(ctx, scratch, &p->layers, p->fake_network.exec, stored);
 }
 
-/* A network in which what layers answer is there once its node has run. */
+/* Layers are compared a stretch at a time, out of the cache: more would have to be kept. */
+#define STRETCH_BYTES ((size_t)2 << 20)
+
+/* The ends of their stretches, *out [n_layer]. */
+static enum mpq_status find_ends(struct mpq_ctx *ctx, struct mpq_arena *scratch,
+                                 const struct mpq_pipeline *p, uint32_t **out)
+{
+    uint32_t n_layer = p->layers.n_layer,
+             *end = mpq_arena_alloc(ctx, scratch, n_layer, sizeof *end);
+    if (!end)
+        return MPQ_E_NOMEM;
+    for (uint32_t l = 0, first = 0; l < n_layer; l++) {
+        size_t bytes = 0;
+        for (uint32_t i = first; i <= l; i++)
+            bytes += p->batch * mpq_tensor_bytes(&p->binding.tensor[p->layers.layer[i].y]);
+        if (bytes < STRETCH_BYTES && l + 1 < n_layer)
+            continue;
+        while (first <= l)
+            end[first++] = l + 1;
+    }
+    *out = end;
+    return MPQ_OK;
+}
+
+/* A network in which what layers answer is there once their stretch has run; layer l is at node[l].
+ */
 static enum mpq_status make_network(struct mpq_ctx *ctx, struct mpq_arena *scratch,
                                     const struct mpq_pipeline *p, const struct mpq_graph *graph,
+                                    const mpq_node_id *node, const uint32_t *end,
                                     struct mpq_network *out)
 {
     mpq_node_id *until = mpq_arena_alloc(ctx, scratch, graph->n_value, sizeof *until);
@@ -43,7 +70,8 @@ static enum mpq_status make_network(struct mpq_ctx *ctx, struct mpq_arena *scrat
         return MPQ_E_NOMEM;
     for (uint32_t l = 0; l < p->layers.n_layer; l++) {
         mpq_value_id y = p->layers.layer[l].y;
-        until[y] = graph->value[y].producer + 1;
+        mpq_node_id made = graph->value[y].producer + 1, last = node[end[l] - 1] + 1;
+        until[y] = made > last ? made : last;
     }
     return mpq_network_create(ctx, scratch, graph, p->batch,
                               &(struct mpq_exec_options){.until = until}, out);
@@ -51,19 +79,26 @@ static enum mpq_status make_network(struct mpq_ctx *ctx, struct mpq_arena *scrat
 
 /* Where nothing else runs them, both networks are made now, in `scratch`. */
 static enum mpq_status make_networks(struct mpq_ctx *ctx, struct mpq_arena *scratch,
-                                     struct mpq_pipeline *p)
+                                     struct mpq_pipeline *p, const uint32_t *end)
 {
     if (!p->net_arena)
         return MPQ_OK;
-    MPQ_TRY(make_network(ctx, scratch, p, p->run_graph, &p->float_network));
-    return make_network(ctx, scratch, p, p->fake_graph, &p->fake_network);
+    mpq_node_id *node = mpq_arena_alloc(ctx, scratch, p->layers.n_layer, sizeof *node);
+    if (!node)
+        return MPQ_E_NOMEM;
+    for (uint32_t l = 0; l < p->layers.n_layer; l++)
+        node[l] = p->layers.layer[l].node;
+    MPQ_TRY(make_network(ctx, scratch, p, p->run_graph, node, end, &p->float_network));
+    return make_network(ctx, scratch, p, p->fake_graph, p->layer_node, end, &p->fake_network);
 }
 
 static enum mpq_status make_pair(struct mpq_ctx *ctx, struct mpq_arena *scratch,
                                  struct mpq_pipeline *p, uint32_t n, struct pair *out)
 {
-    MPQ_TRY(make_networks(ctx, scratch, p));
-    *out = (struct pair){.in_float = &p->float_network, .fake = &p->fake_network};
+    uint32_t *end;
+    MPQ_TRY(find_ends(ctx, scratch, p, &end));
+    MPQ_TRY(make_networks(ctx, scratch, p, end));
+    *out = (struct pair){.in_float = &p->float_network, .fake = &p->fake_network, .end = end};
     const struct mpq_graph *graph = p->run_graph;
     size_t most = 0;
     for (uint32_t l = 0; l < p->layers.n_layer; l++) {
@@ -86,7 +121,7 @@ static enum mpq_status make_pair(struct mpq_ctx *ctx, struct mpq_arena *scratch,
     return mpq_pair_loss_begin(ctx, scratch, &p->float_network.loss, n, &out->loss);
 }
 
-/* What layer l answers, after its node has run in both. */
+/* What layer l answers, after its stretch has run in both. */
 static void compare_layer(struct mpq_pipeline *p, const struct pair *pair, uint32_t l)
 {
     mpq_value_id y = p->layers.layer[l].y;
@@ -131,13 +166,15 @@ static void go_on(struct leg leg[2], mpq_node_id to, mpq_node_id fake_to)
         leg[i].from = leg[i].to > leg[i].from ? leg[i].to : leg[i].from;
 }
 
-/* Both networks, layer by layer, so that nothing has to be kept. */
+/* Both networks, stretch by stretch, so that little has to be kept. */
 static void run_layers(struct mpq_pipeline *p, const struct pair *pair)
 {
     struct leg leg[2] = {{.network = pair->in_float}, {.network = pair->fake}};
-    for (uint32_t l = 0; l < p->layers.n_layer; l++) {
-        go_on(leg, p->layers.layer[l].node + 1, p->layer_node[l] + 1);
-        compare_layer(p, pair, l);
+    for (uint32_t l = 0, end; l < p->layers.n_layer; l = end) {
+        end = pair->end[l];
+        go_on(leg, p->layers.layer[end - 1].node + 1, p->layer_node[end - 1] + 1);
+        for (uint32_t i = l; i < end; i++)
+            compare_layer(p, pair, i);
     }
     go_on(leg, pair->in_float->graph->n_node, pair->fake->graph->n_node);
 }
