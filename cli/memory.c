@@ -15,12 +15,32 @@
 /* A weight of the written file while it is read back and unpacked, in float and on integers. */
 #define VERIFY_BYTES_A_WEIGHT 48
 #define REFINE_SAMPLES        512 /* at most */
+/* Blocks that go back to the system one by one, and the heap that smaller ones come from and that
+ * stays, where neither is left to the C library. */
+#define LARGE_BYTES (1 << 20)
+#define HEAP_BYTES  (16 << 20)
 
 void mpq_memory_return_early(void)
 {
 #ifdef __GLIBC__
-    mallopt(M_MMAP_THRESHOLD, 1 << 20);
-    mallopt(M_TRIM_THRESHOLD, 1 << 20);
+    mallopt(M_MMAP_THRESHOLD, LARGE_BYTES);
+    mallopt(M_TRIM_THRESHOLD, LARGE_BYTES);
+#endif
+}
+
+enum mpq_status mpq_memory_keep_heap(struct mpq_ctx *ctx)
+{
+#ifdef __GLIBC__
+    struct mpq_arena *arena = mpq_arena_create(ctx);
+    mallopt(M_MMAP_THRESHOLD, HEAP_BYTES + LARGE_BYTES); /* so that this is heap */
+    mallopt(M_TRIM_THRESHOLD, 2 * HEAP_BYTES);
+    void *heap = arena ? mpq_arena_alloc(ctx, arena, HEAP_BYTES, 1) : NULL;
+    mpq_arena_free(arena);
+    mallopt(M_MMAP_THRESHOLD, LARGE_BYTES);
+    return heap ? MPQ_OK : MPQ_E_NOMEM;
+#else
+    (void)ctx;
+    return MPQ_OK;
 #endif
 }
 

@@ -93,6 +93,8 @@ enum mpq_status mpq_pipeline_data(struct mpq_ctx *ctx, struct mpq_pipeline *p)
     struct mpq_part rest;
     if (mpq_pipeline_is_fixed(p))
         mpq_memory_return_early();
+    if (mpq_pipeline_runs_plainly(p) && !options->max_memory)
+        MPQ_TRY(mpq_memory_keep_heap(ctx));
     if (options->max_memory && !options->data) /* making samples up takes what it takes */
         return mpq_fail(ctx, MPQ_E_USAGE, "--max-memory needs samples: --data PATH");
     if (options->eval)

@@ -65,21 +65,22 @@ enum mpq_status mpq_supernet_create(struct mpq_ctx *ctx, struct mpq_arena *arena
     return MPQ_OK;
 }
 
-/* bias = float bias - sum over the weights of a channel of (wq - w) * mean input. */
-static void correct_bias(struct mpq_supernet_layer *layer, const struct mpq_layer *shape,
+/* bias = float bias - sum over the weights of a channel of (quantized - w) * mean input. */
+static void correct_bias(const struct mpq_supernet_layer *layer, const struct mpq_layer *shape,
                          const struct mpq_supernet_width *width, const mpq_real *float_bias,
                          const mpq_real *input_mean)
 {
-    mpq_levels_fake_quant(&width->levels, shape, layer->w, width->scale, layer->wq);
     for (int64_t c = 0; c < shape->n_channel; c++) {
+        mpq_real scale = width->scale[c];
         double shift = 0;
         int64_t group = c / (shape->n_channel / shape->n_group);
         const mpq_real *mean = input_mean + group * shape->n_outer * shape->n_inner;
         for (int64_t o = 0; o < shape->n_outer; o++) {
-            int64_t at = (o * shape->n_channel + c) * shape->n_inner;
-            for (int64_t i = 0; i < shape->n_inner; i++)
-                shift += ((double)layer->wq[at + i] - (double)layer->w[at + i]) *
-                         (double)mean[o * shape->n_inner + i];
+            const mpq_real *w = layer->w + (o * shape->n_channel + c) * shape->n_inner;
+            for (int64_t i = 0; i < shape->n_inner; i++) {
+                mpq_real q = (mpq_real)mpq_levels_nearest(&width->levels, w[i] / scale) * scale;
+                shift += ((double)q - (double)w[i]) * (double)mean[o * shape->n_inner + i];
+            }
         }
         width->bias[c] = (mpq_real)((double)float_bias[c] - shift);
     }
