@@ -8,6 +8,7 @@
 #include "quantcore/base/thread.h"
 #include "quantcore/pass/pass.h"
 #include "quantcore/supernet/round.h"
+#include "quantcore/supernet/round_layer.h"
 
 /* Code, libraries, tables and stacks; a thread adds its stack and the buffers of BLAS. */
 #define PROGRAM_BYTES ((size_t)16 << 20)

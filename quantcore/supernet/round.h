@@ -26,9 +26,6 @@ enum mpq_status mpq_round_from(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                struct mpq_supernet *net, const struct mpq_graph *graph,
                                const struct mpq_moments *moments) MPQ_CHECKED;
 
-/* What rounding a layer takes besides its moments and the offsets. */
-size_t mpq_round_bytes(const struct mpq_layer *layer);
-
 /* The same for layers [first, end) and the widths of one allocation, bits [n_layer], layer after
  * layer, each for the inputs that the layers before it give now and aimed at what the float model
  * answers to its own: errors of the layers before it are made good as far as its weights can. The

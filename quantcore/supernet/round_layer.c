@@ -1,0 +1,304 @@
+#include "quantcore/supernet/round_layer.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "quantcore/base/simd.h"
+#include "quantcore/base/thread.h"
+#include "quantcore/ops/kernel/linear_algebra.h"
+
+enum {
+    ABREAST = 8, /* channels that are rounded together */
+    PANEL = 32,  /* inputs whose errors reach those behind them at once */
+};
+
+/* One width of a layer at work. */
+struct job {
+    const struct mpq_levels *levels;
+    const mpq_real *scale; /* [n_channel] */
+    mpq_real *offset;      /* [n_param] to find */
+};
+
+/* One group of a layer, its k inputs taken in `order`, the strongest first. */
+struct rounding {
+    const struct mpq_layer *layer;
+    struct job job;
+    const mpq_real *w;            /* latent                                                    */
+    const mpq_real *w_float;      /* of the float model                                        */
+    const mpq_real *gram, *cross; /* [k, k] of the group, struct mpq_moments; cross: NULL where the
+                                     float model's inputs are taken to be the same        */
+    const double *upper;          /* [k, k] u with u^T u = (X^T X + damping)^-1, in order      */
+    const int32_t *order;
+    int64_t k, first_channel;
+    double *row; /* [thread][ABREAST + 2, k] weights of the channels at work, as corrected so far;
+                    room */
+};
+
+static int64_t weight_index(const struct mpq_layer *layer, int64_t c, int64_t i)
+{
+    return (i / layer->n_inner * layer->n_channel + c) * layer->n_inner + i % layer->n_inner;
+}
+
+/* Moves the channel's weights w to those whose answer to X is nearest to the float model's to F,
+ *
+ *     w + (F w_float - X w)^T X (X^T X + damping)^-1,
+ *
+ * where damping keeps them near w in directions that the samples do not show. `row` holds w, in
+ * order; `room` [2 k]. */
+static void aim_at_float(const struct rounding *r, int64_t c, double *row, double *room)
+{
+    double *miss = room, *half = room + r->k;
+    memset(miss, 0, (size_t)r->k * sizeof *miss);
+    for (int64_t i = 0; i < r->k; i++) {
+        int64_t at = weight_index(r->layer, c, i);
+        double target = (double)r->w_float[at], moved = target - (double)r->w[at];
+        const mpq_real *gram = r->gram + i * r->k, *cross = r->cross + i * r->k;
+        for (int64_t j = 0; j < r->k; j++)
+            miss[j] += target * (double)cross[j] + moved * (double)gram[j];
+    }
+    for (int64_t j = 0; j < r->k; j++) {
+        const double *u = r->upper + j * r->k;
+        half[j] = 0;
+        for (int64_t i = j; i < r->k; i++)
+            half[j] += u[i] * miss[r->order[i]];
+    }
+    for (int64_t j = 0; j < r->k; j++) {
+        const double *u = r->upper + j * r->k;
+        for (int64_t i = j; i < r->k; i++)
+            row[i] += u[i] * half[j];
+    }
+}
+
+typedef double lanes __attribute__((vector_size(64)));
+enum { LANES = sizeof(lanes) / sizeof(double) };
+
+/* x[c][i] -= by[j][c] * u[j][i] of ABREAST channels and n_step inputs j, in their order; rows of x
+ * and u are k apart. The numbers stay in registers meanwhile. */
+MPQ_MULTIVERSION
+static void take_off(double *restrict x, int64_t k, const double *restrict u, double (*by)[ABREAST],
+                     int64_t n_step, int64_t n)
+{
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        lanes sum[ABREAST], next;
+        for (int c = 0; c < ABREAST; c++)
+            memcpy(&sum[c], x + c * k + i, sizeof next);
+        for (int64_t j = 0; j < n_step; j++) {
+            memcpy(&next, u + j * k + i, sizeof next);
+            for (int c = 0; c < ABREAST; c++)
+                sum[c] -= by[j][c] * next;
+        }
+        for (int c = 0; c < ABREAST; c++)
+            memcpy(x + c * k + i, &sum[c], sizeof next);
+    }
+    for (; i < n; i++)
+        for (int64_t j = 0; j < n_step; j++)
+            for (int c = 0; c < ABREAST; c++)
+                x[c * k + i] -= by[j][c] * u[j * k + i];
+}
+
+/* Round input j of n <= ABREAST channels from c on; `step` has their errors then, in units of u's
+ * diagonal. */
+static void round_input(const struct rounding *r, int64_t c, int64_t n, int64_t j,
+                        const double *row, double *step)
+{
+    int64_t k = r->k;
+    for (int64_t i = 0; i < n; i++) {
+        double scale = (double)r->job.scale[c + i], w = row[i * k + j];
+        int8_t level = mpq_levels_nearest(r->job.levels, (mpq_real)(w / scale));
+        int64_t at = weight_index(r->layer, c + i, r->order[j]);
+        step[i] = (w - level * scale) / r->upper[j * k + j];
+        r->job.offset[at] = (mpq_real)(w - (double)r->w[at]);
+    }
+}
+
+/* n <= ABREAST channels from c on; rows of those that are not there are swept, too. What is behind
+ * a panel of inputs comes from memory once for all of them. */
+static void round_abreast(const struct rounding *r, int64_t c, int64_t n, double *row)
+{
+    int64_t k = r->k;
+    for (int64_t i = 0; i < n; i++) {
+        for (int64_t j = 0; j < k; j++)
+            row[i * k + j] = (double)r->w[weight_index(r->layer, c + i, r->order[j])];
+        if (r->cross)
+            aim_at_float(r, c + i, row + i * k, row + ABREAST * k);
+    }
+    double step[PANEL][ABREAST] = {0};
+    for (int64_t first = 0, end; first < k; first = end) {
+        end = k - first < PANEL ? k : first + PANEL;
+        for (int64_t j = first; j < end; j++) {
+            double(*one)[ABREAST] = step + (j - first);
+            round_input(r, c, n, j, row, *one);
+            take_off(row + j + 1, k, r->upper + j * k + j + 1, one, 1, end - j - 1);
+        }
+        take_off(row + end, k, r->upper + first * k + end, step, end - first, k - end);
+    }
+}
+
+static void round_channels(void *arg, int64_t begin, int64_t end, int thread)
+{
+    const struct rounding *r = arg;
+    double *row = r->row + thread * (ABREAST + 2) * r->k;
+    for (int64_t c = begin; c < end; c += ABREAST)
+        round_abreast(r, r->first_channel + c, end - c < ABREAST ? end - c : ABREAST, row);
+}
+
+struct strength {
+    double moment;
+    int32_t input;
+};
+
+static int by_strength(const void *a, const void *b)
+{
+    const struct strength *x = a, *y = b;
+    if (x->moment != y->moment)
+        return x->moment > y->moment ? -1 : 1;
+    return x->input < y->input ? -1 : 1;
+}
+
+/* Order the inputs and factorise the damped inverse of their moments; false where that fails. */
+static bool factorise(const struct mpq_moments *moments, int64_t g, struct strength *strength,
+                      int32_t *order, double *upper)
+{
+    int64_t k = moments->k;
+    const mpq_real *moment = moments->gram + g * k * k;
+    double mean = 0;
+    for (int64_t i = 0; i < k; i++) {
+        strength[i] = (struct strength){(double)moment[i * k + i], (int32_t)i};
+        mean += strength[i].moment / (double)k;
+    }
+    if (!(mean > 0) || !isfinite(mean))
+        return false;
+    qsort(strength, (size_t)k, sizeof *strength, by_strength);
+    for (int64_t i = 0; i < k; i++) {
+        order[i] = strength[i].input;
+        for (int64_t j = 0; j <= i; j++)
+            upper[i * k + j] = (double)moment[(int64_t)order[i] * k + order[j]];
+        upper[i * k + i] += 0.01 * mean;
+    }
+    return mpq_inverse_cholesky(k, upper);
+}
+
+/* out[c]: mean over the rows of X of output channel c of the codes q. */
+static void mean_output(const struct mpq_layer *layer, const struct mpq_moments *moments,
+                        const int8_t *q, const mpq_real *scale, double *out)
+{
+    int64_t per_group = layer->n_channel / moments->n_group;
+    for (int64_t c = 0; c < layer->n_channel; c++) {
+        const double *mean = moments->mean + c / per_group * moments->k;
+        out[c] = 0;
+        for (int64_t i = 0; i < moments->k; i++)
+            out[c] += q[weight_index(layer, c, i)] * mean[i];
+        out[c] *= (double)scale[c] / (double)moments->n_row;
+    }
+}
+
+/* The same of the float weights over the rows of F. */
+static void mean_float_output(const struct mpq_layer *layer, const struct mpq_moments *moments,
+                              const mpq_real *w, double *out)
+{
+    int64_t per_group = layer->n_channel / moments->n_group;
+    for (int64_t c = 0; c < layer->n_channel; c++) {
+        const double *mean = moments->float_mean + c / per_group * moments->k;
+        out[c] = 0;
+        for (int64_t i = 0; i < moments->k; i++)
+            out[c] += (double)w[weight_index(layer, c, i)] * mean[i];
+        out[c] /= (double)moments->n_row;
+    }
+}
+
+static enum mpq_status round_groups(struct mpq_ctx *ctx, struct mpq_arena *scratch,
+                                    const struct mpq_layer *layer, const mpq_real *w,
+                                    const mpq_real *w_float, const struct mpq_moments *moments,
+                                    double *upper, const struct job *job, int n_job)
+{
+    int64_t k = moments->k, per_group = layer->n_channel / moments->n_group;
+    int32_t *order = mpq_arena_alloc(ctx, scratch, (size_t)k, sizeof *order);
+    struct strength *strength = mpq_arena_alloc(ctx, scratch, (size_t)k, sizeof *strength);
+    double *row = mpq_arena_alloc(ctx, scratch, (size_t)((ABREAST + 2) * k * mpq_thread_count()),
+                                  sizeof *row);
+    if (!order || !strength || !row)
+        return MPQ_E_NOMEM;
+    for (int64_t g = 0; g < moments->n_group; g++) {
+        if (!factorise(moments, g, strength, order, upper))
+            continue;
+        for (int i = 0; i < n_job; i++) {
+            struct rounding r = {.layer = layer,
+                                 .job = job[i],
+                                 .w = w,
+                                 .w_float = w_float,
+                                 .gram = moments->gram + g * k * k,
+                                 .cross = moments->cross ? moments->cross + g * k * k : NULL,
+                                 .upper = upper,
+                                 .order = order,
+                                 .k = k,
+                                 .first_channel = g * per_group,
+                                 .row = row};
+            mpq_parallel_for(per_group, ABREAST, round_channels, &r);
+        }
+    }
+    return MPQ_OK;
+}
+
+enum mpq_status mpq_round_layer(struct mpq_ctx *ctx, struct mpq_arena *scratch,
+                                const struct mpq_layer *layer, struct mpq_supernet_layer *net_layer,
+                                mpq_bits_mask mask, const struct mpq_graph *graph,
+                                const struct mpq_moments *moments, double *upper,
+                                mpq_real *const *offset)
+{
+    struct job job[MPQ_N_BITS];
+    int n_job = 0;
+    size_t n_param = (size_t)layer->n_param, n_channel = (size_t)layer->n_channel;
+    const mpq_real *w_float = graph->value[layer->weight].constant->data;
+    double *wanted = mpq_arena_alloc(ctx, scratch, n_channel, sizeof *wanted);
+    double *got = mpq_arena_alloc(ctx, scratch, n_channel, sizeof *got);
+    int8_t *q = mpq_arena_alloc(ctx, scratch, n_param, 1);
+    mpq_real *target = mpq_arena_alloc(ctx, scratch, n_param, sizeof *target);
+    if (!wanted || !got || !q || !target)
+        return MPQ_E_NOMEM;
+    for (int b = MPQ_MIN_BITS; b <= MPQ_MAX_BITS; b++) {
+        struct mpq_supernet_width *width = &net_layer->width[b];
+        if (!(mask >> b & 1))
+            continue;
+        mpq_real *scale = mpq_arena_alloc(ctx, scratch, n_channel, sizeof *scale);
+        if (!scale)
+            return MPQ_E_NOMEM;
+        for (size_t c = 0; c < n_channel; c++)
+            scale[c] = mpq_scale_round((float)width->scale[c]);
+        job[n_job++] = (struct job){&width->levels, scale, offset[b]};
+    }
+    MPQ_TRY(round_groups(ctx, scratch, layer, net_layer->w, w_float, moments, upper, job, n_job));
+    for (int i = 0; i < n_job; i++) {
+        struct mpq_supernet_width *width = &net_layer->width[job[i].levels->bits];
+        width->offset = job[i].offset;
+        if (!width->bias)
+            continue;
+        /* What the mean is now, it was before with the nearest codes and the bias as it is; the
+         * float model knows best. */
+        mpq_levels_encode(&width->levels, layer, net_layer->w, job[i].scale, q);
+        mean_output(layer, moments, q, job[i].scale, wanted);
+        if (moments->cross) {
+            mean_float_output(layer, moments, w_float, wanted);
+            memcpy(width->bias, graph->value[layer->bias].constant->data,
+                   n_channel * sizeof *width->bias);
+        }
+        for (size_t j = 0; j < n_param; j++)
+            target[j] = net_layer->w[j] + job[i].offset[j];
+        mpq_levels_encode(&width->levels, layer, target, job[i].scale, q);
+        mean_output(layer, moments, q, job[i].scale, got);
+        for (size_t c = 0; c < n_channel; c++)
+            width->bias[c] += (mpq_real)(wanted[c] - got[c]);
+    }
+    return MPQ_OK;
+}
+
+size_t mpq_round_bytes(const struct mpq_layer *layer)
+{
+    size_t k = (size_t)(layer->n_outer * layer->n_inner);
+    size_t of_weights = (size_t)layer->n_param * (sizeof(mpq_real) + 1);
+    size_t of_channels = (size_t)layer->n_channel * (2 * sizeof(double) + 8 * sizeof(mpq_real));
+    size_t of_rows = k * (sizeof(struct strength) + 4 +
+                          (ABREAST + 2) * sizeof(double) * (size_t)mpq_thread_count());
+    return k * k * sizeof(double) + of_weights + of_channels + of_rows;
+}
