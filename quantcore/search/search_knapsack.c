@@ -10,8 +10,11 @@
 enum { MAX_CORRECTIONS = 32 };
 
 struct proposal {
-    struct mpq_knapsack_result result;
+    uint8_t *bits;   /* [n_unit]; NULL: none was found        */
+    double estimate; /* INFINITY where none was               */
+    double price[MPQ_N_COST];
     uint64_t cost[MPQ_N_COST]; /* exact */
+    bool was_corrected;        /* the best by the table was too large */
 };
 
 /* What the limits leave for the widths to spend. */
@@ -25,30 +28,40 @@ static void find_limits(const struct mpq_search_problem *p, uint64_t *limit)
     }
 }
 
-/* The best by the table whose exact costs keep the limits; result.is_found says whether. */
+/* The best by the table whose exact costs keep the limits. What the first knapsack says, before any
+ * correction and with all widths, holds for whatever fits: files are no smaller than the table
+ * says. */
 static enum mpq_status propose(struct mpq_searcher *s, struct proposal *out)
 {
     const struct mpq_search_problem *p = s->problem;
+    struct mpq_knapsack_result result = {.bits = mpq_arena_alloc(s->ctx, s->arena, s->n_unit, 1)};
     uint64_t limit[MPQ_N_COST];
-    bool fits;
-    out->result.bits = mpq_arena_alloc(s->ctx, s->arena, s->n_unit, 1);
-    if (!out->result.bits)
+    bool fits = false;
+    *out = (struct proposal){.estimate = INFINITY};
+    if (!result.bits)
         return MPQ_E_NOMEM;
     find_limits(p, limit);
-    for (int i = 0; i < MAX_CORRECTIONS; i++) {
-        MPQ_TRY(mpq_knapsack(s, limit, &out->result));
-        if (!out->result.is_found)
+    for (int i = 0; i < MAX_CORRECTIONS && !fits; i++) {
+        MPQ_TRY(mpq_knapsack(s, limit, &result));
+        if (i == 0 && !s->excluded && result.is_found)
+            s->best.bound = result.bound;
+        if (!result.is_found)
             return MPQ_OK;
-        MPQ_TRY(mpq_searcher_measure(s, out->result.bits, out->cost, &fits));
+        MPQ_TRY(mpq_searcher_measure(s, result.bits, out->cost, &fits));
         if (fits)
-            return MPQ_OK;
-        uint64_t spent = mpq_search_cost(p, 0, out->result.bits) - p->cost[0].other;
+            break;
+        uint64_t spent = mpq_search_cost(p, 0, result.bits) - p->cost[0].other;
         uint64_t excess = out->cost[0] > p->cost[0].budget ? out->cost[0] - p->cost[0].budget : 1;
         if (limit[0] == MPQ_NO_LIMIT || excess > spent)
             break;
         limit[0] = spent - excess; /* less than this allocation, which is not found again */
+        out->was_corrected = true;
     }
-    out->result.is_found = false;
+    if (!fits)
+        return MPQ_OK;
+    out->bits = result.bits;
+    out->estimate = result.estimate;
+    memcpy(out->price, result.price, sizeof out->price);
     return MPQ_OK;
 }
 
@@ -65,7 +78,8 @@ static bool can_do_without(const struct mpq_searcher *s, uint32_t b)
     return true;
 }
 
-/* Propose without width b, too, if the layers can do without it, and keep the better of the two. */
+/* Propose without width b, too, if the layers can do without it, and keep the better of the two.
+ * As long as nothing is found, what was left out stays so. */
 static enum mpq_status try_without(struct mpq_searcher *s, uint32_t b, struct proposal *best)
 {
     struct proposal trial;
@@ -73,24 +87,22 @@ static enum mpq_status try_without(struct mpq_searcher *s, uint32_t b, struct pr
         return MPQ_OK;
     s->excluded |= (uint16_t)(1 << b);
     MPQ_TRY(propose(s, &trial));
-    if (trial.result.is_found && trial.result.estimate < best->result.estimate) {
-        trial.result.bound = fmin(trial.result.bound, best->result.bound);
-        trial.result.is_exact &= best->result.is_exact;
+    if (trial.estimate < best->estimate)
         *best = trial;
-    } else {
+    else if (best->bits)
         s->excluded &= (uint16_t) ~(1 << b);
-    }
     return MPQ_OK;
 }
 
 /* Widths that the result does without better, from the widest, as long as there are any. */
 static enum mpq_status leave_out_widths(struct mpq_searcher *s, struct proposal *best)
 {
-    for (double before = INFINITY; best->result.is_found && best->result.estimate < before;) {
-        before = best->result.estimate;
+    double before;
+    do {
+        before = best->estimate;
         for (uint32_t b = MPQ_MAX_BITS; b >= MPQ_MIN_BITS; b--)
             MPQ_TRY(try_without(s, b, best));
-    }
+    } while (best->estimate < before);
     s->excluded = 0;
     return MPQ_OK;
 }
@@ -102,15 +114,18 @@ enum mpq_status mpq_search_knapsack(struct mpq_searcher *s)
     bool is_accepted;
     double loss;
     MPQ_TRY(propose(s, &best));
-    MPQ_TRY(leave_out_widths(s, &best));
-    if (!best.result.is_found) { /* the table may say too much */
-        MPQ_TRY(mpq_knapsack_least(s, 0, best.result.bits, &least));
-        return mpq_searcher_offer(s, best.result.bits, false, &loss, &is_accepted);
+    if (best.was_corrected) /* else it is the best by itself, or there is none */
+        MPQ_TRY(leave_out_widths(s, &best));
+    if (best.bits) {
+        s->best.is_exact = best.estimate <= s->best.bound;
+        s->best.estimated = best.bits;
+        memcpy(s->best.price, best.price, sizeof best.price);
+        memcpy(s->best.estimated_cost, best.cost, sizeof best.cost);
+        return mpq_searcher_offer(s, best.bits, false, &loss, &is_accepted);
     }
-    s->best.bound = best.result.bound;
-    s->best.is_exact = best.result.is_exact;
-    memcpy(s->best.price, best.result.price, sizeof best.result.price);
-    s->best.estimated = best.result.bits;
-    memcpy(s->best.estimated_cost, best.cost, sizeof best.cost);
-    return mpq_searcher_offer(s, best.result.bits, false, &loss, &is_accepted);
+    uint8_t *bits = mpq_arena_alloc(s->ctx, s->arena, s->n_unit, 1);
+    if (!bits)
+        return MPQ_E_NOMEM;
+    MPQ_TRY(mpq_knapsack_least(s, 0, bits, &least)); /* the table may say too much */
+    return mpq_searcher_offer(s, bits, false, &loss, &is_accepted);
 }

@@ -490,25 +490,31 @@ static void constant_surcharge_costs_nothing(void **state)
     }
 }
 
-/* The best with programs that cost as much as a layer: 29 are found of the 40, without leaving
- * widths out 18. */
+/* Programs that cost as much as a layer, budgets with room for one to five of them: the knapsack
+ * finds something wherever there is something, often the best (132 of 196), and what it takes for a
+ * bound is one. */
 static void widths_are_left_out(void **state)
 {
     (void)state;
-    int n_best = 0;
-    for (uint64_t seed = 6000; seed < 6040; seed++) {
+    int n_best = 0, n_feasible = 0;
+    for (uint64_t seed = 6000; seed < 6200; seed++) {
         struct instance in;
         struct mpq_search_result result;
         make(&in, seed, 5);
         in.problem.measure = measure_widths;
         in.surcharge = 150;
-        in.problem.cost[0].budget += 5 * in.surcharge; /* there is always something that fits */
-        search(&in, &result);
+        in.problem.cost[0].budget += (1 + seed % 5) * in.surcharge;
         double best = brute_force(&in, table_loss);
-        n_best += table_loss(&in, result.bits) <= best * (1 + 1e-12);
+        if (!isinf(best)) {
+            search(&in, &result);
+            assert_non_null(result.estimated);
+            assert_true(result.bound <= best * (1 + 1e-12));
+            n_best += table_loss(&in, result.bits) <= best * (1 + 1e-12);
+            n_feasible++;
+        }
         mpq_arena_free(in.arena);
     }
-    assert_true(n_best >= 27);
+    assert_true(n_best > 0.6 * n_feasible);
 }
 
 /* Two layers: 2 with both at 4 bits, less in->interaction at in->favoured, where half of the
