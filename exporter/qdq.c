@@ -360,7 +360,7 @@ static const char *keep_constant(struct mpq_qdq *qdq, mpq_value_id v)
     const struct mpq_value *value = &qdq->plan->graph->value[v];
     float pair[2];
     if (qdq->plan->target->folds && mpq_storage_has_two_values(value->constant, pair))
-        return mpq_storage_two_values(&qdq->storage, value->constant, pair, value->name);
+        return mpq_storage_two_values(&qdq->storage, value->constant, pair, qdq->made_as[v]);
     int64_t n = mpq_shape_count(&value->shape);
     struct mpq_tensor narrow = {value->file_dtype, value->constant->shape, NULL};
     bool is_exact = value->file_dtype != MPQ_UNDEFINED && value->file_dtype != MPQ_DOUBLE &&

@@ -391,6 +391,12 @@ static void test_constants_of_two_values(void **state)
         mpq_value_id v = mpq_graph_find(graph, name[i]);
         assert_true((graph->value[v].constant != NULL) == (i == 2));
     }
+    c.plan.names = MPQ_NAMES_NODES;
+    graph = export_round_trip(&c);
+    for (int i = 0; i < 3; i++)
+        assert_memory_equal(export_constant_input(&c, graph, sum[i], 1)->data,
+                            c.graph->value[mask[i]].constant->data, N * sizeof(float));
+    c.plan.names = MPQ_NAMES_ALL;
     export_aim(&c, "int8");
     export_code_layer(&c, 0, 8);
     graph = export_round_trip(&c); /* who does not fold gets them as they are */
