@@ -150,7 +150,8 @@ static enum mpq_status find_behind(struct mpq_ctx *ctx, struct mpq_arena *arena,
     for (uint32_t s = 0; s <= n_pause; s++)
         behind[s] = s;
     find_last(p, graph, stretch, last);
-    for (mpq_value_id v = 0; v < graph->n_value; v++) {
+    /* The targets of Reshape that a graph for any batch has besides are in no group. */
+    for (mpq_value_id v = 0; v < p->act.n_value; v++) {
         mpq_node_id maker = graph->value[v].producer;
         uint32_t s = maker == MPQ_NO_NODE ? 0 : stretch[maker];
         if (is_ranged(p, v) && last[p->act.group[v]] > behind[s])
