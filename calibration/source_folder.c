@@ -3,6 +3,7 @@
  * every time. */
 #include <dirent.h>
 #include <errno.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -10,9 +11,11 @@
 #include "calibration/labels.h"
 #include "calibration/source.h"
 #include "quantcore/base/fileio.h"
+#include "quantcore/base/thread.h"
 #include "quantcore/base/workers.h"
 
-#define CACHE_BYTES ((size_t)512 << 20)
+#define CACHE_BYTES   ((size_t)512 << 20)
+#define MOST_A_THREAD 32 /* pictures decoded between two steps */
 
 enum slot { SLOT_EMPTY, SLOT_WANTED, SLOT_READY };
 
@@ -173,15 +176,36 @@ static enum mpq_status decode(struct mpq_ctx *ctx, struct mpq_arena *scratch,
     return status;
 }
 
+/* Pictures wanted[0..n) of the state's. */
+struct decoding {
+    const struct state *state;
+    const uint32_t *wanted;
+};
+
 static enum mpq_status decode_wanted(struct mpq_ctx *ctx, struct mpq_arena *scratch, void *arg,
                                      int64_t i)
 {
-    struct state *state = arg;
-    uint32_t sample = state->wanted[i];
+    const struct decoding *decoding = arg;
+    const struct state *state = decoding->state;
+    uint32_t sample = decoding->wanted[i];
     struct mpq_picture fitted;
     MPQ_TRY(decode(ctx, scratch, state, sample, &fitted));
     return mpq_file_write_at(ctx, &state->cache, sample * state->picture_bytes, fitted.pixel,
                              state->picture_bytes);
+}
+
+/* A few at a time, between which the listener is told. */
+static enum mpq_status decode_all(struct mpq_ctx *ctx, const struct state *state, uint32_t n_wanted)
+{
+    uint32_t most = MOST_A_THREAD * (uint32_t)mpq_thread_count();
+    for (uint32_t first = 0, n; first < n_wanted; first += n) {
+        n = n_wanted - first < most ? n_wanted - first : most;
+        if (n < n_wanted)
+            MPQ_TRY(mpq_step(ctx, "read pictures", first, n_wanted, (double)NAN));
+        MPQ_TRY(mpq_workers_run(ctx, n, decode_wanted,
+                                &(struct decoding){state, state->wanted + first}));
+    }
+    return MPQ_OK;
 }
 
 /* Fill the cache before the batch is read, so that a sample that occurs twice in a batch is written
@@ -198,7 +222,7 @@ static enum mpq_status folder_prepare(struct mpq_ctx *ctx, struct mpq_dataset *d
         }
     if (!n_wanted)
         return MPQ_OK;
-    enum mpq_status status = mpq_workers_run(ctx, n_wanted, decode_wanted, state);
+    enum mpq_status status = decode_all(ctx, state, n_wanted);
     for (uint32_t i = 0; i < n_wanted; i++)
         state->slot[state->wanted[i]] = status == MPQ_OK ? SLOT_READY : SLOT_EMPTY;
     return status;

@@ -161,7 +161,7 @@ static enum mpq_status run_command(struct mpq_ctx *ctx, struct mpq_arena *arena,
     struct mpq_terminal terminal;
     mpq_terminal_attach(&terminal, stderr, options.quiet, options.verbose, ctx);
     mpq_thread_set_count((int)options.threads);
-    ctx->n_threads = (int)options.threads;
+    ctx->n_threads = mpq_thread_count();
     ctx->seed = options.seed;
     if (options.max_memory)
         mpq_memory_return_early();

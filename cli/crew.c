@@ -25,18 +25,9 @@ static enum mpq_status create(struct mpq_ctx *ctx, struct mpq_arena *arena, uint
         .n = n,
         .batch = batch,
         .network = mpq_arena_alloc(ctx, arena, n, sizeof *out->network),
-        .exec = mpq_arena_alloc(ctx, arena, n, sizeof(struct mpq_exec *)),
-        .input = mpq_arena_alloc(ctx, arena, n, sizeof(struct mpq_tensor **)),
         .wanted = mpq_arena_alloc(ctx, arena, (size_t)n * batch, sizeof *out->wanted),
     };
-    bool is_whole = out->network && out->exec && out->input && out->wanted;
-    return is_whole ? MPQ_OK : MPQ_E_NOMEM;
-}
-
-static void join(struct mpq_crew *crew, uint32_t i)
-{
-    crew->exec[i] = crew->network[i].exec;
-    crew->input[i] = crew->network[i].input;
+    return out->network && out->wanted ? MPQ_OK : MPQ_E_NOMEM;
 }
 
 enum mpq_status mpq_crew_create(struct mpq_ctx *ctx, struct mpq_arena *arena,
@@ -45,10 +36,8 @@ enum mpq_status mpq_crew_create(struct mpq_ctx *ctx, struct mpq_arena *arena,
 {
     struct mpq_crew crew;
     MPQ_TRY(create(ctx, arena, mpq_crew_size(batch, n_sample), batch, &crew));
-    for (uint32_t i = 0; i < crew.n; i++) {
+    for (uint32_t i = 0; i < crew.n; i++)
         MPQ_TRY(mpq_network_create(ctx, arena, graph, batch, options, &crew.network[i]));
-        join(&crew, i);
-    }
     *out = crew;
     return MPQ_OK;
 }
@@ -59,7 +48,6 @@ enum mpq_status mpq_crew_of(struct mpq_ctx *ctx, struct mpq_arena *arena,
     struct mpq_crew crew;
     MPQ_TRY(create(ctx, arena, 1, network->batch, &crew));
     crew.network[0] = *network;
-    join(&crew, 0);
     *out = crew;
     return MPQ_OK;
 }

@@ -10,8 +10,6 @@
 
 struct mpq_crew {
     struct mpq_network *network; /* [n] */
-    struct mpq_exec **exec;      /* [n] the networks' */
-    struct mpq_tensor ***input;  /* [n][n_input] the networks' */
     uint32_t *wanted;            /* [n * batch] room */
     uint32_t n, batch;
     const mpq_node_id *pause; /* [n_pause] ascending: nodes before which a pass is looked at;

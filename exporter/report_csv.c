@@ -338,31 +338,47 @@ char *mpq_report_summary_path(struct mpq_ctx *ctx, struct mpq_arena *arena, cons
 }
 
 struct file {
-    const char *path;
+    struct mpq_file_out out;
     char *text;
     size_t bytes;
-    bool overwrite;
 };
 
 static enum mpq_status write_file(struct mpq_ctx *ctx, struct mpq_arena *scratch, void *arg,
                                   int64_t i)
 {
-    const struct file *file = (const struct file *)arg + i;
-    return mpq_file_write(ctx, scratch, file->path, file->overwrite, file->text, file->bytes);
+    struct file *file = (struct file *)arg + i;
+    (void)scratch;
+    MPQ_TRY(mpq_file_out_write(ctx, &file->out, file->text, file->bytes));
+    return mpq_file_out_flush(ctx, &file->out);
 }
 
-/* At the same time: each waits for the disk. */
+/* To the disk at the same time, as each waits for it; a file gets its name once those before it
+ * have theirs. */
+static enum mpq_status write_files(struct mpq_ctx *ctx, struct file *file, uint32_t n)
+{
+    MPQ_TRY(mpq_workers_run(ctx, n, write_file, file));
+    for (uint32_t i = 0; i < n; i++)
+        MPQ_TRY(mpq_file_out_commit(ctx, &file[i].out));
+    return MPQ_OK;
+}
+
 enum mpq_status mpq_report_write(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                  const struct mpq_report *report, const char *path, bool overwrite)
 {
-    struct file file[2] = {
-        {.path = path, .overwrite = overwrite},
-        {.path = mpq_report_summary_path(ctx, arena, path), .overwrite = overwrite}};
-    if (!file[1].path)
+    struct file file[2] = {{.out.fd = -1}, {.out.fd = -1}};
+    const char *summary = mpq_report_summary_path(ctx, arena, path);
+    if (!summary)
         return MPQ_E_NOMEM;
     MPQ_TRY(mpq_report_layers_csv(ctx, arena, report, &file[0].text, &file[0].bytes));
     MPQ_TRY(mpq_report_summary_csv(ctx, arena, report, &file[1].text, &file[1].bytes));
-    return mpq_workers_run(ctx, MPQ_COUNT(file), write_file, file);
+    enum mpq_status status = mpq_file_out_open(ctx, arena, path, overwrite, &file[0].out);
+    if (status == MPQ_OK)
+        status = mpq_file_out_open(ctx, arena, summary, overwrite, &file[1].out);
+    if (status == MPQ_OK)
+        status = write_files(ctx, file, MPQ_COUNT(file));
+    for (size_t i = 0; i < MPQ_COUNT(file); i++)
+        mpq_file_out_discard(&file[i].out);
+    return status;
 }
 
 #define TEXT(x)          #x

@@ -30,7 +30,7 @@ enum mpq_status mpq_report_write_budgets(struct mpq_ctx *ctx, struct mpq_arena *
                                          const struct mpq_report *report, uint32_t n,
                                          const char *path, bool overwrite) MPQ_CHECKED;
 
-/* Write both, each complete or not at all. */
+/* Write both, each complete or not at all, and the summary only beside the layers. */
 enum mpq_status mpq_report_write(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                  const struct mpq_report *report, const char *path,
                                  bool overwrite) MPQ_CHECKED;

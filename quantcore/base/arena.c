@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #ifdef __linux__
+#include <errno.h>
 #include <sys/mman.h>
 #include <unistd.h>
 #endif
@@ -52,11 +53,14 @@ static size_t alignment_of(size_t bytes)
 static void ask_for_huge_pages(void *block, size_t bytes)
 {
 #ifdef MADV_HUGEPAGE
+    if (bytes < HUGE_BYTES)
+        return;
+    int error = errno;
     uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
     uintptr_t begin = ((uintptr_t)block + page - 1) / page * page;
     uintptr_t end = ((uintptr_t)block + bytes) / page * page;
-    if (bytes >= HUGE_BYTES)
-        madvise((void *)begin, end - begin, MADV_HUGEPAGE); /* or not */
+    madvise((void *)begin, end - begin, MADV_HUGEPAGE); /* or not */
+    errno = error;
 #else
     (void)block;
     (void)bytes;

@@ -189,6 +189,10 @@ static enum mpq_status open_temporary(struct mpq_ctx *ctx, struct mpq_arena *are
                          : open(temporary, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     if (fd < 0)
         return mpq_fail(ctx, MPQ_E_IO, "%s: cannot be written: %s", path, strerror(errno));
+    /* umask() can be read by setting it alone, which no two threads may do at once. */
+    mode_t mask = umask(0);
+    umask(mask);
+    out->mode = 0666 & ~mask;
     out->fd = fd;
     out->path = final_path;
     out->temporary = temporary;
@@ -239,12 +243,10 @@ enum mpq_status mpq_file_out_write(struct mpq_ctx *ctx, struct mpq_file_out *out
     return write_fd(ctx, out->path, out->fd, data, bytes);
 }
 
-enum mpq_status mpq_file_out_commit(struct mpq_ctx *ctx, struct mpq_file_out *out)
+enum mpq_status mpq_file_out_flush(struct mpq_ctx *ctx, struct mpq_file_out *out)
 {
     /* mkstemp made the file private; give it the permissions any new file would have. */
-    mode_t mask = umask(0);
-    umask(mask);
-    bool written = fchmod(out->fd, 0666 & ~mask) == 0 && fsync(out->fd) == 0;
+    bool written = fchmod(out->fd, out->mode) == 0 && fsync(out->fd) == 0;
     int error = errno;
     if (close(out->fd) != 0 && written) {
         written = false;
@@ -253,6 +255,13 @@ enum mpq_status mpq_file_out_commit(struct mpq_ctx *ctx, struct mpq_file_out *ou
     out->fd = -1;
     if (!written)
         return mpq_fail(ctx, MPQ_E_IO, "%s: cannot be written: %s", out->path, strerror(error));
+    return MPQ_OK;
+}
+
+enum mpq_status mpq_file_out_commit(struct mpq_ctx *ctx, struct mpq_file_out *out)
+{
+    if (out->fd >= 0)
+        MPQ_TRY(mpq_file_out_flush(ctx, out));
     /* link() fails on an existing name, so nothing that appeared meanwhile is lost. Some file
      * systems have no links; there the check and the rename are two steps. */
     if (!out->overwrite) {

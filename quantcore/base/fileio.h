@@ -2,6 +2,8 @@
 #ifndef MPQ_BASE_FILEIO_H
 #define MPQ_BASE_FILEIO_H
 
+#include <sys/types.h>
+
 #include "quantcore/base/arena.h"
 
 /* The bytes of `path`, followed by one zero byte that out_bytes does not count. IO where it cannot
@@ -42,6 +44,7 @@ bool mpq_file_exists(const char *path);
 struct mpq_file_out {
     char *path, *temporary;
     int fd;
+    mode_t mode; /* of the file */
     bool overwrite;
 };
 
@@ -59,6 +62,9 @@ enum mpq_status mpq_file_out_open_in(struct mpq_ctx *ctx, struct mpq_arena *aren
 
 enum mpq_status mpq_file_out_write(struct mpq_ctx *ctx, struct mpq_file_out *out, const void *data,
                                    size_t bytes) MPQ_CHECKED;
+/* What takes commit long, to be done before it, on several threads for several files: to the disk,
+ * under the temporary name still. Nothing may be written afterwards. */
+enum mpq_status mpq_file_out_flush(struct mpq_ctx *ctx, struct mpq_file_out *out) MPQ_CHECKED;
 enum mpq_status mpq_file_out_commit(struct mpq_ctx *ctx, struct mpq_file_out *out) MPQ_CHECKED;
 void mpq_file_out_discard(struct mpq_file_out *out);
 

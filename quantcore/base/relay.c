@@ -112,6 +112,7 @@ enum mpq_status mpq_relay_run(struct mpq_ctx *ctx, const struct mpq_relay *relay
                        .lock = PTHREAD_MUTEX_INITIALIZER,
                        .has_moved = PTHREAD_COND_INITIALIZER};
     MPQ_ASSERT(relay->n_lane >= 1);
+    MPQ_ASSERT(relay->is_serial || relay->n_lane <= mpq_thread_count());
     struct mpq_arena *arena = mpq_arena_create(ctx);
     if (!arena)
         return MPQ_E_NOMEM;

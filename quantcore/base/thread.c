@@ -6,7 +6,9 @@ static int thread_count = 1;
 
 void mpq_thread_set_count(int n)
 {
-    thread_count = n > 1 ? n : 1;
+    int most = omp_get_thread_limit();
+    thread_count = n < most ? n : most;
+    thread_count = thread_count > 1 ? thread_count : 1;
     omp_set_dynamic(0);
     omp_set_num_threads(thread_count);
 }

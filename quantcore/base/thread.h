@@ -6,7 +6,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* Threads that mpq_parallel_for() uses; also told to OpenMP. n >= 1. */
+/* Threads that mpq_parallel_for() uses, n >= 1, or as many as OMP_THREAD_LIMIT leaves where those
+ * are fewer; also told to OpenMP. */
 void mpq_thread_set_count(int n);
 int mpq_thread_count(void);
 int mpq_thread_available(void); /* cores this process may run on */

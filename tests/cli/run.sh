@@ -318,6 +318,16 @@ refuse 1 'no activations of 6 bits' search t.npz --act-bits 6,8 --size 90% -o ou
 refuse 1 'no array' search t.npz --bits 3,8 --size 90% -o out/n.onnx
 expect 0 'file bytes' convert good.onnx -o out/a.onnx --data good.npz --effort none --size 90%
 
+# ---- fewer threads than asked: all the work is done by those that there are ----
+arguments='convert, one thread where two were asked for'
+n_case=$((n_case + 1))
+rm -f out/*
+OMP_THREAD_LIMIT=1 timeout -s KILL 60 "$program" convert good.onnx -o out/a.onnx --data good.npz --bits 8 \
+    --size 90% --effort none --threads 2 >stdout 2>stderr
+got=$?
+[ "$got" -eq 0 ] || complain "exit code $got, expected 0"
+grep -q '^"threads",1$' out/a.summary.csv || complain "does not report one thread"
+
 # ---- interruption: one signal ends it at the next step, with nothing written; until then its idle
 # threads sleep, though nobody has asked for it ----
 arguments='convert, interrupted'

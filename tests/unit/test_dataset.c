@@ -422,6 +422,56 @@ static void reads_a_folder_in_the_order_of_names(void **state)
     }
 }
 
+/* Where the listener was told to be, and whether he asks to stop there. */
+struct listener {
+    uint64_t step[8];
+    uint32_t n;
+    bool stops;
+    volatile sig_atomic_t cancel;
+};
+
+static void listen(void *user, const struct mpq_progress *progress)
+{
+    struct listener *listener = user;
+    assert_true(listener->n < MPQ_COUNT(listener->step));
+    listener->step[listener->n++] = progress->step;
+    listener->cancel = listener->stops;
+}
+
+static void a_folder_is_read_step_by_step(void **state)
+{
+    (void)state;
+    enum { N = 140 };
+    struct mpq_dataset *dataset;
+    struct mpq_picture picture = data_picture(&ctx, arena, 6, 6, 3);
+    struct listener listener = {.stops = true};
+    uint32_t index[N];
+    for (uint32_t i = 0; i < N; i++) {
+        char name[16];
+        snprintf(name, sizeof name, "%u.png", i);
+        data_file_png(name, &picture, false, false);
+        index[i] = i;
+    }
+    add_input("x", MPQ_FLOAT, MPQ_SHAPE(1, 6, 6, 3));
+    CHECK_OK(&ctx, open_with(data_file(""), NULL, &dataset));
+    ctx.progress = listen;
+    ctx.user = &listener;
+    ctx.cancel = &listener.cancel;
+    mpq_thread_set_count(2);
+    CHECK_FAILS(&ctx, mpq_dataset_prepare(&ctx, dataset, index, N), MPQ_E_CANCELLED, "interrupted");
+    assert_int_equal(listener.n, 1);
+    listener = (struct listener){.n = 0};
+    CHECK_OK(&ctx, mpq_dataset_prepare(&ctx, dataset, index, N));
+    static const uint64_t want[] = {0, 64, 128};
+    assert_int_equal(listener.n, MPQ_COUNT(want));
+    assert_memory_equal(listener.step, want, sizeof want);
+    CHECK_OK(&ctx, mpq_dataset_prepare(&ctx, dataset, index, N)); /* nothing to do, or to tell */
+    assert_int_equal(listener.n, MPQ_COUNT(want));
+    struct mpq_tensor *const *batch = read_batch(dataset, index, N);
+    for (int i = 0; i < N * 108; i++)
+        CHECK_NEAR(mpq_tensor_double(batch[0], i), picture.pixel[i % 108], 0, 0);
+}
+
 static void labels_of_a_folder_are_complete(void **state)
 {
     (void)state;
@@ -582,6 +632,7 @@ int main(void)
         TEST(reads_npy),
         TEST(refuses_other_paths),
         TEST(reads_a_folder_in_the_order_of_names),
+        TEST(a_folder_is_read_step_by_step),
         TEST(labels_of_a_folder_are_complete),
         TEST(names_the_picture_that_cannot_be_read),
         TEST(refuses_models_that_take_no_pictures),

@@ -95,6 +95,8 @@ static void nothing_shows_before_commit(void **state)
     CHECK_OK(&ctx, mpq_file_out_open(&ctx, arena, path, true, &out));
     CHECK_OK(&ctx, mpq_file_out_write(&ctx, &out, "new", 3));
     assert_holds(path, "old", 3);
+    CHECK_OK(&ctx, mpq_file_out_flush(&ctx, &out));
+    assert_holds(path, "old", 3);
     CHECK_OK(&ctx, mpq_file_out_commit(&ctx, &out));
     assert_holds(path, "new", 3);
     assert_int_equal(entries(), 1);

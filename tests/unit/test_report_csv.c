@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "quantcore/base/fileio.h"
+#include "quantcore/base/thread.h"
 #include "tests/check.h"
 
 struct fixture {
@@ -211,8 +212,13 @@ static void written_beside_each_other(void **state)
     assert_string_equal(data, summary_text);
     CHECK_FAILS(&f->ctx, mpq_report_write(&f->ctx, f->arena, &report, path, false), MPQ_E_IO,
                 "exists already");
+    mpq_thread_set_count(2);
+    unlink(summary); /* no summary without the layers it sums up */
+    CHECK_FAILS(&f->ctx, mpq_report_write(&f->ctx, f->arena, &report, path, false), MPQ_E_IO,
+                "exists already");
+    assert_int_not_equal(access(summary, F_OK), 0);
+    mpq_thread_set_count(1);
     unlink(path);
-    unlink(summary);
     rmdir(folder);
     assert_string_equal(mpq_report_summary_path(&f->ctx, f->arena, "x/r.txt"),
                         "x/r.txt.summary.csv");
