@@ -30,7 +30,7 @@ static void build(struct net *net, const struct mpq_attr attrs[][3], struct mpq_
     static const int64_t in[N_LAYER] = {3, 8, 8, 4}, out[N_LAYER] = {8, 8, 4, 5};
     mpq_value_id x = net_input(net, "x", MPQ_SHAPE(-1, 3, 9, 9));
     for (int l = 0; l < N_LAYER; l++) {
-        char name[3][8];
+        char name[3][16];
         for (int i = 0; i < 3; i++)
             snprintf(name[i], sizeof name[i], "%c%d", "wyr"[i], l);
         int64_t per_group = in[l] / attrs[l][0].i;
