@@ -141,6 +141,7 @@ struct addition {
     struct mpq_exec *exec;
     mpq_node_id from, to;
     uint32_t batch, n;
+    bool is_shared_out; /* among all threads; else one of several callers does its own */
 };
 
 /* Of a value's rows those of the first n samples; all where rows are no samples of the batch. */
@@ -198,47 +199,33 @@ static void count_value(const struct addition *a, mpq_value_id v)
                                   mpq_shape_count(&tensor->shape) / n_all * n_new, n_new);
 }
 
-/* What strands [begin, end) have been handed. */
+static bool is_within(const struct addition *a, int strand, int64_t begin, int64_t end)
+{
+    return !a->is_shared_out || (strand >= begin && strand < end);
+}
+
+/* What strands [begin, end) have been handed; all where nothing is. */
 static void add_some(void *arg, int64_t begin, int64_t end, int thread)
 {
     const struct addition *a = arg;
     struct mpq_observer *o = a->observer;
     (void)thread;
-    for (uint32_t v = 0; v < o->plan->n_value; v++) {
-        if (!is_counted(a, v))
-            continue;
-        int strand = o->group_strand[o->plan->group[v]];
-        if (strand >= begin && strand < end)
-            count_value(a, v);
-    }
-    for (uint32_t l = 0; l < o->layers->n_layer; l++)
-        if (o->layer_strand[l] >= begin && o->layer_strand[l] < end)
-            observe_layer(o, l, a->exec);
-}
-
-/* What nobody shares out. */
-static void add_all(const struct addition *a)
-{
-    const struct mpq_observer *o = a->observer;
     for (uint32_t v = 0; v < o->plan->n_value; v++)
-        if (is_counted(a, v))
+        if (is_counted(a, v) && is_within(a, o->group_strand[o->plan->group[v]], begin, end))
             count_value(a, v);
     for (uint32_t l = 0; l < o->layers->n_layer; l++)
-        if (is_made(a, o->layers->layer[l].y))
-            observe_layer(a->observer, l, a->exec);
+        if (is_made(a, o->layers->layer[l].y) && is_within(a, o->layer_strand[l], begin, end))
+            observe_layer(o, l, a->exec);
 }
 
 enum mpq_status mpq_observer_add(struct mpq_ctx *ctx, struct mpq_observer *o,
                                  const struct mpq_graph *graph, struct mpq_exec *exec,
                                  mpq_node_id from, mpq_node_id to, uint32_t batch, uint32_t n)
 {
-    struct addition addition = {o, graph, exec, from, to, batch, n};
-    if (mpq_thread_is_inside())
-        add_all(&addition);
-    else {
+    struct addition addition = {o, graph, exec, from, to, batch, n, !mpq_thread_is_inside()};
+    if (addition.is_shared_out)
         share_out(&addition);
-        mpq_parallel_for(mpq_thread_count(), 1, add_some, &addition);
-    }
+    mpq_parallel_for(mpq_thread_count(), 1, add_some, &addition);
     for (uint32_t v = 0; v < o->plan->n_value; v++) {
         if (!is_counted(&addition, v) || !o->is_bad[v])
             continue;

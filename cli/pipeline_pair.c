@@ -45,14 +45,14 @@ static enum mpq_status find_ends(struct mpq_ctx *ctx, struct mpq_arena *scratch,
              *end = mpq_arena_alloc(ctx, scratch, n_layer, sizeof *end);
     if (!end)
         return MPQ_E_NOMEM;
+    size_t bytes = 0;
     for (uint32_t l = 0, first = 0; l < n_layer; l++) {
-        size_t bytes = 0;
-        for (uint32_t i = first; i <= l; i++)
-            bytes += p->batch * mpq_tensor_bytes(&p->binding.tensor[p->layers.layer[i].y]);
+        bytes += p->batch * mpq_tensor_bytes(&p->binding.tensor[p->layers.layer[l].y]);
         if (bytes < STRETCH_BYTES && l + 1 < n_layer)
             continue;
         while (first <= l)
             end[first++] = l + 1;
+        bytes = 0;
     }
     *out = end;
     return MPQ_OK;

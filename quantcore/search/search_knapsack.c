@@ -36,20 +36,24 @@ static enum mpq_status propose(struct mpq_searcher *s, struct proposal *out)
     const struct mpq_search_problem *p = s->problem;
     struct mpq_knapsack_result result = {.bits = mpq_arena_alloc(s->ctx, s->arena, s->n_unit, 1)};
     uint64_t limit[MPQ_N_COST];
-    bool fits = false;
+    bool fits;
     *out = (struct proposal){.estimate = INFINITY};
     if (!result.bits)
         return MPQ_E_NOMEM;
     find_limits(p, limit);
-    for (int i = 0; i < MAX_CORRECTIONS && !fits; i++) {
+    for (int i = 0; i < MAX_CORRECTIONS; i++) {
         MPQ_TRY(mpq_knapsack(s, limit, &result));
         if (i == 0 && !s->excluded && result.is_found)
             s->best.bound = result.bound;
         if (!result.is_found)
             return MPQ_OK;
         MPQ_TRY(mpq_searcher_measure(s, result.bits, out->cost, &fits));
-        if (fits)
-            break;
+        if (fits) {
+            out->bits = result.bits;
+            out->estimate = result.estimate;
+            memcpy(out->price, result.price, sizeof out->price);
+            return MPQ_OK;
+        }
         uint64_t spent = mpq_search_cost(p, 0, result.bits) - p->cost[0].other;
         uint64_t excess = out->cost[0] > p->cost[0].budget ? out->cost[0] - p->cost[0].budget : 1;
         if (limit[0] == MPQ_NO_LIMIT || excess > spent)
@@ -57,11 +61,6 @@ static enum mpq_status propose(struct mpq_searcher *s, struct proposal *out)
         limit[0] = spent - excess; /* less than this allocation, which is not found again */
         out->was_corrected = true;
     }
-    if (!fits)
-        return MPQ_OK;
-    out->bits = result.bits;
-    out->estimate = result.estimate;
-    memcpy(out->price, result.price, sizeof out->price);
     return MPQ_OK;
 }
 
@@ -79,7 +78,8 @@ static bool can_do_without(const struct mpq_searcher *s, uint32_t b)
 }
 
 /* Propose without width b, too, if the layers can do without it, and keep the better of the two.
- * As long as nothing is found, what was left out stays so. */
+ * One that was left out before comes back where that set of widths gains nothing now; as long as
+ * nothing is found, what was left out stays so. */
 static enum mpq_status try_without(struct mpq_searcher *s, uint32_t b, struct proposal *best)
 {
     struct proposal trial;

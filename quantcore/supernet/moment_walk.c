@@ -167,6 +167,13 @@ static bool is_moved(const struct pass *pass)
     return pass->before.n_byte != pass->after.n_byte;
 }
 
+/* Whether one of the networks [first, last) runs the batch. */
+static bool is_run_by(const struct pass *pass, uint32_t batch, int64_t first, int64_t last)
+{
+    uint32_t i = batch % pass->n_network;
+    return i >= first && i < last;
+}
+
 /* What networks [first, last) go on from. */
 static void begin_networks(void *arg, int64_t first, int64_t last, int thread)
 {
@@ -174,8 +181,9 @@ static void begin_networks(void *arg, int64_t first, int64_t last, int thread)
     (void)thread;
     for (uint32_t b = pass->first; b < pass->beyond; b++) {
         struct leg leg[2];
-        bool is_mine = b % pass->n_network >= first && b % pass->n_network < last;
-        for (int i = 0, n = legs_of(pass, b, leg); is_mine && i < n; i++)
+        if (!is_run_by(pass, b, first, last))
+            continue;
+        for (int i = 0, n = legs_of(pass, b, leg); i < n; i++)
             begin_leg(&leg[i]);
     }
 }
@@ -187,10 +195,9 @@ static void run_networks(void *arg, int64_t first, int64_t last, int thread)
     (void)thread;
     for (uint32_t b = pass->first; b < pass->beyond; b++) {
         struct leg leg[2];
-        int n_leg = legs_of(pass, b, leg);
-        if (b % pass->n_network < first || b % pass->n_network >= last)
+        if (!is_run_by(pass, b, first, last))
             continue;
-        for (int i = 0; i < n_leg; i++) {
+        for (int i = 0, n = legs_of(pass, b, leg); i < n; i++) {
             if (!is_moved(pass))
                 begin_leg(&leg[i]);
             run_leg(&leg[i]);
