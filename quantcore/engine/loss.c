@@ -1,7 +1,6 @@
 #include "quantcore/engine/loss.h"
 
 #include <math.h>
-#include <string.h>
 
 static const double logits_mse_weight = 0.05;
 
@@ -115,7 +114,7 @@ static double kl_row(const mpq_real *y, const mpq_real *target, int64_t n, doubl
         if (dy)
             dy[i] += (mpq_real)((exp(log_q) - p) * factor);
     }
-    return kl > 0 ? kl : 0;
+    return kl < 0 ? 0 : kl; /* NaN stays */
 }
 
 double mpq_loss_head_value(const struct mpq_loss_head *head, const mpq_real *y,
@@ -138,119 +137,4 @@ double mpq_loss_head_value(const struct mpq_loss_head *head, const mpq_real *y,
     }
     return head->kl_weight * kl / (double)n_row +
            head->mse_weight * square / ((double)count * variance);
-}
-
-void mpq_loss_references(const mpq_real *logits, int64_t n_row, int64_t n_column, int64_t n,
-                         mpq_real *out)
-{
-    for (int64_t r = 0; r < n; r++) {
-        const mpq_real *row = logits + r * n_row / n * n_column;
-        double max = (double)row[0], sum = 0;
-        for (int64_t j = 1; j < n_column; j++)
-            max = fmax(max, (double)row[j]);
-        for (int64_t j = 0; j < n_column; j++)
-            sum += exp((double)row[j] - max);
-        for (int64_t j = 0; j < n_column; j++)
-            out[r * n_column + j] = (mpq_real)(exp((double)row[j] - max) / sum);
-    }
-}
-
-enum { LANES = 8, COLUMNS = 256, MOST_EXPONENT = 700 };
-
-/* Sum of p * x. */
-static double expectation(const mpq_real *p, const double *x, int64_t n)
-{
-    double sum[LANES] = {0}, total = 0;
-    int64_t whole = n / LANES * LANES;
-    for (int64_t i = 0; i < whole; i += LANES)
-        for (int j = 0; j < LANES; j++)
-            sum[j] += (double)p[i + j] * x[i + j];
-    for (int64_t i = whole; i < n; i++)
-        sum[0] += (double)p[i] * x[i];
-    for (int j = 0; j < LANES; j++)
-        total += sum[j];
-    return total;
-}
-
-/* With d a row's error, less its mean, KL is log(1 + sum p (e^d - 1)) - sum p d, and its gradient
- * p e^d / (1 + sum p (e^d - 1)) - p: all that depends on p are products. */
-struct expected_row {
-    const mpq_real *y, *target, *reference;
-    int64_t n_column, n_reference;
-    double mean;
-    double sum[MPQ_LOSS_REFERENCES]; /* of p (e^d - 1) for each p */
-};
-
-/* Columns [first, first + n) of d and e^d - 1. */
-static void find_growth(const struct expected_row *row, int64_t first, int64_t n, double *error,
-                        double *growth)
-{
-    for (int64_t j = 0; j < n; j++) {
-        error[j] = (double)row->y[first + j] - (double)row->target[first + j] - row->mean;
-        growth[j] = expm1(fmin(error[j], MOST_EXPONENT));
-    }
-}
-
-static double expected_kl_row(struct expected_row *row)
-{
-    double kl = 0, error[COLUMNS], growth[COLUMNS];
-    MPQ_ASSERT(row->n_reference <= MPQ_LOSS_REFERENCES);
-    row->mean = 0;
-    memset(row->sum, 0, sizeof row->sum);
-    for (int64_t j = 0; j < row->n_column; j++)
-        row->mean += ((double)row->y[j] - (double)row->target[j]) / (double)row->n_column;
-    for (int64_t first = 0; first < row->n_column; first += COLUMNS) {
-        int64_t n = row->n_column - first < COLUMNS ? row->n_column - first : COLUMNS;
-        find_growth(row, first, n, error, growth);
-        for (int64_t r = 0; r < row->n_reference; r++) {
-            const mpq_real *p = row->reference + r * row->n_column + first;
-            row->sum[r] += expectation(p, growth, n);
-            kl -= expectation(p, error, n);
-        }
-    }
-    for (int64_t r = 0; r < row->n_reference; r++) {
-        row->sum[r] = fmax(row->sum[r], -1 + 1e-12);
-        kl += log1p(row->sum[r]);
-    }
-    return fmax(kl / (double)row->n_reference, 0);
-}
-
-/* dy += factor times the gradient of what expected_kl_row() has just found. */
-static void add_gradient(const struct expected_row *row, double factor, mpq_real *dy)
-{
-    double error[COLUMNS], growth[COLUMNS];
-    for (int64_t first = 0; first < row->n_column; first += COLUMNS) {
-        double shifted[COLUMNS] = {0}, before[COLUMNS] = {0};
-        int64_t n = row->n_column - first < COLUMNS ? row->n_column - first : COLUMNS;
-        find_growth(row, first, n, error, growth);
-        for (int64_t r = 0; r < row->n_reference; r++) {
-            const mpq_real *p = row->reference + r * row->n_column + first;
-            double share = 1 / (1 + row->sum[r]);
-            for (int64_t j = 0; j < n; j++) {
-                shifted[j] += (double)p[j] * share;
-                before[j] += (double)p[j];
-            }
-        }
-        for (int64_t j = 0; j < n; j++)
-            dy[first + j] += (mpq_real)(factor / (double)row->n_reference *
-                                        (shifted[j] * (1 + growth[j]) - before[j]));
-    }
-}
-
-double mpq_loss_expected_kl(const mpq_real *y, const mpq_real *target, int64_t n_row,
-                            int64_t n_column, const mpq_real *reference, int64_t n_reference,
-                            double factor, mpq_real *dy)
-{
-    double kl = 0;
-    for (int64_t r = 0; r < n_row; r++) {
-        struct expected_row row = {.y = y + r * n_column,
-                                   .target = target + r * n_column,
-                                   .reference = reference,
-                                   .n_column = n_column,
-                                   .n_reference = n_reference};
-        kl += expected_kl_row(&row);
-        if (dy)
-            add_gradient(&row, factor, dy + r * n_column);
-    }
-    return kl;
 }

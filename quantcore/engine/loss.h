@@ -11,9 +11,6 @@
 
 #include "quantcore/engine/exec.h"
 
-/* Most of them that mpq_loss_expected_kl() takes. */
-#define MPQ_LOSS_REFERENCES 256
-
 struct mpq_loss_head {
     mpq_value_id value; /* in the graph the heads were found in                                   */
     int64_t n_column;   /* length of a row: the last dimension                                    */
@@ -39,22 +36,5 @@ enum mpq_status mpq_loss_create(struct mpq_ctx *ctx, struct mpq_arena *arena,
  *   dy         the gradient is added to it; NULL: not wanted */
 double mpq_loss_head_value(const struct mpq_loss_head *head, const mpq_real *y,
                            const mpq_real *target, int64_t n, double variance, mpq_real *dy);
-
-/* The distributions of `n` of n_row rows of logits, evenly spaced: out [n, n_column]. */
-void mpq_loss_references(const mpq_real *logits, int64_t n_row, int64_t n_column, int64_t n,
-                         mpq_real *out);
-
-/* What the errors y - target of n_row rows of logits cost on average over n_reference
- * distributions p that they would disturb,
- *
- *     mean over p of KL(p || softmax(log p + y - target)),
- *
- * summed over the rows; dy += factor times its gradient where not NULL. The float model is sure of
- * most samples, which then show next to nothing of an error, and KL against their own targets is
- * the affair of a few; this is an estimate of the same from all of them, as far as errors do not
- * depend on what they disturb. */
-double mpq_loss_expected_kl(const mpq_real *y, const mpq_real *target, int64_t n_row,
-                            int64_t n_column, const mpq_real *reference, int64_t n_reference,
-                            double factor, mpq_real *dy);
 
 #endif

@@ -3,6 +3,10 @@
 #include <math.h>
 #include <string.h>
 
+#include "quantcore/base/thread.h"
+
+enum { MAX_BATCH = 4096, LOSS_GRAIN = 1 << 17 };
+
 /* The options with heads that survive the forward pass and take the seeds; for the graph as bound
  * in `network`, whose heads are found. */
 static enum mpq_status add_heads(struct mpq_ctx *ctx, struct mpq_arena *arena,
@@ -64,7 +68,6 @@ enum mpq_status mpq_network_read(struct mpq_ctx *ctx, struct mpq_network *networ
                                  const struct mpq_samples *samples, const uint32_t *index,
                                  uint32_t n)
 {
-    enum { MAX_BATCH = 4096 };
     uint32_t full[MAX_BATCH];
     MPQ_ASSERT(n > 0 && n <= network->batch && network->batch <= MAX_BATCH);
     for (uint32_t i = 0; i < network->batch; i++)
@@ -93,12 +96,9 @@ static enum mpq_status create_references(struct mpq_ctx *ctx, struct mpq_arena *
     if (!(head->kl_weight > 0))
         return MPQ_OK;
     n = most_elements / head->n_column > least ? most_elements / head->n_column : least;
-    n = n < MPQ_LOSS_REFERENCES ? n : MPQ_LOSS_REFERENCES;
+    n = n < MPQ_MAX_REFERENCES ? n : MPQ_MAX_REFERENCES;
     n = n < n_row ? n : n_row;
-    targets->n_reference[h] = n;
-    targets->reference[h] =
-        mpq_arena_alloc(ctx, arena, (size_t)(n * head->n_column), sizeof **targets->reference);
-    return targets->reference[h] ? MPQ_OK : MPQ_E_NOMEM;
+    return mpq_references_create(ctx, arena, n, head->n_column, &targets->references[h]);
 }
 
 enum mpq_status mpq_targets_begin(struct mpq_ctx *ctx, struct mpq_arena *arena,
@@ -108,9 +108,8 @@ enum mpq_status mpq_targets_begin(struct mpq_ctx *ctx, struct mpq_arena *arena,
     struct mpq_targets targets = {.n_sample = n_sample, .sample = sample};
     targets.target = mpq_arena_alloc(ctx, arena, loss->n_head, sizeof *targets.target);
     targets.variance = mpq_arena_alloc(ctx, arena, loss->n_head, sizeof *targets.variance);
-    targets.n_reference = mpq_arena_alloc(ctx, arena, loss->n_head, sizeof *targets.n_reference);
-    targets.reference = mpq_arena_alloc(ctx, arena, loss->n_head, sizeof *targets.reference);
-    if (!targets.target || !targets.variance || !targets.n_reference || !targets.reference)
+    targets.references = mpq_arena_alloc(ctx, arena, loss->n_head, sizeof *targets.references);
+    if (!targets.target || !targets.variance || !targets.references)
         return MPQ_E_NOMEM;
     for (uint32_t h = 0; h < loss->n_head; h++) {
         size_t count = (size_t)n_sample * (size_t)loss->head[h].n_sample;
@@ -147,9 +146,9 @@ void mpq_targets_end(const struct mpq_loss *loss, struct mpq_targets *targets)
         const struct mpq_loss_head *head = &loss->head[h];
         int64_t count = targets->n_sample * head->n_sample;
         targets->variance[h] = variance_of(targets->target[h], count);
-        if (targets->n_reference[h])
-            mpq_loss_references(targets->target[h], count / head->n_column, head->n_column,
-                                targets->n_reference[h], targets->reference[h]);
+        if (targets->references[h].n)
+            mpq_references_take(&targets->references[h], targets->target[h],
+                                count / head->n_column);
     }
 }
 
@@ -179,54 +178,76 @@ double mpq_head_expected_loss(const struct mpq_loss_head *head, const struct mpq
     double scale = dy ? gradient_scale : 1, kl = 0;
     scaled.kl_weight *= scale;
     scaled.mse_weight *= scale;
-    if (targets->n_reference[h]) {
+    if (targets->references[h].n) {
         double factor = scaled.kl_weight / (double)n_row;
-        kl = factor * mpq_loss_expected_kl(y, target, n_row, head->n_column, targets->reference[h],
-                                           targets->n_reference[h], factor, dy);
+        kl = factor * mpq_expected_kl(&targets->references[h], y, target, n_row, factor, dy);
         scaled.kl_weight = 0;
     }
     return (kl + mpq_loss_head_value(&scaled, y, target, 1, targets->variance[h], dy)) / scale;
 }
 
-double mpq_network_loss(struct mpq_network *network, const struct mpq_targets *targets,
-                        const uint32_t *row, uint32_t n, double gradient_scale)
+double mpq_network_loss_macs(const struct mpq_loss *loss, const struct mpq_targets *targets)
 {
     double sum = 0;
-    for (uint32_t h = 0; h < network->loss.n_head; h++) {
-        const struct mpq_loss_head *head = &network->loss.head[h];
-        const mpq_real *y = mpq_exec_tensor(network->exec, head->value)->data;
-        mpq_real *dy = gradient_scale > 0 ? mpq_exec_grad(network->exec, head->value) : NULL;
-        for (uint32_t i = 0; i < n; i++) {
-            int64_t at = i * head->n_sample;
-            sum += mpq_head_expected_loss(head, targets, h, y + at,
-                                          targets->target[h] + row[i] * head->n_sample,
-                                          gradient_scale / n, dy ? dy + at : NULL) /
-                   n;
-        }
-    }
+    for (uint32_t h = 0; h < loss->n_head; h++)
+        sum += (double)loss->head[h].n_sample * (double)(1 + targets->references[h].n);
     return sum;
 }
 
-/* The loss of one sample by head h, y its outputs there. */
-static double sample_loss(const struct mpq_loss_head *head, const struct mpq_targets *targets,
-                          uint32_t h, const mpq_real *y, uint32_t sample, bool is_expected)
+/* Losses of a batch that a network has just run, sample by sample. */
+struct batch_loss {
+    const struct mpq_network *network;
+    const struct mpq_targets *targets;
+    const uint32_t *row; /* [n] the targets they answer for; NULL: first and those that follow */
+    uint32_t first;
+    bool is_expected;
+    double gradient_scale; /* 0: none is wanted                                     */
+    double *out;           /* [n] += */
+};
+
+static void add_losses(void *arg, int64_t begin, int64_t end, int thread)
 {
-    const mpq_real *target = targets->target[h] + sample * head->n_sample;
-    return is_expected ? mpq_head_expected_loss(head, targets, h, y, target, 0, NULL)
-                       : mpq_loss_head_value(head, y, target, 1, targets->variance[h], NULL);
+    const struct batch_loss *b = arg;
+    const struct mpq_targets *targets = b->targets;
+    (void)thread;
+    for (uint32_t h = 0; h < b->network->loss.n_head; h++) {
+        const struct mpq_loss_head *head = &b->network->loss.head[h];
+        const mpq_real *y = mpq_exec_tensor(b->network->exec, head->value)->data;
+        mpq_real *dy = b->gradient_scale > 0 ? mpq_exec_grad(b->network->exec, head->value) : NULL;
+        for (int64_t i = begin; i < end; i++) {
+            int64_t at = i * head->n_sample, row = b->row ? b->row[i] : b->first + i;
+            const mpq_real *target = targets->target[h] + row * head->n_sample;
+            b->out[i] +=
+                b->is_expected
+                    ? mpq_head_expected_loss(head, targets, h, y + at, target, b->gradient_scale,
+                                             dy ? dy + at : NULL)
+                    : mpq_loss_head_value(head, y + at, target, 1, targets->variance[h], NULL);
+        }
+    }
 }
 
-static void sum_heads(const struct mpq_network *network, const struct mpq_targets *targets,
-                      uint32_t first, uint32_t n, bool is_expected, double *out_loss)
+static void find_losses(struct batch_loss *b, uint32_t n)
 {
-    memset(out_loss, 0, n * sizeof *out_loss);
-    for (uint32_t h = 0; h < network->loss.n_head; h++) {
-        const struct mpq_loss_head *head = &network->loss.head[h];
-        const mpq_real *y = mpq_exec_tensor(network->exec, head->value)->data;
-        for (uint32_t i = 0; i < n; i++)
-            out_loss[i] +=
-                sample_loss(head, targets, h, y + i * head->n_sample, first + i, is_expected);
-    }
+    double macs = mpq_network_loss_macs(&b->network->loss, b->targets);
+    memset(b->out, 0, n * sizeof *b->out);
+    mpq_parallel_for(n, 1 + (int64_t)(LOSS_GRAIN / macs), add_losses, b);
+}
+
+double mpq_network_loss(struct mpq_network *network, const struct mpq_targets *targets,
+                        const uint32_t *row, uint32_t n, double gradient_scale)
+{
+    double loss[MAX_BATCH], sum = 0;
+    MPQ_ASSERT(n <= MAX_BATCH);
+    find_losses(&(struct batch_loss){.network = network,
+                                     .targets = targets,
+                                     .row = row,
+                                     .is_expected = true,
+                                     .gradient_scale = gradient_scale / n,
+                                     .out = loss},
+                n);
+    for (uint32_t i = 0; i < n; i++)
+        sum += loss[i] / n;
+    return sum;
 }
 
 enum mpq_status mpq_pair_loss_begin(struct mpq_ctx *ctx, struct mpq_arena *arena,
@@ -279,11 +300,11 @@ void mpq_pair_loss_end(const struct mpq_loss *loss, const struct mpq_pair_loss *
 void mpq_network_sample_loss(const struct mpq_network *network, const struct mpq_targets *targets,
                              uint32_t first, uint32_t n, double *out_loss)
 {
-    sum_heads(network, targets, first, n, false, out_loss);
+    find_losses(&(struct batch_loss){network, targets, NULL, first, false, 0, out_loss}, n);
 }
 
 void mpq_network_expected_loss(const struct mpq_network *network, const struct mpq_targets *targets,
                                uint32_t first, uint32_t n, double *out_loss)
 {
-    sum_heads(network, targets, first, n, true, out_loss);
+    find_losses(&(struct batch_loss){network, targets, NULL, first, true, 0, out_loss}, n);
 }

@@ -2,6 +2,7 @@
 #ifndef MPQ_SUPERNET_NETWORK_H
 #define MPQ_SUPERNET_NETWORK_H
 
+#include "quantcore/engine/expected_kl.h"
 #include "quantcore/engine/loss.h"
 
 /* Where samples come from: fills input [n_input of the graph] with samples index[0..n). */
@@ -41,11 +42,10 @@ enum mpq_status mpq_network_read(struct mpq_ctx *ctx, struct mpq_network *networ
  * step. */
 struct mpq_targets {
     uint32_t n_sample;
-    const uint32_t *sample; /* [n_sample] index into the source                       */
-    mpq_real **target;      /* [n_head] [n_sample * head->n_sample]                   */
-    double *variance;       /* [n_head] of the target, > 0                            */
-    int64_t *n_reference;   /* [n_head] 0 where the head is compared by squares alone */
-    mpq_real **reference;   /* [n_head] [n_reference * head->n_column] distributions  */
+    const uint32_t *sample;            /* [n_sample] index into the source                       */
+    mpq_real **target;                 /* [n_head] [n_sample * head->n_sample]                   */
+    double *variance;                  /* [n_head] of the target, > 0                            */
+    struct mpq_references *references; /* [n_head] none where squares alone are compared */
 };
 
 /* Run the float network over the samples. NUMERIC where an output is not finite. */
@@ -86,12 +86,15 @@ void mpq_pair_loss_end(const struct mpq_loss *loss, const struct mpq_pair_loss *
 double mpq_network_loss(struct mpq_network *network, const struct mpq_targets *targets,
                         const uint32_t *row, uint32_t n, double gradient_scale);
 
+/* Multiplications that the expected loss of one sample takes. */
+double mpq_network_loss_macs(const struct mpq_loss *loss, const struct mpq_targets *targets);
+
 /* The loss of each of the n samples by itself: row i answers for targets first + i. */
 void mpq_network_sample_loss(const struct mpq_network *network, const struct mpq_targets *targets,
                              uint32_t first, uint32_t n, double *out_loss);
 
-/* The same with what errors would cost on average over the targets (engine/loss.h), in place of KL:
- * what allocations are compared by, a part of whose spread from sample to sample it has. */
+/* The same with what errors would cost on average over the targets (engine/expected_kl.h), in place
+ * of KL: what allocations are compared by, a part of whose spread from sample to sample it has. */
 void mpq_network_expected_loss(const struct mpq_network *network, const struct mpq_targets *targets,
                                uint32_t first, uint32_t n, double *out_loss);
 
