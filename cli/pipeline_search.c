@@ -279,16 +279,17 @@ static enum mpq_status make_losses(struct mpq_ctx *ctx, struct mpq_pipeline *p)
     return MPQ_OK;
 }
 
-/* As many real evaluations as a fixed amount of arithmetic allows, a tenth of it where a resumed
- * run is to take seconds: the best by the estimate is seldom surpassed once it is refined. A
- * function of the model and the data alone, so that a run repeats. */
+/* As many real evaluations as a fixed amount of arithmetic allows, the network's and the loss's, a
+ * tenth of it where a resumed run is to take seconds: the best by the estimate is seldom surpassed
+ * once it is refined. A function of the model and the data alone, so that a run repeats. */
 static uint32_t max_scores(const struct mpq_pipeline *p)
 {
-    double per_score = 1, budget = p->is_resumed ? 1e11 : 1e12;
+    double per_sample = mpq_network_loss_macs(&p->float_network.loss, &p->decide_targets);
+    double budget = p->is_resumed ? 1e11 : 1e12;
     uint32_t least = p->is_resumed ? 6 : 20;
     for (uint32_t l = 0; l < p->layers.n_layer; l++)
-        per_score += (double)p->layers.layer[l].macs * p->decide.n;
-    double n = budget / per_score;
+        per_sample += (double)p->layers.layer[l].macs;
+    double n = budget / (1 + per_sample * p->decide.n);
     return n < least ? least : n > 300 ? 300 : (uint32_t)n;
 }
 

@@ -188,9 +188,10 @@ double mpq_head_expected_loss(const struct mpq_loss_head *head, const struct mpq
 
 double mpq_network_loss_macs(const struct mpq_loss *loss, const struct mpq_targets *targets)
 {
+    const double in_double = 3; /* of the network's, in float, for one of these */
     double sum = 0;
     for (uint32_t h = 0; h < loss->n_head; h++)
-        sum += (double)loss->head[h].n_sample * (double)(1 + targets->references[h].n);
+        sum += in_double * (double)loss->head[h].n_sample * (double)(1 + targets->references[h].n);
     return sum;
 }
 

@@ -86,7 +86,8 @@ void mpq_pair_loss_end(const struct mpq_loss *loss, const struct mpq_pair_loss *
 double mpq_network_loss(struct mpq_network *network, const struct mpq_targets *targets,
                         const uint32_t *row, uint32_t n, double gradient_scale);
 
-/* Multiplications that the expected loss of one sample takes. */
+/* What the expected loss of one sample takes, in multiplications of the network: its own are in
+ * double, each the time of three. 0 of a loss without heads. */
 double mpq_network_loss_macs(const struct mpq_loss *loss, const struct mpq_targets *targets);
 
 /* The loss of each of the n samples by itself: row i answers for targets first + i. */

@@ -101,6 +101,20 @@ static struct family *make_family(struct net *net)
     return f;
 }
 
+/* ---- losses ---- */
+
+/* 12 columns, one row a sample, against all 21 of them and by squares, for both outputs. */
+static void a_loss_takes_what_its_products_do(void **state)
+{
+    struct net *net = *state;
+    struct family *f = make_family(net);
+    const struct mpq_loss none = {0};
+    assert_int_equal(f->targets.references[1].n, N_SAMPLE);
+    CHECK_NEAR(mpq_network_loss_macs(&f->network.loss, &f->targets), 3 * 2 * WIDTH * (N_SAMPLE + 1),
+               0, 0);
+    CHECK_NEAR(mpq_network_loss_macs(&none, &f->targets), 0, 0, 0);
+}
+
 /* ---- prefixes ---- */
 
 /* The same losses to the last bit, whatever came before and whatever memory there is. */
@@ -367,6 +381,7 @@ static void shares_are_what_later_layers_do_not_make_good(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(a_loss_takes_what_its_products_do, net_setup, net_teardown),
         cmocka_unit_test_setup_teardown(prefixes_change_no_loss, net_setup, net_teardown),
         cmocka_unit_test(the_ends_and_the_middle_are_measured),
         cmocka_unit_test(losses_between_the_measured_follow_the_error),
