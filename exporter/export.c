@@ -43,16 +43,15 @@ static enum mpq_status write_node(struct mpq_qdq *qdq, mpq_node_id n)
     char **output = mpq_arena_alloc(ctx, arena, node->n_out, sizeof *output);
     Onnx__AttributeProto **attr = mpq_arena_alloc(ctx, arena, node->attr_set.n, sizeof *attr);
     const char *name = node_name(qdq, node);
-    bool is_relu = mpq_qdq_is_relu(qdq, n);
     if (!out || !input || !output || !attr || !name)
         return MPQ_E_NOMEM;
     onnx__node_proto__init(out);
     if (source_of(graph) && node->source != MPQ_NO_NODE)
         *out = *source_of(graph)->graph->node[node->source];
     out->name = *name ? mpq_write_text(name) : NULL;
-    out->op_type = mpq_write_text(is_relu ? "Relu" : node->op_type);
+    out->op_type = mpq_write_text(node->op_type);
     out->domain = *node->domain ? mpq_write_text(node->domain) : NULL;
-    out->n_input = is_relu ? 1 : node->n_in;
+    out->n_input = node->n_in;
     out->input = input;
     out->n_output = node->n_out;
     out->output = output;
@@ -90,7 +89,10 @@ static enum mpq_status write_nodes(struct mpq_qdq *qdq)
     const struct mpq_graph *graph = qdq->plan->graph;
     for (mpq_node_id n = 0; n < graph->n_node; n++) {
         MPQ_TRY(mpq_qdq_before_node(qdq, n));
-        MPQ_TRY(write_node(qdq, n));
+        if (mpq_qdq_leaves_out(qdq, n))
+            qdq->made_as[graph->node[n].out[0]] = mpq_qdq_input(qdq, n, 0);
+        else
+            MPQ_TRY(write_node(qdq, n));
         for (uint32_t i = 0; i < graph->node[n].n_out; i++)
             if (graph->node[n].out[i] != MPQ_NO_VALUE)
                 MPQ_TRY(mpq_qdq_after_value(qdq, graph->node[n].out[i]));

@@ -3,6 +3,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "exporter/saturate.h"
+
 #define NO_LAYER UINT32_MAX
 
 static uint32_t group_of(const struct mpq_qdq *qdq, mpq_value_id value)
@@ -46,31 +48,18 @@ static bool is_replaced(const struct mpq_qdq *qdq, mpq_node_id node, uint32_t i)
            (qdq->plan->layers->layer[l].is_weight_only || qdq->plan->layers->layer[l].node == node);
 }
 
-/* A bound of a Clip; where it is absent, as far away as can be. */
-static bool clip_bound(const struct mpq_graph *graph, const struct mpq_node *node, uint32_t i,
-                       double absent, double *out)
+/* Whether a body inside some node may read the value, by its name. */
+static bool is_read_inside(const struct mpq_qdq *qdq, mpq_value_id v)
 {
-    *out = absent;
-    if (i >= node->n_in || node->in[i] == MPQ_NO_VALUE)
-        return true;
-    const struct mpq_tensor *tensor = graph->value[node->in[i]].constant;
-    if (tensor)
-        *out = mpq_tensor_double(tensor, 0);
-    return tensor != NULL;
+    return qdq->build.taken_inside.n &&
+           mpq_strmap_get(&qdq->build.taken_inside, qdq->plan->graph->value[v].name) !=
+               MPQ_STRMAP_NONE;
 }
 
-bool mpq_qdq_is_relu(const struct mpq_qdq *qdq, mpq_node_id n)
+bool mpq_qdq_leaves_out(const struct mpq_qdq *qdq, mpq_node_id n)
 {
-    const struct mpq_graph *graph = qdq->plan->graph;
-    const struct mpq_node *node = &graph->node[n];
-    double low, high;
-    if (!mpq_node_is(node, "Clip") || group_of(qdq, node->out[0]) == MPQ_NO_GROUP)
-        return false;
-    const struct mpq_act_quant *quant = &qdq->plan->act_quant[group_of(qdq, node->out[0])];
-    return quant->bits < qdq->plan->target->act.bits && quant->zero_point == 0 &&
-           clip_bound(graph, node, 1, -(double)INFINITY, &low) &&
-           clip_bound(graph, node, 2, (double)INFINITY, &high) && low == 0 &&
-           rint(high / (double)quant->scale) >= (1 << quant->bits) - 1;
+    return mpq_is_saturation(qdq->plan, n) &&
+           !is_read_inside(qdq, qdq->plan->graph->node[n].out[0]);
 }
 
 /* Constants that some node, subgraph or graph output still reads as they are. */
@@ -78,14 +67,13 @@ static void find_float_constants(struct mpq_qdq *qdq)
 {
     const struct mpq_graph *graph = qdq->plan->graph;
     for (mpq_node_id n = 0; n < graph->n_node; n++)
-        for (uint32_t i = 0; i < (mpq_qdq_is_relu(qdq, n) ? 1 : graph->node[n].n_in); i++)
+        for (uint32_t i = 0; i < (mpq_qdq_leaves_out(qdq, n) ? 1 : graph->node[n].n_in); i++)
             if (graph->node[n].in[i] != MPQ_NO_VALUE && !is_replaced(qdq, n, i))
                 qdq->is_float[graph->node[n].in[i]] = true;
     for (uint32_t i = 0; i < graph->n_output; i++)
         qdq->is_float[graph->output[i]] = true;
     for (mpq_value_id v = 0; v < graph->n_value; v++) {
-        if (qdq->build.taken_inside.n &&
-            mpq_strmap_get(&qdq->build.taken_inside, graph->value[v].name) != MPQ_STRMAP_NONE)
+        if (is_read_inside(qdq, v))
             qdq->is_float[v] = true;
         if (!graph->value[v].constant)
             qdq->is_float[v] = false;
@@ -176,8 +164,7 @@ static bool is_known_by_name(const struct mpq_qdq *qdq, mpq_value_id v)
         return true; /* an input, or not there at all */
     if (value->producer != MPQ_NO_NODE && !qdq->plan->graph->node[value->producer].op)
         return true;
-    return qdq->build.taken_inside.n &&
-           mpq_strmap_get(&qdq->build.taken_inside, value->name) != MPQ_STRMAP_NONE;
+    return is_read_inside(qdq, v);
 }
 
 static enum mpq_status shorten_names(struct mpq_qdq *qdq)
@@ -248,7 +235,7 @@ static const char *activation_integer(struct mpq_qdq *qdq, int value, int bits)
 /* x -> QuantizeLinear -> DequantizeLinear -> out (NULL: a new name). Between the two a Clip of the
  * integers holds back what a narrower activation cannot express: put there, and not on the float,
  * it leaves the layer's output next to QuantizeLinear, as integer kernels want it. The zero point
- * is written even if it is 0: older runtimes absorb a Relu only into one they can see. */
+ * is written even if it is 0: ONNX Runtime 1.32 makes no integer kernel of a Gemm without. */
 static const char *write_quantized(struct mpq_qdq *qdq, const char *x,
                                    const struct mpq_act_quant *quant, const char *out)
 {

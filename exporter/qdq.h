@@ -36,10 +36,9 @@ enum mpq_status mpq_qdq_begin(struct mpq_qdq *qdq) MPQ_CHECKED;
 enum mpq_status mpq_qdq_before_node(struct mpq_qdq *qdq, mpq_node_id node) MPQ_CHECKED;
 enum mpq_status mpq_qdq_after_value(struct mpq_qdq *qdq, mpq_value_id value) MPQ_CHECKED;
 
-/* Whether the node is a Clip that may as well be a Relu, since the quantization of its output
- * saturates no later than its upper bound. Runtimes fuse a Relu into the integer kernel before it,
- * but this Clip only where no narrower activation makes the range of the 8-bit type a wider one. */
-bool mpq_qdq_is_relu(const struct mpq_qdq *qdq, mpq_node_id node);
+/* Whether the node is a Relu or Clip that is not written: its readers get its input, quantized as
+ * its output would be (saturate.h). One that a body inside some node reads by name stays. */
+bool mpq_qdq_leaves_out(const struct mpq_qdq *qdq, mpq_node_id node);
 
 /* Where the target wants it so, the bias of a convolution in the form in which an Add behind it
  * takes it; NULL: the node reads it itself, or there was no memory. */
