@@ -33,7 +33,8 @@ enum mpq_status mpq_cmd_lint(struct mpq_ctx *ctx, struct mpq_arena *arena,
     MPQ_TRY(mpq_import_file(ctx, arena, options->model, &graph, &file_bytes));
     struct mpq_import_versions versions = mpq_import_versions_of(graph);
     struct mpq_lint_file file = {graph, versions.ir_version, versions.opset,
-                                 options->reader ? options->reader->readers : MPQ_FOR_ALL};
+                                 options->reader ? options->reader->readers : MPQ_FOR_ALL,
+                                 versions.has_functions};
     MPQ_TRY(mpq_lint(ctx, arena, &file, &findings));
     for (int severity = MPQ_ERROR; severity >= MPQ_NOTE; severity--)
         for (uint32_t i = 0; i < findings.n; i++)

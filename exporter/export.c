@@ -2,6 +2,7 @@
 
 #include "exporter/build.h"
 #include "exporter/external.h"
+#include "exporter/function.h"
 #include "exporter/qdq.h"
 #include "exporter/respell.h"
 #include "exporter/unsaid.h"
@@ -26,8 +27,9 @@ static const char *node_name(struct mpq_qdq *qdq, const struct mpq_node *node)
 }
 
 /* A node as the file had it where nothing says otherwise: documentation, metadata and fields
- * unknown to us come from the source, everything the IR speaks of from the IR. */
-static enum mpq_status write_node(struct mpq_qdq *qdq, mpq_node_id n)
+ * unknown to us come from the source, everything the IR speaks of from the IR. out_at: its place
+ * among the nodes written. */
+static enum mpq_status write_node(struct mpq_qdq *qdq, mpq_node_id n, size_t *out_at)
 {
     struct mpq_ctx *ctx = qdq->build.ctx;
     struct mpq_arena *arena = qdq->build.arena;
@@ -78,26 +80,87 @@ static enum mpq_status write_node(struct mpq_qdq *qdq, mpq_node_id n)
         out->n_input = 2;
         output[0] = mpq_write_text(mpq_build_name(&qdq->build));
     }
+    *out_at = qdq->build.n_node;
     if (ctx->status != MPQ_OK || !mpq_build_append_node(&qdq->build, out) ||
         (bias && !MPQ_BUILD_OP(&qdq->build, "Add", {output[0], bias}, .out = sum)))
         return MPQ_E_NOMEM;
     return MPQ_OK;
 }
 
+/* Add to the run what others may read: the node's outputs, and weights that are no integers. */
+static enum mpq_status publish(struct mpq_qdq *qdq, mpq_node_id n, struct mpq_run *run)
+{
+    const struct mpq_layer *layer = qdq->plan->layers->layer;
+    const struct mpq_node *node = &qdq->plan->graph->node[n];
+    uint32_t first = qdq->n_done;
+    while (first > 0 && layer[first - 1].node == n)
+        first--;
+    const char **name =
+        mpq_arena_alloc(qdq->build.ctx, qdq->build.arena,
+                        run->n_out + 2 * node->n_out + qdq->n_done - first, sizeof *name);
+    if (!name)
+        return MPQ_E_NOMEM;
+    memcpy(name, run->out, run->n_out * sizeof *name);
+    run->out = name;
+    for (uint32_t i = 0; i < node->n_out; i++) {
+        if (node->out[i] == MPQ_NO_VALUE)
+            continue;
+        name[run->n_out++] = qdq->read_as[node->out[i]];
+        name[run->n_out++] =
+            mpq_qdq_is_read_inside(qdq, node->out[i]) ? qdq->made_as[node->out[i]] : "";
+    }
+    for (uint32_t l = first; l < qdq->n_done; l++)
+        name[run->n_out++] = qdq->param[l].x_scale > 0.0f ? "" : qdq->weight[l];
+    return MPQ_OK;
+}
+
+/* Whether what follows node n, which is not written, belongs to the run before it: that makes its
+ * input, for nobody else. */
+static bool joins(const struct mpq_qdq *qdq, const struct mpq_uses *uses, mpq_node_id n,
+                  const struct mpq_run *last, mpq_node_id last_node)
+{
+    mpq_value_id x = qdq->plan->graph->node[n].in[0];
+    return last->end == qdq->build.n_node && qdq->plan->graph->value[x].producer == last_node &&
+           mpq_uses_single(uses, x) == n && !mpq_qdq_is_read_inside(qdq, x);
+}
+
 static enum mpq_status write_nodes(struct mpq_qdq *qdq)
 {
     const struct mpq_graph *graph = qdq->plan->graph;
+    struct mpq_uses uses;
+    struct mpq_run *run =
+        mpq_arena_alloc(qdq->build.ctx, qdq->build.arena, graph->n_node, sizeof *run);
+    size_t n_run = 0;
+    mpq_node_id last = MPQ_NO_NODE;
+    if (!run)
+        return MPQ_E_NOMEM;
+    MPQ_TRY(mpq_graph_uses(qdq->build.ctx, qdq->build.arena, graph, &uses));
     for (mpq_node_id n = 0; n < graph->n_node; n++) {
+        struct mpq_run here = {.first = qdq->build.n_node, .own = SIZE_MAX};
+        bool is_left_out = mpq_qdq_leaves_out(qdq, n);
+        if (is_left_out && n_run && joins(qdq, &uses, n, &run[n_run - 1], last)) {
+            here = run[--n_run];
+            here.n_out = 0; /* all of them were for this one */
+        }
         MPQ_TRY(mpq_qdq_before_node(qdq, n));
-        if (mpq_qdq_leaves_out(qdq, n))
+        if (is_left_out)
             qdq->made_as[graph->node[n].out[0]] = mpq_qdq_input(qdq, n, 0);
         else
-            MPQ_TRY(write_node(qdq, n));
+            MPQ_TRY(write_node(qdq, n, &here.own));
         for (uint32_t i = 0; i < graph->node[n].n_out; i++)
             if (graph->node[n].out[i] != MPQ_NO_VALUE)
                 MPQ_TRY(mpq_qdq_after_value(qdq, graph->node[n].out[i]));
+        here.end = qdq->build.n_node;
+        MPQ_TRY(publish(qdq, n, &here));
+        last = n;
+        run[n_run++] = here;
     }
-    return mpq_qdq_end(qdq);
+    MPQ_TRY(mpq_qdq_end(qdq));
+    if (!qdq->plan->target->has_functions || qdq->plan->names == MPQ_NAMES_ALL)
+        return MPQ_OK;
+    const Onnx__ModelProto *source = source_of(graph);
+    return mpq_write_functions(&qdq->build, qdq->opset, source ? source->opset_import : NULL,
+                               source ? source->n_opset_import : 0, run, n_run, &qdq->functions);
 }
 
 /* The declarations of the source, word for word, where it has them. */
@@ -228,6 +291,33 @@ static enum mpq_status write_producer(struct mpq_ctx *ctx, struct mpq_arena *are
     return MPQ_OK;
 }
 
+static enum mpq_status add_functions(struct mpq_qdq *qdq, Onnx__ModelProto *out)
+{
+    const struct mpq_functions *functions = &qdq->functions;
+    size_t n = out->n_opset_import;
+    if (!functions->n)
+        return MPQ_OK;
+    Onnx__OperatorSetIdProto *own =
+        mpq_arena_alloc(qdq->build.ctx, qdq->build.arena, 1, sizeof *own);
+    Onnx__OperatorSetIdProto **list =
+        mpq_arena_alloc(qdq->build.ctx, qdq->build.arena, n + 1, sizeof *list);
+    if (!own || !list)
+        return MPQ_E_NOMEM;
+    onnx__operator_set_id_proto__init(own);
+    own->domain = mpq_write_text(functions->domain);
+    own->has_version = 1;
+    own->version = 1;
+    memcpy(list, out->opset_import, n * sizeof(void *));
+    list[n] = own;
+    out->n_opset_import = n + 1;
+    out->opset_import = list;
+    out->n_functions = functions->n;
+    out->functions = functions->function;
+    if (out->ir_version < MPQ_FUNCTION_IR_VERSION)
+        out->ir_version = MPQ_FUNCTION_IR_VERSION;
+    return MPQ_OK;
+}
+
 static enum mpq_status write_model(struct mpq_qdq *qdq, Onnx__ModelProto **out_model)
 {
     const struct mpq_graph *graph = qdq->plan->graph;
@@ -249,6 +339,7 @@ static enum mpq_status write_model(struct mpq_qdq *qdq, Onnx__ModelProto **out_m
     MPQ_TRY(write_opsets(ctx, arena, qdq->opset, out));
     MPQ_TRY(write_producer(ctx, arena, out));
     MPQ_TRY(write_graph(qdq, out_graph));
+    MPQ_TRY(add_functions(qdq, out));
     *out_model = out;
     return MPQ_OK;
 }

@@ -48,8 +48,7 @@ static bool is_replaced(const struct mpq_qdq *qdq, mpq_node_id node, uint32_t i)
            (qdq->plan->layers->layer[l].is_weight_only || qdq->plan->layers->layer[l].node == node);
 }
 
-/* Whether a body inside some node may read the value, by its name. */
-static bool is_read_inside(const struct mpq_qdq *qdq, mpq_value_id v)
+bool mpq_qdq_is_read_inside(const struct mpq_qdq *qdq, mpq_value_id v)
 {
     return qdq->build.taken_inside.n &&
            mpq_strmap_get(&qdq->build.taken_inside, qdq->plan->graph->value[v].name) !=
@@ -59,7 +58,7 @@ static bool is_read_inside(const struct mpq_qdq *qdq, mpq_value_id v)
 bool mpq_qdq_leaves_out(const struct mpq_qdq *qdq, mpq_node_id n)
 {
     return mpq_is_saturation(qdq->plan, n) &&
-           !is_read_inside(qdq, qdq->plan->graph->node[n].out[0]);
+           !mpq_qdq_is_read_inside(qdq, qdq->plan->graph->node[n].out[0]);
 }
 
 /* Constants that some node, subgraph or graph output still reads as they are. */
@@ -73,7 +72,7 @@ static void find_float_constants(struct mpq_qdq *qdq)
     for (uint32_t i = 0; i < graph->n_output; i++)
         qdq->is_float[graph->output[i]] = true;
     for (mpq_value_id v = 0; v < graph->n_value; v++) {
-        if (is_read_inside(qdq, v))
+        if (mpq_qdq_is_read_inside(qdq, v))
             qdq->is_float[v] = true;
         if (!graph->value[v].constant)
             qdq->is_float[v] = false;
@@ -164,7 +163,7 @@ static bool is_known_by_name(const struct mpq_qdq *qdq, mpq_value_id v)
         return true; /* an input, or not there at all */
     if (value->producer != MPQ_NO_NODE && !qdq->plan->graph->node[value->producer].op)
         return true;
-    return is_read_inside(qdq, v);
+    return mpq_qdq_is_read_inside(qdq, v);
 }
 
 static enum mpq_status shorten_names(struct mpq_qdq *qdq)

@@ -4,6 +4,7 @@
 #define MPQ_EXPORTER_QDQ_H
 
 #include "exporter/export.h"
+#include "exporter/function.h"
 #include "exporter/param.h"
 #include "exporter/storage.h"
 
@@ -22,6 +23,7 @@ struct mpq_qdq {
     const char *own_input;       /* what the node written next reads as input 0; NULL: the value */
     bool *is_float;              /* [n_value] constants that are written as they are      */
     const char **weight, **bias; /* [n_layer] what nodes read instead; NULL: unchanged */
+    struct mpq_functions functions;
 };
 
 /* bits NULL: plan->code is exported. Else the file is only measured, layer l at bits[l]. */
@@ -39,6 +41,9 @@ enum mpq_status mpq_qdq_after_value(struct mpq_qdq *qdq, mpq_value_id value) MPQ
 /* Whether the node is a Relu or Clip that is not written: its readers get its input, quantized as
  * its output would be (saturate.h). One that a body inside some node reads by name stays. */
 bool mpq_qdq_leaves_out(const struct mpq_qdq *qdq, mpq_node_id node);
+
+/* Whether a body inside some node may read the value, by its name. */
+bool mpq_qdq_is_read_inside(const struct mpq_qdq *qdq, mpq_value_id value);
 
 /* Where the target wants it so, the bias of a convolution in the form in which an Add behind it
  * takes it; NULL: the node reads it itself, or there was no memory. */

@@ -22,8 +22,10 @@ bool mpq_is_saturation(const struct mpq_export_plan *plan, mpq_node_id n)
     const struct mpq_node *node = &plan->graph->node[n];
     float low = 0, high = INFINITY;
     bool is_clip = mpq_node_is(node, "Clip");
-    uint32_t group = plan->act && node->n_out ? plan->act->group[node->out[0]] : MPQ_NO_GROUP;
-    if (group == MPQ_NO_GROUP || !(is_clip || mpq_node_is(node, "Relu")))
+    if (!plan->act || !(is_clip || mpq_node_is(node, "Relu")))
+        return false;
+    uint32_t group = plan->act->group[node->out[0]];
+    if (group == MPQ_NO_GROUP)
         return false;
     if (is_clip && !(clip_bound(plan->graph, node, 1, -INFINITY, &low) &&
                      clip_bound(plan->graph, node, 2, INFINITY, &high) && low <= high))

@@ -12,6 +12,7 @@ struct mpq_target {
     bool folds; /* the runtime computes constants when it loads a file, so weights of fewer than
                    8 bits come as a storage program (storage.h), at their true size; else they
                    are initializers of the types below and nothing is computed at load */
+    bool has_functions; /* it writes calls of local functions out before it fuses operators       */
     /* Element type of a weight that is an initializer, by width. int8 takes any levels within
      * -127..127; int4 and int2 mean that the levels of the width are the integers of that many bits
      * (mpq_levels_integers). */

@@ -287,7 +287,10 @@ static enum mpq_status put_call(struct inlining *in, struct mpq_rewrite *rewrite
         MPQ_TRY(mpq_rewrite_copy_node(rewrite, &renaming, function->node[n], &node));
         MPQ_TRY(bind_attrs(in, call, function, node));
         if (call->name && *call->name && node->name && *node->name) {
-            node->name = mpq_arena_printf(in->ctx, in->arena, "%s/%s", call->name, node->name);
+            node->name =
+                same_text(node->name, function->name)
+                    ? call->name
+                    : mpq_arena_printf(in->ctx, in->arena, "%s/%s", call->name, node->name);
             if (!node->name)
                 return MPQ_E_NOMEM;
         }

@@ -370,6 +370,7 @@ struct mpq_import_versions mpq_import_versions_of(const struct mpq_graph *graph)
     if (!model)
         return versions;
     versions.ir_version = model->ir_version;
+    versions.has_functions = model->functions != NULL; /* inlining forgot their number alone */
     for (size_t i = 0; i < model->n_opset_import; i++)
         if (is_default_domain(model->opset_import[i]->domain))
             versions.opset = model->opset_import[i]->version;

@@ -21,6 +21,7 @@ enum mpq_status mpq_import_bytes(struct mpq_ctx *ctx, struct mpq_arena *arena, c
 /* What the file says of itself, not of the graph it became. 0: the graph came from no file. */
 struct mpq_import_versions {
     int64_t ir_version, opset;
+    bool has_functions; /* local ones, whose calls are written out in the graph */
 };
 struct mpq_import_versions mpq_import_versions_of(const struct mpq_graph *graph);
 

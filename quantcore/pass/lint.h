@@ -10,6 +10,7 @@ struct mpq_lint_file {
     const struct mpq_graph *graph; /* as imported               */
     int64_t ir_version, opset;     /* of the file, 0: not known */
     unsigned readers;              /* MPQ_FOR_ALL, or the one runtime whose findings are wanted */
+    bool has_functions;            /* local ones, written out in the graph                      */
 };
 
 struct mpq_finding {

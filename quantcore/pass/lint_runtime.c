@@ -264,14 +264,21 @@ enum mpq_status mpq_lint_versions(struct mpq_linter *linter)
         return MPQ_OK;
     for (size_t i = 0; (release = mpq_ort_release_at(i)); i++)
         if (release->opset >= file->opset && release->ir_version >= file->ir_version &&
-            release->narrowest <= bits)
+            release->narrowest <= bits && (!file->has_functions || release->functions))
             break;
+    const struct mpq_ort_release *fuses = release;
+    for (size_t i = 0; file->has_functions && release && fuses->functions != MPQ_FUNCTIONS_FIRST;
+         i++)
+        fuses = mpq_ort_release_at(i);
     if (is_quantized(linter->graph))
         (void)snprintf(integers, sizeof integers, ", integers of %d bits", bits);
-    return mpq_lint_add(
-        linter, MPQ_RULE_versions, linter->graph, NULL, "%s%s (opset %lld, IR version %lld%s)",
-        release ? release->version : "no release known here", release ? " and later" : "",
-        (long long)file->opset, (long long)file->ir_version, integers);
+    return mpq_lint_add(linter, MPQ_RULE_versions, linter->graph, NULL,
+                        "%s%s%s%s (opset %lld, IR version %lld%s%s)",
+                        release ? release->version : "no release known here",
+                        release ? " and later" : "", fuses != release ? ", on integers from " : "",
+                        fuses != release ? fuses->version : "", (long long)file->opset,
+                        (long long)file->ir_version, integers,
+                        file->has_functions ? ", local functions" : "");
 }
 
 /* What a runtime does not take, about one node; NULL: nothing. */
@@ -323,6 +330,11 @@ enum mpq_status mpq_lint_runtimes(struct mpq_linter *linter)
             why = objection(linter, runtime, &graph->node[n]);
         if (!(runtime->reader & linter->file->readers))
             continue;
+        if (linter->file->has_functions && !runtime->has_functions) {
+            MPQ_TRY(mpq_lint_add(linter, MPQ_RULE_runtimes, graph, NULL,
+                                 "not %s: it has local functions", runtime->name));
+            continue;
+        }
         if (!why)
             MPQ_TRY(mpq_lint_add(linter, MPQ_RULE_runtimes, graph, NULL,
                                  "%s takes its quantization", runtime->name));
@@ -341,6 +353,9 @@ enum mpq_status mpq_lint_refused(struct mpq_linter *linter)
     for (size_t i = 0; is_quantized(graph) && (runtime = mpq_runtime_at(i)); i++) {
         if (runtime->reader != linter->file->readers)
             continue;
+        if (linter->file->has_functions && !runtime->has_functions)
+            MPQ_TRY(mpq_lint_add(linter, MPQ_RULE_refused, graph, NULL,
+                                 "%s: it has local functions", runtime->name));
         for (mpq_node_id n = 0; n < graph->n_node; n++) {
             const char *why = objection(linter, runtime, &graph->node[n]);
             if (why)

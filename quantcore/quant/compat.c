@@ -30,10 +30,13 @@ int64_t mpq_compat_opset_of(enum mpq_dtype dtype)
 const struct mpq_ort_release *mpq_ort_release_at(size_t i)
 {
     static const struct mpq_ort_release release[] = {
-        {"1.7", 13, 7, 8},   {"1.8", 14, 7, 8},   {"1.9", 15, 8, 8},   {"1.11", 16, 8, 8},
-        {"1.12", 17, 8, 8},  {"1.14", 18, 8, 8},  {"1.15", 19, 9, 8},  {"1.17", 20, 9, 8},
-        {"1.18", 21, 10, 8}, {"1.19", 21, 10, 4}, {"1.21", 22, 10, 4}, {"1.23", 23, 11, 4},
-        {"1.24", 25, 13, 2}, {"1.27", 26, 13, 2},
+        {"1.7", 13, 7, 8, MPQ_NO_FUNCTIONS},      {"1.8", 14, 7, 8, MPQ_NO_FUNCTIONS},
+        {"1.9", 15, 8, 8, MPQ_NO_FUNCTIONS},      {"1.11", 16, 8, 8, MPQ_FUNCTIONS_LATE},
+        {"1.12", 17, 8, 8, MPQ_FUNCTIONS_LATE},   {"1.14", 18, 8, 8, MPQ_FUNCTIONS_LATE},
+        {"1.15", 19, 9, 8, MPQ_FUNCTIONS_LATE},   {"1.17", 20, 9, 8, MPQ_FUNCTIONS_FIRST},
+        {"1.18", 21, 10, 8, MPQ_FUNCTIONS_FIRST}, {"1.19", 21, 10, 4, MPQ_FUNCTIONS_FIRST},
+        {"1.21", 22, 10, 4, MPQ_FUNCTIONS_FIRST}, {"1.23", 23, 11, 4, MPQ_FUNCTIONS_FIRST},
+        {"1.24", 25, 13, 2, MPQ_FUNCTIONS_FIRST}, {"1.27", 26, 13, 2, MPQ_FUNCTIONS_FIRST},
     };
     return i < MPQ_COUNT(release) ? &release[i] : NULL;
 }
@@ -58,7 +61,8 @@ const struct mpq_runtime *mpq_runtime_at(size_t i)
          .reader = MPQ_FOR_QNN,
          .weights_are_symmetric = true,
          .narrowest_weight = 4,
-         .has_int16 = true},
+         .has_int16 = true,
+         .has_functions = true},
         {.name = "TVM", .reader = MPQ_FOR_TVM, .narrowest_weight = 4},
     };
     return i < MPQ_COUNT(runtime) ? &runtime[i] : NULL;

@@ -21,7 +21,12 @@ int64_t mpq_compat_opset_of(enum mpq_dtype dtype);
 struct mpq_ort_release {
     const char *version;
     int64_t opset, ir_version; /* the highest it reads */
-    int narrowest;             /* bits of its narrowest integers: 8, 4 or 2 */
+    int narrowest;             /* bits of its narrowest integers: 8, 4 or 2                  */
+    enum mpq_functions_read {
+        MPQ_NO_FUNCTIONS,
+        MPQ_FUNCTIONS_LATE, /* written out when operators around them have been fused already */
+        MPQ_FUNCTIONS_FIRST
+    } functions; /* local ones */
 };
 const struct mpq_ort_release *mpq_ort_release_at(size_t i); /* NULL past the last */
 
@@ -48,6 +53,7 @@ struct mpq_runtime {
     int narrowest_weight;        /* bits                                              */
     bool narrow_is_matmul_only;  /* weights below 8 bits in MatMul and Gemm only      */
     bool has_blocks, has_int16;  /* scales by block; 16-bit activations               */
+    bool has_functions;          /* local ones                                        */
 };
 const struct mpq_runtime *mpq_runtime_at(size_t i); /* NULL past the last */
 

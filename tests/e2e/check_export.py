@@ -16,6 +16,7 @@ import tempfile
 
 import numpy as np
 import onnx
+import onnx.inliner
 import onnxruntime
 
 PROGRAM_OPS = {"Mod", "MatMulInteger", "Range", "Split", "Cast", "Round", "Expand", "ScatterElements", "CumSum"}
@@ -61,7 +62,7 @@ def same_bits(a, b):
 def check_program_folded(path, ops):
     """An operator of the program may remain only as often as the network itself has it. The
     program's nodes are the nameless ones that depend on no graph input."""
-    graph = onnx.load(path).graph
+    graph = onnx.inliner.inline_local_functions(onnx.load(path)).graph
     variable = {value.name for value in graph.input}
     own = collections.Counter()
     for node in graph.node:
@@ -75,7 +76,7 @@ def check_program_folded(path, ops):
 def check_reference(path, inputs):
     from onnx.reference import ReferenceEvaluator
 
-    model = onnx.load(path)
+    model = onnx.inliner.inline_local_functions(onnx.load(path))
     # The evaluator knows DequantizeLinear from opset 19 on, which means the same.
     for opset in model.opset_import:
         if opset.domain in ("", "ai.onnx"):

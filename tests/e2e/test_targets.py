@@ -14,6 +14,7 @@ import unittest
 try:
     import numpy as np
     import onnx
+    import onnx.inliner
     import onnxruntime
     from onnx import TensorProto, numpy_helper
     from onnx.reference import ReferenceEvaluator
@@ -72,6 +73,11 @@ def optimized_ops():
     return collections.Counter(n.op_type for n in onnx.load(SCRATCH / "optimized.onnx").graph.node)
 
 
+def load(path):
+    """With calls of local functions written out."""
+    return onnx.inliner.inline_local_functions(onnx.load(path))
+
+
 def initializers(path):
     return {t.name: t for t in onnx.load(path).graph.initializer}
 
@@ -102,7 +108,7 @@ class Targets(unittest.TestCase):
 
     def check(self, path, versions, weight_type, activation_type):
         onnx.checker.check_model(path, full_check=True)
-        model = onnx.load(path)
+        model = load(path)
         source = onnx.load(SOURCE)
         self.assertEqual(max(versions[0], source.opset_import[0].version), model.opset_import[0].version)
         self.assertEqual(max(versions[1], source.ir_version), model.ir_version)
@@ -143,7 +149,7 @@ class Targets(unittest.TestCase):
         """What the last layer makes goes to the outside as it is, unless the target wants integers."""
         for target in self.rows:
             with self.subTest(target=target):
-                graph = onnx.load(convert(f"{target}.8", "--target", target, "--bits", 8)).graph
+                graph = load(convert(f"{target}.8", "--target", target, "--bits", 8)).graph
                 last = next(n for n in graph.node if graph.output[0].name in n.output)
                 self.assertEqual(last.op_type, "DequantizeLinear" if target.startswith("qnn") else "Gemm")
 
@@ -152,7 +158,7 @@ class Targets(unittest.TestCase):
         for target in self.rows:
             with self.subTest(target=target):
                 path = convert(f"{target}.3", "--target", target, "--bits", 3)
-                model = onnx.load(path)
+                model = load(path)
                 model.opset_import[0].version = max(19, model.opset_import[0].version)
                 x = {model.graph.input[0].name: images()[:4]}
                 wanted = ReferenceEvaluator(model).run(None, x)[0]
@@ -203,7 +209,7 @@ def saturating_channels(path):
     """By the worst inputs of each channel and sign, and by random ones."""
     rng = np.random.default_rng(0)
     counts = {}
-    for node, tensor in dequantized(onnx.load(path), ("Conv", "Gemm", "MatMul")):
+    for node, tensor in dequantized(load(path), ("Conv", "Gemm", "MatMul")):
         w = products(node, numpy_helper.to_array(tensor))
         if w is None:
             counts[node.name] = 0
