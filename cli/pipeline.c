@@ -10,6 +10,7 @@
 #include "cli/unfold.h"
 #include "importer/import.h"
 #include "quantcore/pass/pass.h"
+#include "quantcore/quant/scale.h"
 
 /* ---- open ---- */
 
@@ -103,6 +104,9 @@ enum mpq_status mpq_pipeline_open(struct mpq_ctx *ctx, struct mpq_arena *arena,
         return mpq_fail(ctx, MPQ_E_UNSUPPORTED,
                         "%s: no layer can be quantized (see onnx-mpq inspect)", options->model);
     MPQ_TRY(mpq_pick_exclude(ctx, arena, options->exclude, p->graph, &p->layers));
+    /* A recipe learns codes with their scales, and a baseline has the scales of other tools. */
+    if (!options->recipe && !options->baseline)
+        MPQ_TRY(mpq_scale_choose(ctx, arena, p->graph, p->layers.layer, p->layers.n_layer));
     if (options->plan) {
         MPQ_TRY(mpq_plan_read(ctx, arena, options->plan, &p->plan));
         MPQ_TRY(mpq_plan_match(ctx, arena, &p->layers, &p->plan));

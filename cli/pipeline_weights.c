@@ -12,6 +12,7 @@
 #include "importer/import.h"
 #include "quantcore/base/workers.h"
 #include "quantcore/pass/pass.h"
+#include "quantcore/quant/scale.h"
 
 enum mpq_status mpq_pipeline_open_weights(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                           const struct mpq_options *options, struct mpq_pipeline *p)
@@ -23,7 +24,7 @@ enum mpq_status mpq_pipeline_open_weights(struct mpq_ctx *ctx, struct mpq_arena 
     if (!p->layers.n_layer)
         return mpq_fail(ctx, MPQ_E_UNSUPPORTED,
                         "%s: no layer can be quantized (see onnx-mpq inspect)", options->model);
-    return MPQ_OK;
+    return mpq_scale_choose(ctx, arena, p->graph, p->layers.layer, p->layers.n_layer);
 }
 
 /* ---- fit ---- */

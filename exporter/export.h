@@ -39,10 +39,11 @@ struct mpq_export_file {
 };
 
 /* The complete model. Names, inputs, outputs, metadata, doc strings and unknown fields of the
- * source survive; the producer is us. Same plan, same bytes. Channel scales are rounded to bfloat16
- * and biases to float16. The opset is the graph's unless the target's types need a later one. LIMIT
- * above 2 GiB; UNSUPPORTED where levels or activations are not of the target's form, or a node
- * cannot be said in the opset. */
+ * source survive; the producer is us. Same plan, same bytes. Channel scales are rounded as their
+ * layers say, and raised where a byte cannot have them beside the largest; biases are rounded to
+ * float16. The opset is the graph's unless the target's types need a later one. LIMIT above 2 GiB;
+ * UNSUPPORTED where levels or activations are not of the target's form, or a node cannot be said in
+ * the opset. */
 enum mpq_status mpq_export(struct mpq_ctx *ctx, struct mpq_arena *arena,
                            const struct mpq_export_plan *plan,
                            struct mpq_export_file *out) MPQ_CHECKED;

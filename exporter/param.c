@@ -4,6 +4,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "quantcore/quant/scale.h"
+
 #define MAX_BIAS 2147483520.0 /* the float next below 2^31 */
 #define MAX_HALF 65504.0f
 
@@ -21,29 +23,63 @@ static int8_t nearest_level(const struct mpq_layer_code *code, double wanted)
     return best;
 }
 
+/* Another scale for a channel: its weights become the nearest levels in it. */
+static enum mpq_status set_scale(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                 const struct mpq_layer_code *code, struct mpq_param *param,
+                                 int64_t c, float scale)
+{
+    const struct mpq_layer *layer = param->layer;
+    double ratio = (double)param->scale[c] / (double)scale;
+    if (!param->own_q)
+        param->own_q = mpq_arena_copy(ctx, arena, code->q, (size_t)layer->n_param);
+    if (!param->own_q)
+        return MPQ_E_NOMEM;
+    param->q = param->own_q;
+    param->scale[c] = scale;
+    for (int64_t o = 0; o < layer->n_outer; o++)
+        for (int64_t i = 0; i < layer->n_inner; i++) {
+            int64_t at = (o * layer->n_channel + c) * layer->n_inner + i;
+            param->own_q[at] = nearest_level(code, param->own_q[at] * ratio);
+        }
+    return MPQ_OK;
+}
+
 static enum mpq_status fit_bias(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                 const struct mpq_layer_code *code, struct mpq_param *param)
 {
-    const struct mpq_layer *layer = param->layer;
-    int8_t *q = NULL;
-    for (int64_t c = 0; c < layer->n_channel; c++) {
-        double bias = fabs((double)param->bias[c]), old_scale = (double)param->scale[c];
+    for (int64_t c = 0; c < param->layer->n_channel; c++) {
+        double bias = fabs((double)param->bias[c]);
         float step = param->x_scale * param->scale[c];
         if (step >= FLT_MIN && bias <= MAX_BIAS * (double)step)
             continue;
         double least = fmax(2.0 * (double)FLT_MIN, bias / (MAX_BIAS / 2));
-        param->scale[c] = mpq_scale_round((float)(least / (double)param->x_scale));
-        if (!q)
-            q = mpq_arena_copy(ctx, arena, code->q, (size_t)layer->n_param);
-        if (!q)
-            return MPQ_E_NOMEM;
-        param->q = q;
-        for (int64_t o = 0; o < layer->n_outer; o++)
-            for (int64_t i = 0; i < layer->n_inner; i++) {
-                int64_t at = (o * layer->n_channel + c) * layer->n_inner + i;
-                q[at] = nearest_level(code, q[at] * old_scale / (double)param->scale[c]);
-            }
+        float scale = mpq_scale_round(param->layer, (float)(least / (double)param->x_scale));
+        MPQ_TRY(set_scale(ctx, arena, code, param, c, scale));
     }
+    return MPQ_OK;
+}
+
+/* The window of bytes ends at the largest scale. */
+static int first_step(const struct mpq_param *param, uint32_t n_layer)
+{
+    float most = 0;
+    for (uint32_t l = 0; l < n_layer; l++)
+        for (int64_t c = 0; c < param[l].layer->n_channel; c++)
+            most = fmaxf(most, param[l].scale[c]);
+    return mpq_scale_step(most) - (MPQ_SCALE_CODES - 1);
+}
+
+enum mpq_status mpq_param_join(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                               const struct mpq_layer_code *code, struct mpq_param *param,
+                               uint32_t n_layer)
+{
+    if (!n_layer || param->layer->scale_form != MPQ_SCALE_BYTE)
+        return MPQ_OK;
+    float least = mpq_scale_of_step(first_step(param, n_layer));
+    for (uint32_t l = 0; l < n_layer; l++)
+        for (int64_t c = 0; c < param[l].layer->n_channel; c++)
+            if (param[l].scale[c] < least)
+                MPQ_TRY(set_scale(ctx, arena, &code[l], &param[l], c, least));
     return MPQ_OK;
 }
 
@@ -59,7 +95,7 @@ enum mpq_status mpq_param_init(struct mpq_ctx *ctx, struct mpq_arena *arena,
     if (!out->scale || !out->bias)
         return MPQ_E_NOMEM;
     for (size_t c = 0; c < n; c++)
-        out->scale[c] = mpq_scale_round(code->scale[c]);
+        out->scale[c] = mpq_scale_round(layer, code->scale[c]);
     if (!code->bias)
         return MPQ_OK;
     memcpy(out->bias, code->bias, n * sizeof *out->bias);
@@ -112,26 +148,7 @@ static const char *write_integers(struct mpq_build *build, const struct mpq_para
 
 /* ---- one initializer for all ---- */
 
-/* A 16-bit tensor of the chosen rows of all layers, as float. */
-static const char *write_halves(struct mpq_build *build, enum mpq_dtype dtype, float *const *row,
-                                const int64_t *length, size_t n_row)
-{
-    int64_t n = 0;
-    for (size_t r = 0; r < n_row; r++)
-        n += length[r];
-    uint16_t *half = mpq_arena_alloc(build->ctx, build->arena, (size_t)n, sizeof *half);
-    if (!half)
-        return NULL;
-    struct mpq_tensor tensor = {dtype, MPQ_SHAPE(n), half};
-    int64_t at = 0;
-    for (size_t r = 0; r < n_row && !build->measured; r++)
-        for (int64_t c = 0; c < length[r]; c++)
-            mpq_tensor_set_double(&tensor, at++, (double)row[r][c]);
-    const char *packed = mpq_build_constant(build, &tensor, NULL);
-    return MPQ_BUILD_OP(build, "Cast", {packed}, .attr = "to", .attr_int = MPQ_FLOAT);
-}
-
-/* Rows and names of the layers that take part in one such tensor. */
+/* Rows and names of the layers that take part in one tensor. */
 struct rows {
     size_t n;
     uint32_t *layer;
@@ -157,6 +174,53 @@ static void rows_add(struct rows *rows, uint32_t layer, int64_t length, float *d
     rows->data[rows->n++] = data;
 }
 
+static int64_t rows_length(const struct rows *rows)
+{
+    int64_t n = 0;
+    for (size_t r = 0; r < rows->n; r++)
+        n += rows->length[r];
+    return n;
+}
+
+/* All rows as one tensor of 16 bits an element, cast to float. */
+static const char *write_halves(struct mpq_build *build, enum mpq_dtype dtype,
+                                const struct rows *rows)
+{
+    int64_t n = rows_length(rows), at = 0;
+    uint16_t *half = mpq_arena_alloc(build->ctx, build->arena, (size_t)n, sizeof *half);
+    if (!half)
+        return NULL;
+    struct mpq_tensor tensor = {dtype, MPQ_SHAPE(n), half};
+    for (size_t r = 0; r < rows->n && !build->measured; r++)
+        for (int64_t c = 0; c < rows->length[r]; c++)
+            mpq_tensor_set_double(&tensor, at++, (double)rows->data[r][c]);
+    const char *packed = mpq_build_constant(build, &tensor, NULL);
+    return MPQ_BUILD_OP(build, "Cast", {packed}, .attr = "to", .attr_int = MPQ_FLOAT);
+}
+
+/* Scales as bytes, steps from `first` on. Products and the sum are exact in float; powers of two at
+ * sixteenths are 0.048 of a last digit or more from where a rounding would tip, so every runtime
+ * whose pow is within 0.54 makes the same of them. */
+static const char *write_steps(struct mpq_build *build, int first, const struct rows *rows)
+{
+    int64_t n = rows_length(rows), at = 0;
+    uint8_t *step = mpq_arena_alloc(build->ctx, build->arena, (size_t)n, 1);
+    float *offset = mpq_arena_alloc(build->ctx, build->arena, 1, sizeof *offset);
+    if (!step || !offset)
+        return NULL;
+    *offset = (float)first / MPQ_SCALE_STEPS;
+    for (size_t r = 0; r < rows->n && !build->measured; r++)
+        for (int64_t c = 0; c < rows->length[r]; c++)
+            step[at++] = (uint8_t)(mpq_scale_step(rows->data[r][c]) - first);
+    const struct mpq_tensor bytes = {MPQ_UINT8, MPQ_SHAPE(n), step};
+    const struct mpq_tensor begin = {.dtype = MPQ_FLOAT, .data = offset};
+    const char *x = mpq_build_constant(build, &bytes, NULL);
+    x = MPQ_BUILD_OP(build, "Cast", {x}, .attr = "to", .attr_int = MPQ_FLOAT);
+    x = MPQ_BUILD_OP(build, "Mul", {x, mpq_build_shared_float(build, 1.0f / MPQ_SCALE_STEPS)});
+    x = MPQ_BUILD_OP(build, "Add", {x, mpq_build_constant(build, &begin, NULL)});
+    return MPQ_BUILD_OP(build, "Pow", {mpq_build_shared_float(build, 2), x});
+}
+
 static enum mpq_status write_scales(struct mpq_build *build, struct mpq_param *param,
                                     uint32_t n_layer)
 {
@@ -164,7 +228,10 @@ static enum mpq_status write_scales(struct mpq_build *build, struct mpq_param *p
     MPQ_TRY(rows_init(build, n_layer, &rows));
     for (uint32_t l = 0; l < n_layer; l++)
         rows_add(&rows, l, param[l].layer->n_channel, param[l].scale);
-    const char *all = write_halves(build, MPQ_BFLOAT16, rows.data, rows.length, rows.n);
+    bool is_byte = n_layer && param->layer->scale_form == MPQ_SCALE_BYTE;
+    int first = is_byte && !build->measured ? first_step(param, n_layer) : 0;
+    const char *all =
+        is_byte ? write_steps(build, first, &rows) : write_halves(build, MPQ_BFLOAT16, &rows);
     if (!mpq_build_split(build, all, rows.length, rows.n, 0, rows.name))
         return build->ctx->status;
     for (uint32_t l = 0; l < n_layer; l++)
@@ -185,7 +252,7 @@ static enum mpq_status write_biases(struct mpq_build *build, struct mpq_param *p
     }
     if (!rows.n)
         return MPQ_OK;
-    const char *all = write_halves(build, MPQ_FLOAT16, rows.data, rows.length, rows.n);
+    const char *all = write_halves(build, MPQ_FLOAT16, &rows);
     if (is_integer) {
         const char *scales = mpq_build_concat(build, rows.name, rows.n);
         all = MPQ_BUILD_OP(build, "Div", {all, scales});

@@ -1,7 +1,9 @@
-/* What a layer has one of per channel: weight scales and biases, at 2 bytes each. Those of all
- * layers lie in one tensor of a kind, which is cast and split when the file is loaded:
+/* What a layer has one of per channel: weight scales at a byte or two (quantcore/quant/scale.h) and
+ * biases at two. Those of all layers lie in one tensor of a kind, which is cast and split when the
+ * file is loaded:
  *
- *   scales  bfloat16 -> Cast -> Split
+ *   scales  uint8    -> Cast -> Mul 1/16 -> Add -> Pow(2, .) -> Split
+ *           bfloat16 -> Cast -> Split
  *   biases  float16  -> Cast -> Split                          where the layer's input is float
  *           float16  -> Cast -> Div(., Concat(bias scales)) -> Round -> Cast int32 -> Split
  *                       bias scale = Mul(scale of the input, scales)    where it is quantized  */
@@ -22,6 +24,7 @@ struct mpq_param {
     float x_scale;       /* of the quantized data input; 0: that is float                      */
     float *scale, *bias; /* [n_channel] as the file has them; NULL where only measured         */
     const int8_t *q;     /* the weights in these scales                                        */
+    int8_t *own_q;       /* that, where it is not the layer code's; else NULL                  */
     const char *scale_name, *bias_name, *bias_scale_name; /* bias_scale_name NULL: float bias  */
 };
 
@@ -32,6 +35,11 @@ struct mpq_param {
 enum mpq_status mpq_param_init(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                const struct mpq_layer *layer, const struct mpq_layer_code *code,
                                float x_scale, bool is_short, struct mpq_param *out) MPQ_CHECKED;
+
+/* Raise scales that a byte cannot have beside the largest of all layers; code, param [n_layer]. */
+enum mpq_status mpq_param_join(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                               const struct mpq_layer_code *code, struct mpq_param *param,
+                               uint32_t n_layer) MPQ_CHECKED;
 
 /* Biases that become integers: what they are once dequantized. */
 void mpq_param_settle(struct mpq_param *param);

@@ -149,8 +149,14 @@ static enum mpq_status describe_layers(struct mpq_qdq *qdq, const uint8_t *bits)
                                &qdq->param[l]));
         stored->level = plan->code[l].level;
         stored->n_level = plan->code[l].n_level;
-        stored->q = qdq->param[l].q;
     }
+    if (bits)
+        return MPQ_OK;
+    if (qdq->form != MPQ_PARAM_PLAIN)
+        MPQ_TRY(mpq_param_join(build->ctx, build->arena, plan->code, qdq->param,
+                               plan->layers->n_layer));
+    for (uint32_t l = 0; l < plan->layers->n_layer; l++)
+        qdq->stored[l].q = qdq->param[l].q;
     return MPQ_OK;
 }
 

@@ -20,6 +20,8 @@
  * `bias` is NO_VALUE: it stays as it is; unless the layer is a plain product that is left float
  * (mpq_layers_leave_float). A node may have two layers (W and R), and a weight-only layer several
  * nodes, of which this is the first. */
+enum mpq_scale_form { MPQ_SCALE_BFLOAT16, MPQ_SCALE_BYTE }; /* see scale.h */
+
 struct mpq_layer {
     const char *name;          /* of the node, or of its output where it has none           */
     mpq_node_id node;          /* in the graph the table was built for; ascending           */
@@ -38,6 +40,7 @@ struct mpq_layer {
     int64_t n_param;   /* elements of the weight: the product of the three          */
     uint64_t macs;     /* of one sample                                             */
     bool is_depthwise; /* Conv with one input channel a group and more than 1 group */
+    enum mpq_scale_form scale_form;
 };
 
 struct mpq_layer_table {
@@ -116,19 +119,6 @@ struct mpq_act_form {
     bool is_symmetric; /* zero point 2^(bits - 1), always */
     bool is_min_max;   /* all that was seen, not what represents it best */
 };
-
-/* Channel scales are stored with 16 bits, as bfloat16: the nearest such number, to be taken before
- * weights are rounded to levels. Idempotent. */
-static inline float mpq_scale_round(float scale)
-{
-    union {
-        float f;
-        uint32_t u;
-    } bits = {scale};
-    uint32_t odd = bits.u >> 16 & 1;
-    bits.u = (bits.u + 0x7fff + odd) & 0xffff0000;
-    return bits.f;
-}
 
 /* A layer's weights as they will be stored: w = q * scale of its channel, q one of the levels. */
 struct mpq_layer_code {

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "quantcore/quant/levels.h"
+#include "quantcore/quant/scale.h"
 
 static int64_t n_product(const struct mpq_saturation *s)
 {
@@ -170,7 +171,7 @@ enum mpq_status mpq_saturation_repair(struct mpq_ctx *ctx, struct mpq_arena *are
             continue;
         for (size_t k = 0; k < n; k++)
             q[place(s, c, (int64_t)k)] = r.best_code[k];
-        scale[c] = mpq_scale_round((float)(factor * (double)scale[c]));
+        scale[c] = mpq_scale_round(s->layer, (float)(factor * (double)scale[c]));
         n_repaired++;
     }
     code->q = q;

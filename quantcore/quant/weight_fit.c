@@ -1,5 +1,7 @@
 #include "quantcore/quant/weight_fit.h"
 
+#include "quantcore/quant/scale.h"
+
 /* Channels one after the other: fitting walks a channel many times. */
 static mpq_real *gather_channels(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                  const struct mpq_layer *layer, const mpq_real *w)
@@ -43,7 +45,7 @@ enum mpq_status mpq_weight_fit(struct mpq_ctx *ctx, struct mpq_arena *scratch,
     MPQ_TRY(
         mpq_levels_fit(ctx, &flat, channels, NULL, bits, integers_only, &out->levels, out->scale));
     for (int64_t c = 0; c < layer->n_channel; c++)
-        out->scale[c] = mpq_scale_round((float)out->scale[c]);
+        out->scale[c] = mpq_scale_round(layer, (float)out->scale[c]);
     out->error = relative_error(&flat, channels, out);
     return MPQ_OK;
 }

@@ -3,6 +3,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "quantcore/quant/scale.h"
+
 /* ---- scores ---- */
 
 enum mpq_status
@@ -182,7 +184,7 @@ static enum mpq_status fold_layer(struct mpq_ctx *ctx, struct mpq_arena *arena,
         } else if (layer->bias) {
             beta = (double)layer->bias[c];
         }
-        scale[c] = mpq_scale_round((float)(step * gain));
+        scale[c] = mpq_scale_round(shape, (float)(step * gain));
         bias[c] = (float)((double)scale[c] / step * offset + rest.factor * beta + rest.shift);
     }
     *out = (struct mpq_layer_code){.bits = bits,

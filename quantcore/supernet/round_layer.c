@@ -7,6 +7,7 @@
 #include "quantcore/base/simd.h"
 #include "quantcore/base/thread.h"
 #include "quantcore/ops/kernel/linear_algebra.h"
+#include "quantcore/quant/scale.h"
 
 enum {
     ABREAST = 8, /* channels that are rounded together */
@@ -265,7 +266,7 @@ enum mpq_status mpq_round_layer(struct mpq_ctx *ctx, struct mpq_arena *scratch,
         if (!scale)
             return MPQ_E_NOMEM;
         for (size_t c = 0; c < n_channel; c++)
-            scale[c] = mpq_scale_round((float)width->scale[c]);
+            scale[c] = mpq_scale_round(layer, (float)width->scale[c]);
         job[n_job++] = (struct job){&width->levels, scale, offset[b]};
     }
     MPQ_TRY(round_groups(ctx, scratch, layer, net_layer->w, w_float, moments, upper, job, n_job));

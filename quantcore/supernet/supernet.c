@@ -5,6 +5,7 @@
 
 #include "quantcore/base/thread.h"
 #include "quantcore/base/workers.h"
+#include "quantcore/quant/scale.h"
 
 int mpq_bits_lowest(mpq_bits_mask mask)
 {
@@ -107,7 +108,7 @@ static enum mpq_status fit_layer(struct mpq_ctx *ctx, const struct fitting *f, u
         /* As the file will hold them: a rounded scale is a gain, and its mean must be undone too.
          */
         for (int64_t c = 0; c < shape->n_channel; c++)
-            width->scale[c] = mpq_scale_round((float)width->scale[c]);
+            width->scale[c] = mpq_scale_round(shape, (float)width->scale[c]);
         if (width->bias)
             correct_bias(layer, shape, width, f->graph->value[shape->bias].constant->data,
                          f->stats[l].input_mean);
@@ -264,7 +265,7 @@ void mpq_supernet_apply_layer(const struct mpq_supernet *net, struct mpq_exec *e
     const struct mpq_supernet_width *width = &layer->width[bits];
     MPQ_ASSERT(layer->candidates >> bits & 1);
     for (int64_t c = 0; c < shape->n_channel; c++)
-        layer->scale_used[c] = mpq_scale_round((float)width->scale[c]);
+        layer->scale_used[c] = mpq_scale_round(shape, (float)width->scale[c]);
     mpq_levels_fake_quant(&width->levels, shape, mpq_supernet_weights(net, l, bits),
                           layer->scale_used, layer->wq);
     mpq_exec_feed(exec, shape->weight, layer->wq);
@@ -326,7 +327,7 @@ enum mpq_status mpq_supernet_codes(struct mpq_ctx *ctx, struct mpq_arena *arena,
             return MPQ_E_NOMEM;
         mpq_real *rounded = net->layer[l].scale_used;
         for (int64_t c = 0; c < shape->n_channel; c++)
-            rounded[c] = scale[c] = mpq_scale_round(scale[c]);
+            rounded[c] = scale[c] = mpq_scale_round(shape, scale[c]);
         for (int64_t c = 0; bias && c < shape->n_channel; c++)
             bias[c] = stored_bias(width->bias[c]);
         mpq_levels_encode(&width->levels, shape, mpq_supernet_weights(net, l, bits[l]), rounded, q);

@@ -5,6 +5,7 @@
 
 #include "importer/import.h"
 #include "quantcore/base/rng.h"
+#include "quantcore/quant/scale.h"
 
 void export_code_layer(struct export_case *c, uint32_t l, int bits)
 {
@@ -25,7 +26,7 @@ void export_code_layer(struct export_case *c, uint32_t l, int bits)
     for (int64_t i = 0; i < layer->n_param; i++)
         q[i] = level[mpq_rng_below(7, MPQ_STREAM_TEST, l, (uint32_t)i, n_level)];
     for (int64_t i = 0; i < layer->n_channel; i++)
-        scale[i] = mpq_scale_round(0.01f + 0.001f * (float)(i % 5));
+        scale[i] = mpq_scale_round(layer, 0.01f + 0.001f * (float)(i % 5));
     const float *bias =
         layer->bias == MPQ_NO_VALUE ? NULL : c->graph->value[layer->bias].constant->data;
     c->code[l] = (struct mpq_layer_code){bits, n_level, level, q, scale, bias};

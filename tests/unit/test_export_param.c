@@ -1,0 +1,139 @@
+/* Scales and biases of channels in the file: what param.h of the exporter does. */
+#include <math.h>
+
+#include "quantcore/quant/scale.h"
+#include "tests/unit/export_case.h"
+
+/* A channel with next to no weights and an ordinary bias: in its own scale the bias would be 1e13
+ * steps. It comes back, and the weights with the error of the larger scale. */
+static void test_dead_channel(void **state)
+{
+    struct export_case c;
+    export_build_small(*state);
+    export_case_init(&c, *state);
+    for (uint32_t l = 0; l < c.layers.n_layer; l++)
+        export_code_layer(&c, l, 4);
+    const struct mpq_layer *layer = &c.layers.layer[0];
+    ((float *)c.code[0].scale)[1] = mpq_scale_round(layer, 1e-12f);
+    ((float *)c.code[0].scale)[2] = mpq_scale_round(layer, 1e-39f);
+    ((float *)c.code[0].bias)[2] = 0;
+    const char *targets[] = {"ort", "int8"};
+    for (size_t t = 0; t < MPQ_COUNT(targets); t++) {
+        c.plan.target = mpq_target_find(targets[t]);
+        struct mpq_graph *graph = export_round_trip(&c);
+        const float *b = export_constant_input(&c, graph, layer->name, 2)->data;
+        const float *w = export_constant_input(&c, graph, layer->name, 1)->data;
+        CHECK_NEAR(b[1], c.code[0].bias[1], 1e-3, 0);
+        CHECK_NEAR(b[2], 0, 0, 0);
+        for (int64_t i = layer->n_inner; i < 2 * layer->n_inner; i++)
+            CHECK_NEAR(w[i], 0, 0, 1e-5);
+        /* Channel 2: the scale grew to a normal one, in which all weights are nearest to level 0.
+         */
+        for (int64_t i = 2 * layer->n_inner; i < 3 * layer->n_inner; i++)
+            CHECK_NEAR(w[i], 0, 0, 0);
+        CHECK_NEAR(w[0], (float)c.code[0].q[0] * c.code[0].scale[0], 0, 0);
+    }
+}
+
+/* Biases beyond float16 take four bytes; a larger file, the same network. */
+static void test_large_bias(void **state)
+{
+    struct export_case c;
+    export_build_small(*state);
+    float *b1 = ((struct net *)*state)
+                    ->graph->value[mpq_graph_find(((struct net *)*state)->graph, "b1")]
+                    .constant->data;
+    b1[2] = 1e5f;
+    export_case_init(&c, *state);
+    for (uint32_t l = 0; l < c.layers.n_layer; l++)
+        export_code_layer(&c, l, 4);
+    struct mpq_graph *graph = export_round_trip(&c);
+    export_check_layers(&c, graph);
+    CHECK_NEAR(((const float *)export_constant_input(&c, graph, "c1", 2)->data)[2], 1e5, 1e-6, 0);
+    export_stay_float(&c);
+    export_check_layers(&c, export_round_trip(&c));
+}
+
+static void use_bytes(struct export_case *c)
+{
+    for (uint32_t l = 0; l < c->layers.n_layer; l++)
+        c->layers.layer[l].scale_form = MPQ_SCALE_BYTE;
+}
+
+/* Bytes hold the scales exactly, wherever they are; a byte less a channel for 99 bytes of nodes. */
+static void test_byte_scales(void **state)
+{
+    struct export_case c;
+    size_t halves, bytes;
+    export_build_small(*state);
+    export_case_init(&c, *state);
+    struct mpq_ctx *ctx = &c.net->ctx;
+    int64_t n_channel = 0;
+    for (uint32_t l = 0; l < c.layers.n_layer; l++) {
+        export_code_layer(&c, l, 5);
+        n_channel += c.layers.layer[l].n_channel;
+    }
+    CHECK_OK(ctx, mpq_export_size(ctx, &c.plan, c.bits, &halves));
+    use_bytes(&c);
+    CHECK_OK(ctx, mpq_export_size(ctx, &c.plan, c.bits, &bytes));
+    assert_int_equal(halves + 99 - bytes, n_channel);
+    for (int octave = -60; octave <= 20; octave += 20)
+        for (size_t t = 0; t < mpq_target_count(); t++) {
+            export_aim(&c, mpq_target_at(t)->name);
+            for (uint32_t l = 0; l < c.layers.n_layer; l++) {
+                export_code_layer(&c, l, 5);
+                for (int64_t i = 0; i < c.layers.layer[l].n_channel; i++) /* over 15 octaves */
+                    ((float *)c.code[l].scale)[i] =
+                        mpq_scale_of_step(16 * octave + (int)(61 * l + 7 * (uint32_t)i) % 240);
+                if (octave < -20)
+                    c.code[l].bias = NULL, c.layers.layer[l].bias = MPQ_NO_VALUE;
+            }
+            export_check_layers(&c, export_round_trip(&c));
+        }
+}
+
+/* A channel whose scale lies below what a byte can say beside the largest: it gets the least scale
+ * and the levels nearest to its weights in that, as mpq_export_codes() tells. */
+static void test_channel_below_window(void **state)
+{
+    struct export_case c;
+    export_build_small(*state);
+    export_case_init(&c, *state);
+    use_bytes(&c);
+    struct mpq_ctx *ctx = &c.net->ctx;
+    struct mpq_layer_code stored[4];
+    for (uint32_t l = 0; l < c.layers.n_layer; l++)
+        export_code_layer(&c, l, 8);
+    const struct mpq_layer *layer = &c.layers.layer[1];
+    float top = mpq_scale_of_step(-40), least = mpq_scale_of_step(-40 - 255);
+    ((float *)c.code[0].scale)[2] = top;
+    ((float *)c.code[1].scale)[3] = mpq_scale_of_step(-40 - 255 - 16); /* an octave too low */
+    ((float *)c.code[1].scale)[4] = least;
+    assert_int_equal(c.layers.n_layer, 4);
+    CHECK_OK(ctx, mpq_export_codes(ctx, c.net->arena, &c.plan, stored));
+    struct mpq_graph *graph = export_round_trip(&c);
+    const float *w = export_constant_input(&c, graph, layer->name, 1)->data;
+    for (int64_t ch = 0; ch < layer->n_channel; ch++)
+        for (int64_t i = ch * layer->n_inner; i < (ch + 1) * layer->n_inner; i++) {
+            float wanted = (float)c.code[1].q[i] * c.code[1].scale[ch];
+            CHECK_NEAR(w[i], wanted, 0, ch == 3 ? 0.5001 * (double)least : 0);
+            assert_true(w[i] == (float)stored[1].q[i] * stored[1].scale[ch]);
+        }
+    assert_true(stored[1].scale[3] == least);
+    assert_true(stored[1].scale[4] == least);
+    assert_true(stored[0].scale[2] == top);
+    c.plan.target = mpq_target_find("int8"); /* where scales are float nothing is lost */
+    CHECK_OK(ctx, mpq_export_codes(ctx, c.net->arena, &c.plan, stored));
+    assert_true(stored[1].scale[3] == c.code[1].scale[3]);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_dead_channel, net_setup, net_teardown),
+        cmocka_unit_test_setup_teardown(test_large_bias, net_setup, net_teardown),
+        cmocka_unit_test_setup_teardown(test_byte_scales, net_setup, net_teardown),
+        cmocka_unit_test_setup_teardown(test_channel_below_window, net_setup, net_teardown),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
