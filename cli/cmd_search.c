@@ -29,19 +29,23 @@ static enum mpq_status set_budget(struct mpq_ctx *ctx, struct mpq_arena *arena,
     return out->report ? MPQ_OK : MPQ_E_NOMEM;
 }
 
-/* Sizes at equal ratios from the smallest file to that with all layers at their widest. */
+/* Sizes at equal ratios from the smallest file to that with all layers at their widest; fewer where
+ * these are fewer bytes apart. */
 static enum mpq_status make_curve(struct mpq_ctx *ctx, struct mpq_pipeline *p, uint32_t n,
                                   struct mpq_sizes *out)
 {
     uint64_t low, high;
     MPQ_TRY(mpq_pipeline_size_range(ctx, p, &low, &high));
     for (uint32_t i = 0; i < n; i++) {
-        double bytes = (double)low * pow((double)high / (double)low, (double)i / (n - 1));
-        struct mpq_labelled_size *size = &out->of[i];
-        size->size.bytes = i + 1 == n ? high : i ? (uint64_t)bytes : low;
-        snprintf(size->label, sizeof size->label, "%llu", (unsigned long long)size->size.bytes);
+        double share = pow((double)high / (double)low, (double)i / (n - 1));
+        uint64_t bytes = i + 1 == n ? high : i ? (uint64_t)((double)low * share) : low;
+        struct mpq_labelled_size *size = &out->of[out->n];
+        if (out->n && bytes <= size[-1].size.bytes)
+            continue;
+        size->size.bytes = bytes;
+        snprintf(size->label, sizeof size->label, "%llu", (unsigned long long)bytes);
+        out->n++;
     }
-    out->n = n;
     return MPQ_OK;
 }
 

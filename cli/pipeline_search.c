@@ -429,6 +429,8 @@ enum mpq_status mpq_pipeline_size_range(struct mpq_ctx *ctx, struct mpq_pipeline
     for (uint32_t c = 0; c < p->problem.n_cost; c++)
         p->problem.cost[c].budget = MPQ_NO_LIMIT;
     fill_widest(p, bits);
+    for (uint32_t l = 0; l < p->layers.n_layer; l++)
+        bits[l] = p->lock[l] ? p->lock[l] : bits[l];
     MPQ_TRY(file_size(ctx, p, bits, out_high));
     return mpq_search_least(ctx, p->arena, &p->problem, MPQ_COST_size, bits, out_low);
 }

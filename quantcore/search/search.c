@@ -29,6 +29,18 @@ uint32_t mpq_searcher_next(const struct mpq_searcher *s, uint32_t u, uint32_t b,
     return 0;
 }
 
+bool mpq_searcher_can_do_without(const struct mpq_searcher *s, uint32_t b)
+{
+    for (uint32_t l = 0; l < s->problem->n_layer; l++) {
+        bool has_other = false;
+        for (uint32_t other = MPQ_MIN_BITS; other <= MPQ_MAX_BITS; other++)
+            has_other |= other != b && mpq_searcher_allows(s, l, other);
+        if (!has_other)
+            return false;
+    }
+    return true;
+}
+
 uint64_t mpq_searcher_unit_cost(const struct mpq_searcher *s, uint32_t c, const uint8_t *bits,
                                 uint32_t u, uint32_t b)
 {
@@ -211,7 +223,7 @@ static enum mpq_status check(struct mpq_searcher *s)
     return MPQ_OK;
 }
 
-/* Exactly, by the allocation that is least by the table. */
+/* The least by the table, and what it costs exactly. */
 static enum mpq_status find_least(struct mpq_searcher *s, uint32_t c, uint8_t *bits,
                                   uint64_t *out_cost)
 {
@@ -220,6 +232,32 @@ static enum mpq_status find_least(struct mpq_searcher *s, uint32_t c, uint8_t *b
     MPQ_TRY(mpq_knapsack_least(s, c, bits, out_cost));
     MPQ_TRY(mpq_searcher_measure(s, bits, exact, &fits));
     *out_cost = exact[c];
+    return MPQ_OK;
+}
+
+enum mpq_status mpq_searcher_least(struct mpq_searcher *s, uint32_t c, uint8_t *bits,
+                                   uint64_t *out_cost)
+{
+    uint64_t cost;
+    uint16_t excluded = s->excluded;
+    uint8_t *trial = mpq_arena_alloc(s->ctx, s->arena, s->n_unit, 1);
+    if (!trial)
+        return MPQ_E_NOMEM;
+    MPQ_TRY(find_least(s, c, bits, out_cost));
+    for (uint32_t b = MPQ_MAX_BITS; b >= MPQ_MIN_BITS && c == 0 && s->problem->measure; b--) {
+        uint16_t before = s->excluded;
+        if (!mpq_searcher_can_do_without(s, b))
+            continue;
+        s->excluded |= (uint16_t)(1 << b);
+        MPQ_TRY(find_least(s, c, trial, &cost));
+        if (cost > *out_cost) {
+            s->excluded = before;
+            continue;
+        }
+        memcpy(bits, trial, s->n_unit);
+        *out_cost = cost;
+    }
+    s->excluded = excluded;
     return MPQ_OK;
 }
 
@@ -232,7 +270,7 @@ enum mpq_status mpq_search_least(struct mpq_ctx *ctx, struct mpq_arena *arena,
                              .problem = problem,
                              .n_unit = problem->n_layer + problem->n_group};
     MPQ_TRY(check(&s));
-    return find_least(&s, cost, out_bits, out_cost);
+    return mpq_searcher_least(&s, cost, out_bits, out_cost);
 }
 
 /* Nothing fits: say what the least is of the first limit that cannot be kept by itself. */
@@ -249,7 +287,7 @@ static enum mpq_status fail_infeasible(struct mpq_searcher *s)
         size_t n = strlen(every);
         if (cost->budget == MPQ_NO_LIMIT)
             continue;
-        MPQ_TRY(find_least(s, c, bits, &least));
+        MPQ_TRY(mpq_searcher_least(s, c, bits, &least));
         snprintf(every + n, sizeof every - n, "%s%s %.10g %s", n ? ", " : "", cost->name,
                  (double)least * cost->shown, cost->unit);
         if (c == 0 && p->float_bytes)

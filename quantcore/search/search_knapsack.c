@@ -64,26 +64,13 @@ static enum mpq_status propose(struct mpq_searcher *s, struct proposal *out)
     return MPQ_OK;
 }
 
-/* Whether every layer has a width that is neither b nor excluded already. */
-static bool can_do_without(const struct mpq_searcher *s, uint32_t b)
-{
-    for (uint32_t l = 0; l < s->problem->n_layer; l++) {
-        bool has_other = false;
-        for (uint32_t other = MPQ_MIN_BITS; other <= MPQ_MAX_BITS; other++)
-            has_other |= other != b && mpq_searcher_allows(s, l, other);
-        if (!has_other)
-            return false;
-    }
-    return true;
-}
-
 /* Propose without width b, too, if the layers can do without it, and keep the better of the two.
  * One that was left out before comes back where that set of widths gains nothing now; as long as
  * nothing is found, what was left out stays so. */
 static enum mpq_status try_without(struct mpq_searcher *s, uint32_t b, struct proposal *best)
 {
     struct proposal trial;
-    if (!can_do_without(s, b))
+    if (!mpq_searcher_can_do_without(s, b))
         return MPQ_OK;
     s->excluded |= (uint16_t)(1 << b);
     MPQ_TRY(propose(s, &trial));
@@ -127,5 +114,9 @@ enum mpq_status mpq_search_knapsack(struct mpq_searcher *s)
     if (!bits)
         return MPQ_E_NOMEM;
     MPQ_TRY(mpq_knapsack_least(s, 0, bits, &least)); /* the table may say too much */
+    MPQ_TRY(mpq_searcher_offer(s, bits, false, &loss, &is_accepted));
+    if (is_accepted)
+        return MPQ_OK;
+    MPQ_TRY(mpq_searcher_least(s, 0, bits, &least));
     return mpq_searcher_offer(s, bits, false, &loss, &is_accepted);
 }

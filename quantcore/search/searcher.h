@@ -24,6 +24,9 @@ bool mpq_searcher_allows(const struct mpq_searcher *s, uint32_t u, uint32_t b);
 /* The next allowed width of unit u from b in steps of `direction` (1 or -1), or 0. */
 uint32_t mpq_searcher_next(const struct mpq_searcher *s, uint32_t u, uint32_t b, int direction);
 
+/* Whether every layer has a width that is neither b nor excluded already. */
+bool mpq_searcher_can_do_without(const struct mpq_searcher *s, uint32_t b);
+
 /* What unit u at b bits costs while the others are at bits: a layer by itself, a group with all
  * layers that read it. */
 uint64_t mpq_searcher_unit_cost(const struct mpq_searcher *s, uint32_t cost, const uint8_t *bits,
@@ -32,6 +35,12 @@ uint64_t mpq_searcher_unit_cost(const struct mpq_searcher *s, uint32_t cost, con
 /* Whether the allocation keeps all limits; out_cost [n_cost] its exact costs. */
 enum mpq_status mpq_searcher_measure(struct mpq_searcher *s, const uint8_t *bits,
                                      uint64_t *out_cost, bool *out_fits) MPQ_CHECKED;
+
+/* An allocation that costs least of cost c, limits aside, and what it costs exactly. Of the file
+ * the table tells the least only where all widths in use are free: those that it does without
+ * better are left out. */
+enum mpq_status mpq_searcher_least(struct mpq_searcher *s, uint32_t c, uint8_t *bits,
+                                   uint64_t *out_cost) MPQ_CHECKED;
 
 bool mpq_searcher_is_exhausted(const struct mpq_searcher *s); /* no more evaluations allowed */
 

@@ -280,6 +280,9 @@ rm -f out/*
 expect 0 'top1' search t.npz --pareto 3 -o out/n.onnx
 [ "$(ls out/*.onnx | wc -l)" -eq 3 ] || complain "did not write three files"
 rm -f out/*
+expect 0 'top1' search t.npz --pareto 3 --lock '.*=4' -o out/n.onnx
+[ "$(ls out/*.onnx | wc -l)" -eq 1 ] || complain "wrote the one file there is more than once"
+rm -f out/*
 expect 0 'out/n.onnx' search t.npz --bitops W4A4 -o out/n.onnx
 rm -f out/*
 expect 0 'file bytes' apply t.npz a.csv -o out/p.onnx
