@@ -235,30 +235,56 @@ static enum mpq_status find_least(struct mpq_searcher *s, uint32_t c, uint8_t *b
     return MPQ_OK;
 }
 
-enum mpq_status mpq_searcher_least(struct mpq_searcher *s, uint32_t c, uint8_t *bits,
-                                   uint64_t *out_cost)
+/* The same of the file, where it is no more than *cost, what is known; trial [n_unit]: scratch. */
+static enum mpq_status find_less(struct mpq_searcher *s, uint8_t *trial, uint8_t *bits,
+                                 uint64_t *cost, bool *out_found)
 {
-    uint64_t cost;
+    uint64_t now;
+    MPQ_TRY(find_least(s, 0, trial, &now));
+    *out_found = now <= *cost;
+    if (*out_found) {
+        memcpy(bits, trial, s->n_unit);
+        *cost = now;
+    }
+    return MPQ_OK;
+}
+
+/* Widths that the smallest file does without, from the widest; or all but one, as far as layers
+ * allow it: small layers are smallest without any program, at the widest. */
+static enum mpq_status leave_out_widths(struct mpq_searcher *s, uint8_t *trial, uint8_t *bits,
+                                        uint64_t *cost)
+{
     uint16_t excluded = s->excluded;
-    uint8_t *trial = mpq_arena_alloc(s->ctx, s->arena, s->n_unit, 1);
-    if (!trial)
-        return MPQ_E_NOMEM;
-    MPQ_TRY(find_least(s, c, bits, out_cost));
-    for (uint32_t b = MPQ_MAX_BITS; b >= MPQ_MIN_BITS && c == 0 && s->problem->measure; b--) {
+    bool is_found;
+    for (uint32_t b = MPQ_MAX_BITS; b >= MPQ_MIN_BITS; b--) {
         uint16_t before = s->excluded;
         if (!mpq_searcher_can_do_without(s, b))
             continue;
         s->excluded |= (uint16_t)(1 << b);
-        MPQ_TRY(find_least(s, c, trial, &cost));
-        if (cost > *out_cost) {
+        MPQ_TRY(find_less(s, trial, bits, cost, &is_found));
+        if (!is_found)
             s->excluded = before;
-            continue;
-        }
-        memcpy(bits, trial, s->n_unit);
-        *out_cost = cost;
+    }
+    for (uint32_t only = MPQ_MAX_BITS; only >= MPQ_MIN_BITS; only--) {
+        s->excluded = excluded;
+        for (uint32_t b = MPQ_MAX_BITS; b >= MPQ_MIN_BITS; b--)
+            if (b != only && mpq_searcher_can_do_without(s, b))
+                s->excluded |= (uint16_t)(1 << b);
+        MPQ_TRY(find_less(s, trial, bits, cost, &is_found));
     }
     s->excluded = excluded;
     return MPQ_OK;
+}
+
+enum mpq_status mpq_searcher_least(struct mpq_searcher *s, uint32_t c, uint8_t *bits,
+                                   uint64_t *out_cost)
+{
+    uint8_t *trial = mpq_arena_alloc(s->ctx, s->arena, s->n_unit, 1);
+    if (!trial)
+        return MPQ_E_NOMEM;
+    MPQ_TRY(find_least(s, c, bits, out_cost));
+    bool has_programs = c == 0 && s->problem->measure;
+    return has_programs ? leave_out_widths(s, trial, bits, out_cost) : MPQ_OK;
 }
 
 enum mpq_status mpq_search_least(struct mpq_ctx *ctx, struct mpq_arena *arena,

@@ -523,7 +523,7 @@ static double exact_bytes(const struct instance *in, const uint8_t *bits)
 }
 
 /* Nor is the smallest file that whose layers are all smallest, if another does with fewer programs;
- * what is said to be the smallest is found, mostly it is (185 of 200). */
+ * what is said to be the smallest is found, mostly it is (193 of 200). */
 static void the_smallest_file_has_few_widths(void **state)
 {
     (void)state;
@@ -535,7 +535,7 @@ static void the_smallest_file_has_few_widths(void **state)
         uint64_t least;
         make(&in, seed, 5);
         in.problem.measure = measure_widths;
-        in.surcharge = 150;
+        in.surcharge = seed % 2 ? 150 : 2000; /* as much as a layer, as all of them */
         in.problem.cost[0].budget = MPQ_NO_LIMIT;
         double truth = brute_force(&in, exact_bytes);
         CHECK_OK(&in.ctx, mpq_search_least(&in.ctx, in.arena, &in.problem, 0, bits, &least));
