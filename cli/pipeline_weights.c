@@ -160,15 +160,23 @@ static bool is_decoded(const struct mpq_layer *layer, const struct mpq_layer_cod
     return true;
 }
 
+/* Against the codes as they are stored. */
 static enum mpq_status check_layers(struct mpq_pipeline *p, struct unpacker *u, const char *path)
 {
+    struct mpq_export_plan plan = mpq_pipeline_export_plan(p);
+    struct mpq_layer_code *stored =
+        mpq_arena_alloc(u->ctx, u->kept, p->layers.n_layer, sizeof *stored);
+    if (!stored)
+        return MPQ_E_NOMEM;
+    plan.code = p->code;
+    MPQ_TRY(mpq_export_codes(u->ctx, u->kept, &plan, stored));
     for (uint32_t l = 0; l < p->layers.n_layer; l++) {
         const struct mpq_layer *layer = &p->layers.layer[l];
         MPQ_TRY(mpq_step(u->ctx, "verify", l, p->layers.n_layer, (double)NAN));
         mpq_value_id weight = mpq_graph_find(u->graph, p->file.weight_name[l]);
         if (weight != MPQ_NO_VALUE)
             MPQ_TRY(unpack(u, weight));
-        if (weight == MPQ_NO_VALUE || !is_decoded(layer, &p->code[l], &u->tensor[weight]))
+        if (weight == MPQ_NO_VALUE || !is_decoded(layer, &stored[l], &u->tensor[weight]))
             return mpq_fail(u->ctx, MPQ_E_NUMERIC,
                             "%s: the written weight of '%s' is not what was chosen, so the file is "
                             "not kept",
