@@ -2,7 +2,10 @@
 
 #include "exporter/write.h"
 
+#include <stdlib.h>
 #include <string.h>
+
+#define N_LETTER 52
 
 static enum mpq_status take(struct mpq_build *build, char *const *name, size_t n)
 {
@@ -44,7 +47,8 @@ static enum mpq_status take_graph(struct mpq_build *build, const Onnx__GraphProt
 enum mpq_status mpq_build_init(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                const struct mpq_graph *graph, struct mpq_build *out)
 {
-    *out = (struct mpq_build){.ctx = ctx, .arena = arena, .taken = &graph->by_name};
+    *out = (struct mpq_build){
+        .ctx = ctx, .arena = arena, .taken = &graph->by_name, .n_candidate = N_LETTER};
     for (uint32_t n = 0; n < graph->n_node; n++) {
         const struct mpq_attr_set *set = &graph->node[n].attr_set;
         for (size_t a = 0; a < set->n; a++)
@@ -52,29 +56,6 @@ enum mpq_status mpq_build_init(struct mpq_ctx *ctx, struct mpq_arena *arena,
                 MPQ_TRY(take_attr(out, set->attr[a].opaque));
     }
     return MPQ_OK;
-}
-
-const char *mpq_build_name(struct mpq_build *build)
-{
-    static const char first[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
-    static const char later[] = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
-    char name[12];
-    do {
-        /* The numbers of one length come before those of the next. */
-        uint32_t rest = build->n_name++, block = 52 * 62;
-        int n = 2;
-        for (; rest >= block; n++) {
-            rest -= block;
-            block *= 62;
-        }
-        name[n] = 0;
-        name[0] = first[rest % 52];
-        rest /= 52;
-        for (int i = 1; i < n; i++, rest /= 62)
-            name[i] = later[rest % 62];
-    } while (mpq_strmap_get(build->taken, name) != MPQ_STRMAP_NONE ||
-             mpq_strmap_get(&build->taken_inside, name) != MPQ_STRMAP_NONE);
-    return mpq_arena_strdup(build->ctx, build->arena, name);
 }
 
 /* Room for one more in an array of n: the array, moved where need be, or NULL. */
@@ -87,6 +68,88 @@ static void *room(struct mpq_build *build, void *array, size_t n, size_t *capaci
     if (grown)
         *capacity = wanted;
     return grown;
+}
+
+/* The candidate of that number: those of one letter come first, then those of two, ... */
+static void candidate(uint32_t number, char *out_name)
+{
+    static const char first[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
+    static const char later[] = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
+    uint32_t block = N_LETTER;
+    int n = 1;
+    for (; number >= block; n++) {
+        number -= block;
+        block *= 62;
+    }
+    out_name[n] = 0;
+    out_name[0] = first[number % N_LETTER];
+    number /= N_LETTER;
+    for (int i = 1; i < n; i++, number /= 62)
+        out_name[i] = later[number % 62];
+}
+
+/* The first from *number on that nothing in the graph has. */
+static void next_name(const struct mpq_build *build, uint32_t *number, char *out_name)
+{
+    do
+        candidate((*number)++, out_name);
+    while (mpq_strmap_get(build->taken, out_name) != MPQ_STRMAP_NONE ||
+           mpq_strmap_get(&build->taken_inside, out_name) != MPQ_STRMAP_NONE);
+}
+
+const char *mpq_build_name(struct mpq_build *build)
+{
+    struct mpq_build_name **list =
+        room(build, build->name, build->n_name, &build->name_capacity, sizeof *list);
+    struct mpq_build_name *made = mpq_arena_alloc(build->ctx, build->arena, 1, sizeof *made);
+    if (!list || !made)
+        return NULL;
+    build->name = list;
+    list[build->n_name++] = made;
+    next_name(build, &build->n_candidate, made->text);
+    return made->text;
+}
+
+static void count_uses(const struct mpq_strmap *map, struct mpq_build_name **made,
+                       char *const *name, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        uint32_t at = mpq_strmap_get(map, name[i]);
+        if (at != MPQ_STRMAP_NONE)
+            made[at]->n_use++;
+    }
+}
+
+static int by_use(const void *a, const void *b)
+{
+    const struct mpq_build_name *x = *(struct mpq_build_name *const *)a;
+    const struct mpq_build_name *y = *(struct mpq_build_name *const *)b;
+    if (x->n_use != y->n_use)
+        return x->n_use < y->n_use ? 1 : -1;
+    return (x->number > y->number) - (x->number < y->number);
+}
+
+enum mpq_status mpq_build_shorten(struct mpq_build *build)
+{
+    struct mpq_strmap map = {0};
+    struct mpq_build_name **made = build->name;
+    for (uint32_t i = 0; i < build->n_name; i++) {
+        made[i]->number = i;
+        MPQ_TRY(mpq_strmap_add(build->ctx, build->arena, &map, made[i]->text, i, NULL));
+    }
+    for (size_t n = 0; n < build->n_node; n++) {
+        Onnx__NodeProto *node = build->node[n];
+        count_uses(&map, made, node->input, node->n_input);
+        count_uses(&map, made, node->output, node->n_output);
+        count_uses(&map, made, &node->name, node->name != NULL);
+    }
+    for (size_t i = 0; i < build->n_initializer; i++)
+        count_uses(&map, made, &build->initializer[i]->name, 1);
+    uint32_t number = 0;
+    qsort(made, build->n_name, sizeof(void *), by_use);
+    for (size_t i = 0; i < build->n_name; i++)
+        next_name(build, &number, made[i]->text);
+    return MPQ_OK;
 }
 
 bool mpq_build_append_node(struct mpq_build *build, Onnx__NodeProto *node)

@@ -16,7 +16,13 @@ struct mpq_build {
 
     const struct mpq_strmap *taken; /* names that must not be given to something new */
     struct mpq_strmap taken_inside; /* likewise: names that subgraphs of nodes use   */
-    uint32_t n_name;                /* candidates tried so far                       */
+    uint32_t n_candidate;           /* the next name to try                          */
+
+    struct mpq_build_name {
+        char text[12];
+        uint32_t n_use, number;
+    } * *name; /* all that were made, apart from each other, for they are rewritten */
+    size_t n_name, name_capacity;
 
     Onnx__NodeProto **node;
     Onnx__TensorProto **initializer;
@@ -32,8 +38,10 @@ struct mpq_build {
 enum mpq_status mpq_build_init(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                const struct mpq_graph *graph, struct mpq_build *out) MPQ_CHECKED;
 
-/* A new name, as short as can be: a0, b0, ... */
+/* A new name: a0, b0, ... Once the graph is complete, _shorten() writes all of them anew, in place,
+ * those that are used most in one letter; none is made after that. */
 const char *mpq_build_name(struct mpq_build *build);
+enum mpq_status mpq_build_shorten(struct mpq_build *build) MPQ_CHECKED;
 
 /* Append a filled message. False: no memory. */
 bool mpq_build_append_node(struct mpq_build *build, Onnx__NodeProto *node);

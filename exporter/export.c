@@ -222,6 +222,7 @@ static enum mpq_status write_graph(struct mpq_qdq *qdq, Onnx__GraphProto *out)
     out->name = mpq_write_text(graph->name);
     MPQ_TRY(mpq_qdq_begin(qdq));
     MPQ_TRY(write_nodes(qdq));
+    MPQ_TRY(mpq_build_shorten(&qdq->build));
     MPQ_TRY(write_declarations(qdq, graph->input, graph->n_input, out->input, out->n_input,
                                &out->input));
     MPQ_TRY(write_declarations(qdq, graph->output, graph->n_output, out->output, out->n_output,

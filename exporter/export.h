@@ -8,7 +8,7 @@
  * case. */
 enum mpq_names {
     MPQ_NAMES_ALL,
-    MPQ_NAMES_NODES, /* inner values and constants get two letters            */
+    MPQ_NAMES_NODES, /* inner values and constants get a letter or two        */
     MPQ_NAMES_NONE   /* and nodes none                                        */
 };
 

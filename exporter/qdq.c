@@ -344,15 +344,19 @@ enum mpq_status mpq_qdq_end(struct mpq_qdq *qdq)
 }
 
 /* A constant of two values takes a bit an element, one that the file has in two bytes stays so
- * where that is exact; runtimes fold what makes floats of them. */
+ * where that is exact; runtimes fold what makes floats of them. Small ones that nobody outside
+ * knows by name are shared. Returns the name. */
 static const char *keep_constant(struct mpq_qdq *qdq, mpq_value_id v)
 {
-    enum { WORTH_A_NODE = 64 };
+    enum { WORTH_A_NODE = 64, SHARED_BYTES = 64 };
     struct mpq_build *build = &qdq->build;
     const struct mpq_value *value = &qdq->plan->graph->value[v];
     float pair[2];
     if (qdq->plan->target->folds && mpq_storage_has_two_values(value->constant, pair))
         return mpq_storage_two_values(&qdq->storage, value->constant, pair, qdq->made_as[v]);
+    if (qdq->made_as[v] != value->name && value->constant->dtype != MPQ_STRING &&
+        mpq_tensor_bytes(value->constant) <= SHARED_BYTES)
+        return mpq_build_shared(build, value->constant);
     int64_t n = mpq_shape_count(&value->shape);
     struct mpq_tensor narrow = {value->file_dtype, value->constant->shape, NULL};
     bool is_exact = value->file_dtype != MPQ_UNDEFINED && value->file_dtype != MPQ_DOUBLE &&
@@ -385,8 +389,12 @@ enum mpq_status mpq_qdq_begin(struct mpq_qdq *qdq)
     for (mpq_value_id v = 0; v < graph->n_value; v++) {
         if (!qdq->is_float[v])
             continue;
-        if (!keep_constant(qdq, v))
+        const char *name = keep_constant(qdq, v);
+        if (!name)
             return qdq->build.ctx->status;
+        if (qdq->read_as[v] == qdq->made_as[v])
+            qdq->read_as[v] = name;
+        qdq->made_as[v] = name;
         MPQ_TRY(mpq_qdq_after_value(qdq, v));
     }
     return MPQ_OK;

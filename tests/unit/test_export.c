@@ -146,36 +146,6 @@ static void test_layers_have_rows(void **state)
     check_rows(*state, 64, 1);
 }
 
-/* Only inputs and outputs are called as before; the size follows. */
-static void test_short_names(void **state)
-{
-    struct export_case c;
-    export_build_small(*state);
-    export_case_init(&c, *state);
-    for (uint32_t l = 0; l < c.layers.n_layer; l++)
-        export_code_layer(&c, l, 4);
-    size_t before, after;
-    struct mpq_ctx *ctx = &c.net->ctx;
-    CHECK_OK(ctx, mpq_export_size(ctx, &c.plan, c.bits, &before));
-    c.plan.names = MPQ_NAMES_NODES;
-    struct mpq_graph *graph = export_round_trip(&c);
-    assert_int_equal(mpq_graph_find(graph, "r1"), MPQ_NO_VALUE);
-    size_t n_named = 0;
-    for (mpq_node_id n = 0; n < graph->n_node; n++)
-        n_named += *graph->node[n].name != 0;
-    assert_int_equal(n_named, c.graph->n_node);
-    c.plan.names = MPQ_NAMES_NONE;
-    CHECK_OK(ctx, mpq_export_size(ctx, &c.plan, c.bits, &after));
-    assert_true(after < before);
-    graph = export_round_trip(&c);
-    assert_string_equal(graph->value[graph->input[0]].name, "a0");
-    assert_string_equal(graph->value[graph->output[0]].name, "y");
-    assert_int_equal(mpq_graph_find(graph, "r1"), MPQ_NO_VALUE);
-    assert_int_equal(mpq_graph_find(graph, "w1"), MPQ_NO_VALUE);
-    for (uint32_t n = 0; n < graph->n_node; n++)
-        assert_string_equal(graph->node[n].name, "");
-}
-
 /* Attributes that say what goes without saying are not written; what readers differ on is. */
 static void test_defaults_go_unsaid(void **state)
 {
@@ -460,7 +430,6 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_layers_are_rows, net_setup, net_teardown),
         cmocka_unit_test_setup_teardown(test_layers_have_rows, net_setup, net_teardown),
         cmocka_unit_test_setup_teardown(test_groups, net_setup, net_teardown),
-        cmocka_unit_test_setup_teardown(test_short_names, net_setup, net_teardown),
         cmocka_unit_test_setup_teardown(test_defaults_go_unsaid, net_setup, net_teardown),
         cmocka_unit_test_setup_teardown(test_external_data, net_setup, net_teardown),
         cmocka_unit_test_setup_teardown(test_mixed_widths_and_determinism, net_setup, net_teardown),
