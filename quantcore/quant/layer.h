@@ -74,6 +74,12 @@ static inline struct mpq_layer_input mpq_layer_input(const struct mpq_layer *lay
                                     .inner = mpq_shape_count_range(x, axis + 1, x->rank)};
 }
 
+/* Where the weight lies that input i of n_outer * n_inner meets for output channel c. */
+static inline int64_t mpq_layer_weight_index(const struct mpq_layer *layer, int64_t c, int64_t i)
+{
+    return (i / layer->n_inner * layer->n_channel + c) * layer->n_inner + i % layer->n_inner;
+}
+
 /* What calibration saw at a layer of the float model. */
 struct mpq_layer_stats {
     /* Mean and mean square of the input that each weight of an output channel multiplies, [n_group,

@@ -1,7 +1,6 @@
 #include "quantcore/supernet/conv_rows.h"
 
-#include <stdbool.h>
-
+#include "quantcore/base/integer.h"
 #include "quantcore/base/simd.h"
 
 void mpq_conv_rows_offsets(const struct mpq_conv *conv, int64_t *out_offset)
@@ -13,6 +12,14 @@ void mpq_conv_rows_offsets(const struct mpq_conv *conv, int64_t *out_offset)
                 for (int64_t k = 0; k < kernel[2]; k++)
                     *out_offset++ =
                         ((c * in[0] + i * step[0]) * in[1] + j * step[1]) * in[2] + k * step[2];
+}
+
+int64_t mpq_conv_rows_apart(const struct mpq_conv *conv, int64_t most)
+{
+    int64_t apart = (mpq_volume(conv->out) + most - 1) / most;
+    while (apart > 1 && mpq_gcd(apart, conv->out[2]) > 1)
+        apart++;
+    return apart;
 }
 
 /* place [n_tap] of the output position `at`. */
@@ -53,12 +60,6 @@ static void fill_inside(const mpq_real *restrict x, const int64_t *restrict offs
         row[i] = x[offset[i]];
 }
 
-/* A filter's first tap and its last are inside where all are. */
-static bool is_inside(const int64_t *place, int64_t n_tap)
-{
-    return place[0] >= 0 && place[n_tap - 1] >= 0;
-}
-
 void mpq_conv_rows_fill(const struct mpq_conv_rows *rows, const mpq_real *x, int64_t g,
                         int64_t begin, int64_t end, mpq_real *row)
 {
@@ -68,7 +69,7 @@ void mpq_conv_rows_fill(const struct mpq_conv_rows *rows, const mpq_real *x, int
     row += begin * channels * n_tap;
     for (int64_t r = begin; r < end; r++) {
         const int64_t *place = rows->place + r * n_tap;
-        if (channels > 1 && is_inside(place, n_tap)) {
+        if (channels > 1 && mpq_conv_rows_is_inside(place, n_tap)) {
             fill_inside(x + place[0], rows->offset, channels * n_tap, row);
             row += channels * n_tap;
             continue;

@@ -15,8 +15,18 @@ struct mpq_conv_rows {
                               image */
 };
 
+/* Whether all taps of a row, place [n_tap], are inside: the first and the last are. */
+static inline bool mpq_conv_rows_is_inside(const int64_t *place, int64_t n_tap)
+{
+    return place[0] >= 0 && place[n_tap - 1] >= 0;
+}
+
 /* offset [k] of struct mpq_conv_rows. */
 void mpq_conv_rows_offsets(const struct mpq_conv *conv, int64_t *out_offset);
+
+/* How far output positions are apart of which at most `most` >= 1 in an image are to be seen: not
+ * in step with the image's rows, or they would be of few columns, those at an edge among them. */
+int64_t mpq_conv_rows_apart(const struct mpq_conv *conv, int64_t most);
 
 /* The rows of output positions first, first + apart, ..., counted over all images of a batch: one
  * table for all groups and for whatever is read by this geometry. `place` is room for n_row times

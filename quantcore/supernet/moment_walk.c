@@ -4,6 +4,9 @@
 
 enum { LEAST_SAMPLES = 64 };
 
+/* Multiplications in the time that a byte takes to be kept and fetched. */
+#define MACS_A_BYTE 16.0
+
 static size_t max_bytes(const struct mpq_moment_source *source)
 {
     return source->max_bytes ? source->max_bytes : (size_t)1 << 30;
@@ -28,29 +31,53 @@ static void lay_out(struct mpq_moment_walk *walk, const struct mpq_moment_source
     walk->n_kept = n < n_batch ? (uint32_t)n : n_batch;
 }
 
+/* What the two networks need of a batch before layer l. */
+static void live_bytes(const struct mpq_layer_table *layers, const struct mpq_moment_source *source,
+                       uint32_t l, size_t *out, size_t *out_float)
+{
+    *out = mpq_exec_live_bytes(source->network->exec, source->layer_node[l]);
+    *out_float = source->float_network
+                     ? mpq_exec_live_bytes(source->float_network->exec, layers->layer[l].node)
+                     : 0;
+}
+
+/* States move wherever to run on from the last place takes longer. */
+static void plan_moves(const struct mpq_layer_table *layers, const struct mpq_moment_source *source,
+                       uint32_t first, struct mpq_moment_walk *walk)
+{
+    double n_network = source->float_network ? 2 : 1, macs = 0;
+    for (uint32_t l = first; l < layers->n_layer; l++) {
+        size_t bytes, float_bytes;
+        live_bytes(layers, source, l, &bytes, &float_bytes);
+        walk->is_kept[l] = l == first || MACS_A_BYTE * (double)(bytes + float_bytes) <= macs;
+        macs = walk->is_kept[l] ? 0 : macs;
+        macs += n_network * source->network->batch * (double)layers->layer[l].macs;
+    }
+}
+
 enum mpq_status mpq_moment_walk_create(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                        const struct mpq_layer_table *layers,
-                                       const struct mpq_moment_source *source,
+                                       const struct mpq_moment_source *source, uint32_t first,
                                        struct mpq_moment_walk *out)
 {
     uint32_t n_layer = layers->n_layer;
     struct mpq_moment_walk walk = {
         .capacity = max_bytes(source),
+        .is_kept = mpq_arena_alloc(ctx, arena, n_layer, sizeof *walk.is_kept),
         .most = mpq_arena_alloc(ctx, arena, n_layer + 1, sizeof *walk.most),
         .float_most = mpq_arena_alloc(ctx, arena, n_layer + 1, sizeof *walk.float_most)};
-    if (!walk.most || !walk.float_most)
+    if (!walk.is_kept || !walk.most || !walk.float_most)
         return MPQ_E_NOMEM;
-    for (uint32_t l = n_layer; l-- > 0;) {
-        size_t bytes = mpq_exec_live_bytes(source->network->exec, source->layer_node[l]);
-        size_t float_bytes =
-            source->float_network
-                ? mpq_exec_live_bytes(source->float_network->exec, layers->layer[l].node)
-                : 0;
+    plan_moves(layers, source, first, &walk);
+    for (uint32_t l = n_layer; l-- > first;) {
+        size_t bytes = 0, float_bytes = 0;
+        if (walk.is_kept[l])
+            live_bytes(layers, source, l, &bytes, &float_bytes);
         walk.most[l] = bytes > walk.most[l + 1] ? bytes : walk.most[l + 1];
         walk.float_most[l] =
             float_bytes > walk.float_most[l + 1] ? float_bytes : walk.float_most[l + 1];
     }
-    size_t whole = (walk.most[0] + walk.float_most[0] + 1) * count_batches(source);
+    size_t whole = (walk.most[first] + walk.float_most[first] + 1) * count_batches(source);
     walk.capacity = whole < walk.capacity ? whole : walk.capacity;
     walk.state = mpq_arena_alloc(ctx, arena, walk.capacity, 1);
     *out = walk;
@@ -101,6 +128,7 @@ struct pass {
     struct mpq_moments **set; /* [n_set][n_layer] that of each network, or one */
     uint32_t n_network, n_set;
     struct mpq_moment_walk before, after; /* no batches where there is no walk */
+    bool keeps;                           /* the states, at leg.to */
     struct leg leg, float_leg;            /* of any batch */
     uint32_t begin, end;
     uint32_t first, beyond, n_batch; /* batches [first, beyond) now */
@@ -139,7 +167,7 @@ static int legs_of(const struct pass *pass, uint32_t batch, struct leg out_leg[2
     *leg = pass->leg;
     leg->network = &pass->source.network[i];
     leg->kept = batch < before->n_kept ? before->state + batch * before->n_byte : NULL;
-    leg->state = batch < after->n_kept ? after->state + batch * after->n_byte : NULL;
+    leg->state = pass->keeps && batch < after->n_kept ? after->state + batch * after->n_byte : NULL;
     if (!pass->source.float_network)
         return 1;
     *float_leg = pass->float_leg;
@@ -267,7 +295,9 @@ static enum mpq_status gather(struct mpq_ctx *ctx, struct mpq_arena *arena, stru
     MPQ_TRY(create_sets(ctx, arena, pass, out));
     if (walk) {
         pass->before = *walk;
-        lay_out(walk, source, pass->begin);
+        pass->keeps = walk->is_kept[pass->begin];
+        if (pass->keeps)
+            lay_out(walk, source, pass->begin);
         pass->after = *walk;
         uint32_t n = walk->n_kept * source->network->batch;
         n = n > LEAST_SAMPLES ? n : LEAST_SAMPLES;
@@ -276,7 +306,7 @@ static enum mpq_status gather(struct mpq_ctx *ctx, struct mpq_arena *arena, stru
     pass->n_batch = count_batches(source);
     MPQ_TRY(run_pass(ctx, pass));
     mpq_moments_end(pass->begin, pass->end, out);
-    if (walk) {
+    if (pass->keeps) {
         walk->node = pass->leg.to;
         walk->float_node = pass->float_leg.to;
     }

@@ -8,19 +8,22 @@
 
 /* What each batch still needs. Takes up to source->max_bytes. Networks mostly need less the further
  * they are, so more and more batches are kept; those that are not yet are left out, as first layers
- * see many positions of each sample, unless that left fewer than 64 samples. */
+ * see many positions of each sample, unless that left fewer than 64 samples. States stay where they
+ * are where to run on from there takes less time than to move them. */
 struct mpq_moment_walk {
     char *state; /* [n_kept, n_byte] of the network, then of the float network */
     size_t capacity;
+    bool *is_kept;             /* [n_layer] whether they move up to that layer */
     size_t *most, *float_most; /* [n_layer] of a batch, for that layer or one behind it           */
     size_t n_byte, float_offset;  /* of a batch, as they are kept now                           */
     uint32_t n_kept;              /* batches                                                    */
     mpq_node_id node, float_node; /* before which the states are; 0: none yet                   */
 };
 
+/* Of layers from `first` on. */
 enum mpq_status mpq_moment_walk_create(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                        const struct mpq_layer_table *layers,
-                                       const struct mpq_moment_source *source,
+                                       const struct mpq_moment_source *source, uint32_t first,
                                        struct mpq_moment_walk *out) MPQ_CHECKED;
 
 /* Moments of layers [begin, end) under whatever weights the networks compute with now. walk: of

@@ -7,14 +7,19 @@
 #include "quantcore/supernet/network.h"
 
 /* Row r of X holds what the k weights of an output channel meet at one output position, and F what
- * they meet there in the float model. A convolution of G groups has G of each. */
+ * they meet there in the float model. A convolution of G groups has G of each. By w, the float
+ * weights of a group's channels, F w - X w is what X lacks of the float answers. */
 struct mpq_moments {
-    int64_t k, n_group;
-    mpq_real *gram;     /* [n_group, k, k] X^T X; NULL: the layer has no such rows, see below    */
-    double *mean;       /* [n_group, k] sum of the rows of X                                     */
-    mpq_real *cross;    /* [n_group, k, k] (F - X)^T X; NULL: not asked for                      */
-    double *float_mean; /* [n_group, k] sum of the rows of F                                     */
+    int64_t k, n_group, n_channel;
+    mpq_real *gram;    /* [n_group, k, k] X^T X; NULL: the layer has no such rows, see below    */
+    double *mean;      /* [n_group, k] sum of the rows of X                                     */
+    mpq_real *lack;    /* [n_channel, k] ((F - X) w)^T X; NULL: not asked for                   */
+    double *lack_mean; /* [n_channel] sum of the rows of (F - X) w                              */
     uint64_t n_row;
+    mpq_real *w;      /* [n_channel, k] row by row                                             */
+    mpq_real *cross;  /* [n_group, k, k] (F - X)^T X, which `lack` comes from at the end where that
+                         is less work than (F - X) w; NULL: it is not                          */
+    double *gap_mean; /* [n_group, k] sum of the rows of F - X, likewise */
 };
 
 /* Networks keep what layers read, unless layers are gathered one after the other that have just not
@@ -34,6 +39,7 @@ struct mpq_moment_source {
 /* Room to gather rows in, for every thread. */
 struct mpq_moment_room {
     mpq_real *x_row, *f_row; /* [threads][stride]; f_row NULL: no F */
+    mpq_real *lack_row;      /* the same of (F - X) w               */
     size_t stride;
     int64_t *place; /* [threads][place_stride] of struct mpq_conv_rows */
     size_t place_stride;
@@ -73,7 +79,7 @@ void mpq_moments_add(const struct mpq_layer_table *layers, const struct mpq_mome
 void mpq_moments_join(uint32_t begin, uint32_t end, const struct mpq_moments *other,
                       struct mpq_moments *moments);
 
-/* and the end. */
+/* and the end, without which gram and lack are not what they should be. */
 void mpq_moments_end(uint32_t begin, uint32_t end, struct mpq_moments *moments);
 
 #endif

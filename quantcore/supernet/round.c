@@ -198,9 +198,9 @@ enum mpq_status mpq_round_allocation(struct mpq_ctx *ctx, struct mpq_arena *aren
     struct mpq_arena *whole = mpq_arena_create(ctx), *scratch = mpq_arena_create(ctx);
     struct mpq_moment_walk walk;
     uint32_t n_layer = net->layers->n_layer;
-    enum mpq_status status = !whole || !scratch
-                                 ? MPQ_E_NOMEM
-                                 : mpq_moment_walk_create(ctx, whole, net->layers, source, &walk);
+    enum mpq_status status =
+        !whole || !scratch ? MPQ_E_NOMEM
+                           : mpq_moment_walk_create(ctx, whole, net->layers, source, first, &walk);
     uint32_t n_network = source->n_network > 1 ? source->n_network : 1;
     for (uint32_t i = 0; i < n_network && status == MPQ_OK; i++)
         mpq_supernet_apply(net, source->network[i].exec, bits);

@@ -6,6 +6,7 @@
 
 #include "quantcore/base/simd.h"
 #include "quantcore/base/thread.h"
+#include "quantcore/ops/kernel/gemm.h"
 #include "quantcore/ops/kernel/linear_algebra.h"
 #include "quantcore/quant/scale.h"
 
@@ -25,44 +26,30 @@ struct job {
 struct rounding {
     const struct mpq_layer *layer;
     struct job job;
-    const mpq_real *w;            /* latent                                                    */
-    const mpq_real *w_float;      /* of the float model                                        */
-    const mpq_real *gram, *cross; /* [k, k] of the group, struct mpq_moments; cross: NULL where the
-                                     float model's inputs are taken to be the same        */
-    const double *upper;          /* [k, k] u with u^T u = (X^T X + damping)^-1, in order      */
+    const mpq_real *w;    /* latent                                                    */
+    const mpq_real *miss; /* [n_channel, k] what the channels miss, see aim_at_float(); NULL
+                             where the float model's inputs are taken to be the same */
+    const double *upper;  /* [k, k] u with u^T u = (X^T X + damping)^-1, in order      */
     const int32_t *order;
     int64_t k, first_channel;
-    double *row; /* [thread][ABREAST + 2, k] weights of the channels at work, as corrected so far;
+    double *row; /* [thread][ABREAST + 1, k] weights of the channels at work, as corrected so far;
                     room */
 };
-
-static int64_t weight_index(const struct mpq_layer *layer, int64_t c, int64_t i)
-{
-    return (i / layer->n_inner * layer->n_channel + c) * layer->n_inner + i % layer->n_inner;
-}
 
 /* Moves the channel's weights w to those whose answer to X is nearest to the float model's to F,
  *
  *     w + (F w_float - X w)^T X (X^T X + damping)^-1,
  *
  * where damping keeps them near w in directions that the samples do not show. `row` holds w, in
- * order; `room` [2 k]. */
-static void aim_at_float(const struct rounding *r, int64_t c, double *row, double *room)
+ * order; `half` [k] is room. */
+static void aim_at_float(const struct rounding *r, int64_t c, double *row, double *half)
 {
-    double *miss = room, *half = room + r->k;
-    memset(miss, 0, (size_t)r->k * sizeof *miss);
-    for (int64_t i = 0; i < r->k; i++) {
-        int64_t at = weight_index(r->layer, c, i);
-        double target = (double)r->w_float[at], moved = target - (double)r->w[at];
-        const mpq_real *gram = r->gram + i * r->k, *cross = r->cross + i * r->k;
-        for (int64_t j = 0; j < r->k; j++)
-            miss[j] += target * (double)cross[j] + moved * (double)gram[j];
-    }
+    const mpq_real *miss = r->miss + c * r->k;
     for (int64_t j = 0; j < r->k; j++) {
         const double *u = r->upper + j * r->k;
         half[j] = 0;
         for (int64_t i = j; i < r->k; i++)
-            half[j] += u[i] * miss[r->order[i]];
+            half[j] += u[i] * (double)miss[r->order[i]];
     }
     for (int64_t j = 0; j < r->k; j++) {
         const double *u = r->upper + j * r->k;
@@ -108,7 +95,7 @@ static void round_input(const struct rounding *r, int64_t c, int64_t n, int64_t 
     for (int64_t i = 0; i < n; i++) {
         double scale = (double)r->job.scale[c + i], w = row[i * k + j];
         int8_t level = mpq_levels_nearest(r->job.levels, (mpq_real)(w / scale));
-        int64_t at = weight_index(r->layer, c + i, r->order[j]);
+        int64_t at = mpq_layer_weight_index(r->layer, c + i, r->order[j]);
         step[i] = (w - level * scale) / r->upper[j * k + j];
         r->job.offset[at] = (mpq_real)(w - (double)r->w[at]);
     }
@@ -121,8 +108,8 @@ static void round_abreast(const struct rounding *r, int64_t c, int64_t n, double
     int64_t k = r->k;
     for (int64_t i = 0; i < n; i++) {
         for (int64_t j = 0; j < k; j++)
-            row[i * k + j] = (double)r->w[weight_index(r->layer, c + i, r->order[j])];
-        if (r->cross)
+            row[i * k + j] = (double)r->w[mpq_layer_weight_index(r->layer, c + i, r->order[j])];
+        if (r->miss)
             aim_at_float(r, c + i, row + i * k, row + ABREAST * k);
     }
     double step[PANEL][ABREAST] = {0};
@@ -140,7 +127,7 @@ static void round_abreast(const struct rounding *r, int64_t c, int64_t n, double
 static void round_channels(void *arg, int64_t begin, int64_t end, int thread)
 {
     const struct rounding *r = arg;
-    double *row = r->row + thread * (ABREAST + 2) * r->k;
+    double *row = r->row + thread * (ABREAST + 1) * r->k;
     for (int64_t c = begin; c < end; c += ABREAST)
         round_abreast(r, r->first_channel + c, end - c < ABREAST ? end - c : ABREAST, row);
 }
@@ -190,37 +177,61 @@ static void mean_output(const struct mpq_layer *layer, const struct mpq_moments 
         const double *mean = moments->mean + c / per_group * moments->k;
         out[c] = 0;
         for (int64_t i = 0; i < moments->k; i++)
-            out[c] += q[weight_index(layer, c, i)] * mean[i];
+            out[c] += q[mpq_layer_weight_index(layer, c, i)] * mean[i];
         out[c] *= (double)scale[c] / (double)moments->n_row;
     }
 }
 
 /* The same of the float weights over the rows of F. */
 static void mean_float_output(const struct mpq_layer *layer, const struct mpq_moments *moments,
-                              const mpq_real *w, double *out)
+                              double *out)
 {
     int64_t per_group = layer->n_channel / moments->n_group;
     for (int64_t c = 0; c < layer->n_channel; c++) {
-        const double *mean = moments->float_mean + c / per_group * moments->k;
-        out[c] = 0;
+        const double *mean = moments->mean + c / per_group * moments->k;
+        out[c] = moments->lack_mean[c];
         for (int64_t i = 0; i < moments->k; i++)
-            out[c] += (double)w[weight_index(layer, c, i)] * mean[i];
+            out[c] += (double)moments->w[c * moments->k + i] * mean[i];
         out[c] /= (double)moments->n_row;
     }
 }
 
+/* out [n_channel, k]: (F w_float - X w)^T X. */
+static void find_miss(const struct mpq_layer *layer, const mpq_real *w,
+                      const struct mpq_moments *moments, mpq_real *moved, mpq_real *out)
+{
+    int64_t k = moments->k, n = layer->n_channel / moments->n_group;
+    bool is_moved = false;
+    for (int64_t i = 0; i < layer->n_param; i++) {
+        moved[i] = moments->w[i] - w[mpq_layer_weight_index(layer, i / k, i % k)];
+        is_moved = is_moved || moved[i] != 0;
+    }
+    memcpy(out, moments->lack, (size_t)layer->n_param * sizeof *out);
+    for (int64_t g = 0; is_moved && g < moments->n_group; g++)
+        mpq_gemm(false, false, n, k, k, 1, moved + g * n * k, k, moments->gram + g * k * k, k, 1,
+                 out + g * n * k, k);
+}
+
 static enum mpq_status round_groups(struct mpq_ctx *ctx, struct mpq_arena *scratch,
                                     const struct mpq_layer *layer, const mpq_real *w,
-                                    const mpq_real *w_float, const struct mpq_moments *moments,
-                                    double *upper, const struct job *job, int n_job)
+                                    const struct mpq_moments *moments, double *upper,
+                                    const struct job *job, int n_job)
 {
     int64_t k = moments->k, per_group = layer->n_channel / moments->n_group;
+    mpq_real *miss = NULL;
     int32_t *order = mpq_arena_alloc(ctx, scratch, (size_t)k, sizeof *order);
     struct strength *strength = mpq_arena_alloc(ctx, scratch, (size_t)k, sizeof *strength);
-    double *row = mpq_arena_alloc(ctx, scratch, (size_t)((ABREAST + 2) * k * mpq_thread_count()),
+    double *row = mpq_arena_alloc(ctx, scratch, (size_t)((ABREAST + 1) * k * mpq_thread_count()),
                                   sizeof *row);
     if (!order || !strength || !row)
         return MPQ_E_NOMEM;
+    if (moments->lack) {
+        mpq_real *moved = mpq_arena_alloc(ctx, scratch, (size_t)layer->n_param, sizeof *moved);
+        miss = mpq_arena_alloc(ctx, scratch, (size_t)layer->n_param, sizeof *miss);
+        if (!moved || !miss)
+            return MPQ_E_NOMEM;
+        find_miss(layer, w, moments, moved, miss);
+    }
     for (int64_t g = 0; g < moments->n_group; g++) {
         if (!factorise(moments, g, strength, order, upper))
             continue;
@@ -228,9 +239,7 @@ static enum mpq_status round_groups(struct mpq_ctx *ctx, struct mpq_arena *scrat
             struct rounding r = {.layer = layer,
                                  .job = job[i],
                                  .w = w,
-                                 .w_float = w_float,
-                                 .gram = moments->gram + g * k * k,
-                                 .cross = moments->cross ? moments->cross + g * k * k : NULL,
+                                 .miss = miss,
                                  .upper = upper,
                                  .order = order,
                                  .k = k,
@@ -251,7 +260,6 @@ enum mpq_status mpq_round_layer(struct mpq_ctx *ctx, struct mpq_arena *scratch,
     struct job job[MPQ_N_BITS];
     int n_job = 0;
     size_t n_param = (size_t)layer->n_param, n_channel = (size_t)layer->n_channel;
-    const mpq_real *w_float = graph->value[layer->weight].constant->data;
     double *wanted = mpq_arena_alloc(ctx, scratch, n_channel, sizeof *wanted);
     double *got = mpq_arena_alloc(ctx, scratch, n_channel, sizeof *got);
     int8_t *q = mpq_arena_alloc(ctx, scratch, n_param, 1);
@@ -269,7 +277,7 @@ enum mpq_status mpq_round_layer(struct mpq_ctx *ctx, struct mpq_arena *scratch,
             scale[c] = mpq_scale_round(layer, (float)width->scale[c]);
         job[n_job++] = (struct job){&width->levels, scale, offset[b]};
     }
-    MPQ_TRY(round_groups(ctx, scratch, layer, net_layer->w, w_float, moments, upper, job, n_job));
+    MPQ_TRY(round_groups(ctx, scratch, layer, net_layer->w, moments, upper, job, n_job));
     for (int i = 0; i < n_job; i++) {
         struct mpq_supernet_width *width = &net_layer->width[job[i].levels->bits];
         width->offset = job[i].offset;
@@ -279,8 +287,8 @@ enum mpq_status mpq_round_layer(struct mpq_ctx *ctx, struct mpq_arena *scratch,
          * float model knows best. */
         mpq_levels_encode(&width->levels, layer, net_layer->w, job[i].scale, q);
         mean_output(layer, moments, q, job[i].scale, wanted);
-        if (moments->cross) {
-            mean_float_output(layer, moments, w_float, wanted);
+        if (moments->lack) {
+            mean_float_output(layer, moments, wanted);
             memcpy(width->bias, graph->value[layer->bias].constant->data,
                    n_channel * sizeof *width->bias);
         }
@@ -297,9 +305,9 @@ enum mpq_status mpq_round_layer(struct mpq_ctx *ctx, struct mpq_arena *scratch,
 size_t mpq_round_bytes(const struct mpq_layer *layer)
 {
     size_t k = (size_t)(layer->n_outer * layer->n_inner);
-    size_t of_weights = (size_t)layer->n_param * (sizeof(mpq_real) + 1);
+    size_t of_weights = (size_t)layer->n_param * (3 * sizeof(mpq_real) + 1);
     size_t of_channels = (size_t)layer->n_channel * (2 * sizeof(double) + 8 * sizeof(mpq_real));
     size_t of_rows = k * (sizeof(struct strength) + 4 +
-                          (ABREAST + 2) * sizeof(double) * (size_t)mpq_thread_count());
+                          (ABREAST + 1) * sizeof(double) * (size_t)mpq_thread_count());
     return k * k * sizeof(double) + of_weights + of_channels + of_rows;
 }

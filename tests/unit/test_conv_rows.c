@@ -119,9 +119,27 @@ static void rows_times_weights_are_the_convolution(void **state)
     }
 }
 
+static void positions_are_of_all_columns(void **state)
+{
+    (void)state;
+    for (int64_t width = 1; width <= 64; width++)
+        for (int64_t most = 1; most <= 4096; most = most * 3 + 1) {
+            const struct mpq_conv conv = {.out = {40, 1, width}};
+            int64_t apart = mpq_conv_rows_apart(&conv, most), n_seen = 0;
+            int64_t n = (40 * width + apart - 1) / apart;
+            bool is_seen[64] = {false};
+            for (int64_t at = 0; at < 40 * width; at += apart) {
+                n_seen += !is_seen[at % width];
+                is_seen[at % width] = true;
+            }
+            assert_true(n <= most && n_seen == (n < width ? n : width));
+        }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(positions_are_of_all_columns),
         cmocka_unit_test(rows_times_weights_are_the_convolution),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
