@@ -132,9 +132,10 @@ struct rivals {
     int n;
 };
 
-/* The best by what refining leaves of the estimate. */
+/* The best by what refining leaves of the estimate, and what part of that which is left of the
+ * found one's it promises to take off. */
 static enum mpq_status find_rival(struct mpq_ctx *ctx, struct mpq_pipeline *p,
-                                  struct mpq_search_result *out)
+                                  struct mpq_search_result *out, double *out_promise)
 {
     struct mpq_search_problem problem = p->problem;
     size_t n_entry = ((size_t)p->layers.n_layer + p->n_act) * MPQ_N_BITS;
@@ -147,7 +148,10 @@ static enum mpq_status find_rival(struct mpq_ctx *ctx, struct mpq_pipeline *p,
         loss[i] *= p->refined_share[i / MPQ_N_BITS];
     problem.sensitivity = loss;
     problem.score = NULL;
-    return mpq_search(ctx, p->arena, &problem, out);
+    MPQ_TRY(mpq_search(ctx, p->arena, &problem, out));
+    *out_promise =
+        1 - mpq_search_estimate(&problem, out->bits) / mpq_search_estimate(&problem, p->found.bits);
+    return MPQ_OK;
 }
 
 /* ---- refining ---- */
@@ -207,19 +211,25 @@ static void offer(const struct mpq_pipeline *p, uint8_t *bits, const uint64_t *c
     memcpy(r->rival[r->n++].cost, cost, sizeof r->rival->cost);
 }
 
+/* A resumed run refines the second only where the first is not better for it: the one that was
+ * evaluated comes first unless shares, which are known to a few percent, promise more. */
 static enum mpq_status choose_rivals(struct mpq_ctx *ctx, struct mpq_pipeline *p, struct rivals *r)
 {
+    const double least_promise = 0.05;
     const struct mpq_search_result *found = &p->found;
     struct mpq_search_result by_share;
+    double promise;
     if (!found->estimated) {
         offer(p, found->bits, found->cost, r);
         return MPQ_OK;
     }
-    MPQ_TRY(find_rival(ctx, p, &by_share));
+    MPQ_TRY(find_rival(ctx, p, &by_share, &promise));
     if (p->is_resumed) {
-        offer(p, by_share.bits, by_share.cost, r);
+        if (promise > least_promise)
+            offer(p, by_share.bits, by_share.cost, r);
         if (found->loss >= MPQ_TUNE_LOSS_FLOOR)
             offer(p, found->bits, found->cost, r);
+        offer(p, by_share.bits, by_share.cost, r);
         return MPQ_OK;
     }
     offer(p, found->bits, found->cost, r);
