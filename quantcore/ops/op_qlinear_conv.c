@@ -111,6 +111,7 @@ struct job {
     uint8_t *y_data; /* or int32 */
     mpq_real *x_real, *w_real, *sum_real;
     mpq_real *less; /* [m] what x_zero adds to the slice's sums, negative; of 4 channels only */
+    float *scale;   /* [m] from sums to steps of y; not where sums are wanted                 */
     int32_t *sum;
     void *workspace; /* of the convolution */
 };
@@ -130,9 +131,9 @@ static bool takes_bytes(const struct mpq_conv *conv, const struct operands *o)
     if (!mpq_tile_bytes() || o->x->dtype != MPQ_UINT8 || o->w->dtype != MPQ_INT8 ||
         conv->c == conv->group || mpq_volume(conv->kernel) * 255 * 128 > (int64_t)MPQ_EXACT_SUM)
         return false;
-    for (int64_t m = 0; o->w_zero && m < conv->m; m++)
-        if (mpq_zero_at(o->w_zero, m) != 0)
-            return false;
+    if (o->w_zero &&
+        mpq_sum_of_magnitudes(o->w_zero->data, true, 0, mpq_shape_count(&o->w_zero->shape)))
+        return false;
     for (int d = 0; d < 3 && x_zero != 0; d++) {
         int64_t last = (conv->out[d] - 1) * conv->stride[d] - conv->pad[d];
         if (conv->pad[d] > 0 || last + (conv->kernel[d] - 1) * conv->dilation[d] >= conv->in[d])
@@ -165,6 +166,7 @@ static size_t setup(const struct mpq_node *node, const struct mpq_tensor *const 
     job->sum_real = mpq_scratch_take(workspace, &bytes, n_out, sizeof(mpq_real));
     job->sum = mpq_scratch_take(workspace, &bytes, n_out, sizeof(int32_t));
     job->less = mpq_scratch_take(workspace, &bytes, conv->m, sizeof(mpq_real));
+    job->scale = mpq_scratch_take(workspace, &bytes, conv->m, sizeof(float));
     job->workspace = mpq_scratch_take(workspace, &bytes, 0, 1);
     return bytes;
 }
@@ -201,6 +203,8 @@ static int64_t slice_end(const struct job *job)
     if (job->channels > 1)
         x_high = 255;
     int64_t room = (int64_t)(MPQ_EXACT_SUM / x_high);
+    if ((end - job->begin) * 255 <= room) /* whatever the weights are */
+        return end;
     for (int64_t m = 0; m < job->conv.m; m++) {
         int32_t zero = mpq_zero_at(job->operands.w_zero, m);
         int64_t sum = 0;
@@ -229,10 +233,7 @@ static void pack_filters(void *arg, int64_t begin, int64_t end, int thread)
     (void)thread;
     for (int64_t m = begin; m < end; m++) {
         const uint8_t *w = (const uint8_t *)job->operands.w->data + m * length + job->begin;
-        int64_t sum = 0;
-        for (int64_t i = 0; i < n * job->taps; i++)
-            sum += (int8_t)w[i];
-        job->less[m] = (mpq_real)(-x_zero * sum);
+        job->less[m] = (mpq_real)(-x_zero * mpq_sum_of_signed(w, n * job->taps));
         if (job->taps == 1) { /* they lie like that */
             mpq_real *to = job->w_real + m * n_four;
             to[n_four - 1] = 0;
@@ -297,25 +298,36 @@ static void finish_planes(void *arg, int64_t begin, int64_t end, int thread)
 {
     const struct job *job = arg;
     const struct operands *o = &job->operands;
-    bool is_sum = !o->y_scale;
+    const int32_t *bias = o->bias ? o->bias->data : NULL;
+    bool is_sum = !o->y_scale, is_last = job->end == job->c_group * job->taps;
     struct mpq_requant to =
         mpq_requant_to(o->y_zero ? o->y_zero->dtype : MPQ_UINT8, mpq_zero_at(o->y_zero, 0));
     (void)thread;
     for (int64_t p = begin; p < end; p++) {
         int64_t m = p % job->conv.m, at = p * job->out;
-        (job->begin ? mpq_integer_add : mpq_integer_store)(job->sum + at, job->sum_real + at,
-                                                           job->out);
-        if (job->end < job->c_group * job->taps)
-            continue;
-        if (is_sum) {
-            memcpy((int32_t *)job->y_data + at, job->sum + at, (size_t)job->out * sizeof *job->sum);
+        if (!job->begin && is_last && !is_sum) {
+            mpq_requantize_real(&to, job->sum_real + at, bias ? bias[m] : 0, job->scale[m],
+                                job->y_data + at, job->out);
             continue;
         }
-        float scale =
-            mpq_scale_at(o->x_scale, 0) * mpq_scale_at(o->w_scale, m) / mpq_scale_at(o->y_scale, 0);
-        mpq_requantize(&to, job->sum + at, o->bias ? ((const int32_t *)o->bias->data)[m] : 0, scale,
-                       job->y_data + at, job->out);
+        (job->begin ? mpq_integer_add : mpq_integer_store)(job->sum + at, job->sum_real + at,
+                                                           job->out);
+        if (is_last && is_sum)
+            memcpy((int32_t *)job->y_data + at, job->sum + at, (size_t)job->out * sizeof *job->sum);
+        else if (is_last)
+            mpq_requantize(&to, job->sum + at, bias ? bias[m] : 0, job->scale[m], job->y_data + at,
+                           job->out);
     }
+}
+
+static void find_scales(const struct job *job)
+{
+    const struct operands *o = &job->operands;
+    if (!o->y_scale)
+        return;
+    float x_scale = mpq_scale_at(o->x_scale, 0), y_scale = mpq_scale_at(o->y_scale, 0);
+    for (int64_t m = 0; m < job->conv.m; m++)
+        job->scale[m] = x_scale * mpq_scale_at(o->w_scale, m) / y_scale;
 }
 
 /* The slice that begins at job->begin: where it ends, and its weights. */
@@ -348,6 +360,7 @@ static void qlinear_conv_forward(const struct mpq_kernel_args *args)
         return;
     job.conv.is_bytes = takes_bytes(&job.conv, &job.operands);
     job.channels = job.conv.is_bytes ? 4 : 1;
+    find_scales(&job);
     take_slice(&job);
     bool is_one_slice = job.end == length; /* its weights serve all images */
     for (int64_t first = 0; first < n; first += chunk) {

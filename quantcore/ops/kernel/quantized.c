@@ -167,6 +167,21 @@ int64_t mpq_sum_of_magnitudes(const uint8_t *x, bool is_signed, int32_t zero, in
 }
 
 MPQ_MULTIVERSION
+int64_t mpq_sum_of_signed(const uint8_t *x, int64_t n)
+{
+    enum { BLOCK = 1 << 16 }; /* whose sum int32_t takes */
+    int64_t total = 0;
+    for (int64_t first = 0; first < n; first += BLOCK) {
+        int64_t end = n - first < BLOCK ? n : first + BLOCK;
+        int32_t sum = 0;
+        for (int64_t i = first; i < end; i++)
+            sum += (int8_t)x[i];
+        total += sum;
+    }
+    return total;
+}
+
+MPQ_MULTIVERSION
 void mpq_integer_store(int32_t *restrict sum, const mpq_real *restrict part, int64_t n)
 {
     for (int64_t i = 0; i < n; i++)
@@ -193,6 +208,17 @@ void mpq_requantize(const struct mpq_requant *to, const int32_t *restrict sum, i
     const struct mpq_requant target = *to;
     for (int64_t i = 0; i < n; i++) {
         int32_t total = (int32_t)((uint32_t)sum[i] + (uint32_t)bias);
+        y[i] = mpq_requant_round(&target, (float)total * scale);
+    }
+}
+
+MPQ_MULTIVERSION
+void mpq_requantize_real(const struct mpq_requant *to, const mpq_real *restrict sum, int32_t bias,
+                         float scale, uint8_t *restrict y, int64_t n)
+{
+    const struct mpq_requant target = *to;
+    for (int64_t i = 0; i < n; i++) {
+        int32_t total = (int32_t)((uint32_t)(int32_t)sum[i] + (uint32_t)bias);
         y[i] = mpq_requant_round(&target, (float)total * scale);
     }
 }

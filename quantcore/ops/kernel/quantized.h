@@ -41,9 +41,10 @@ void mpq_shift_to_real(const uint8_t *x, bool is_signed, int32_t zero, mpq_real 
  * is a float. */
 void mpq_pack_bytes(const uint8_t *x, int64_t apart, int n_row, mpq_real *y, int64_t n);
 
-/* The largest |x[i]|; and the sum of |x[i] - zero| over n codes. */
+/* The largest |x[i]|; and the sum of |x[i] - zero|, and of signed x[i], over n codes. */
 mpq_real mpq_largest_magnitude(const mpq_real *x, int64_t n);
 int64_t mpq_sum_of_magnitudes(const uint8_t *x, bool is_signed, int32_t zero, int64_t n);
+int64_t mpq_sum_of_signed(const uint8_t *x, int64_t n);
 
 /* sum[i] = part[i], integers of up to 32 bits; and added to it, modulo 2^32. */
 void mpq_integer_store(int32_t *sum, const mpq_real *part, int64_t n);
@@ -70,9 +71,12 @@ static inline uint8_t mpq_requant_round(const struct mpq_requant *to, float x)
     return (uint8_t)(mpq_round_float(x) + to->zero);
 }
 
-/* y[i] = saturate(rint((sum[i] + bias) * scale) + zero): one scale for all, or one for each i. */
+/* y[i] = saturate(rint((sum[i] + bias) * scale) + zero): one scale for all, or one for each i; sums
+ * that are whole numbers in mpq_real, too. */
 void mpq_requantize(const struct mpq_requant *to, const int32_t *sum, int32_t bias, float scale,
                     uint8_t *y, int64_t n);
+void mpq_requantize_real(const struct mpq_requant *to, const mpq_real *sum, int32_t bias,
+                         float scale, uint8_t *y, int64_t n);
 void mpq_requantize_each(const struct mpq_requant *to, const int32_t *sum, const float *scale,
                          uint8_t *y, int64_t n);
 
