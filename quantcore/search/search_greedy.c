@@ -80,8 +80,8 @@ static void add_move(struct neighbourhood *n, uint32_t down, uint32_t up)
         return;
     for (uint32_t c = 0; c < p->n_cost; c++) {
         int64_t change = pair_cost(n, c, n->bits, down, up) - pair_cost(n, c, n->from, down, up);
-        if (p->cost[c].budget != MPQ_NO_LIMIT &&
-            change > (int64_t)(p->cost[c].budget - n->s->best.cost[c]))
+        if (change > 0 && p->cost[c].budget != MPQ_NO_LIMIT &&
+            (uint64_t)change > p->cost[c].budget - n->s->best.cost[c])
             return;
         if (c == 0)
             move.bytes = change;

@@ -409,6 +409,27 @@ static void ties_go_to_fewer_bytes(void **state)
     mpq_arena_free(in.arena);
 }
 
+/* As large as there are, beyond what a difference holds. */
+static void a_limit_that_nothing_reaches_changes_nothing(void **state)
+{
+    (void)state;
+    for (uint64_t seed = 8000; seed < 8010; seed++) {
+        struct instance in;
+        struct mpq_search_result free, limited;
+        make(&in, seed, 6);
+        in.problem.score = score;
+        in.interaction = 1;
+        limit(&in, MPQ_COST_size, 0.5);
+        search(&in, &free);
+        in.problem.cost[MPQ_COST_bitops].budget = MPQ_NO_LIMIT - 1;
+        in.n_calls = 0;
+        search(&in, &limited);
+        assert_memory_equal(limited.bits, free.bits, 6);
+        assert_int_equal(limited.n_score, free.n_score);
+        mpq_arena_free(in.arena);
+    }
+}
+
 static void results_repeat(void **state)
 {
     (void)state;
@@ -716,6 +737,7 @@ int main(void)
         cmocka_unit_test(uniform_widths_end_at_the_first_that_is_worse),
         cmocka_unit_test(uniform_widths_are_candidates),
         cmocka_unit_test(ties_go_to_fewer_bytes),
+        cmocka_unit_test(a_limit_that_nothing_reaches_changes_nothing),
         cmocka_unit_test(results_repeat),
         cmocka_unit_test(exact_size_decides),
         cmocka_unit_test(constant_surcharge_costs_nothing),
