@@ -29,6 +29,14 @@ uint32_t mpq_searcher_next(const struct mpq_searcher *s, uint32_t u, uint32_t b,
     return 0;
 }
 
+bool mpq_searcher_has_width(const struct mpq_searcher *s, uint32_t b)
+{
+    for (uint32_t l = 0; l < s->problem->n_layer; l++)
+        if (mpq_searcher_allows(s, l, b))
+            return true;
+    return false;
+}
+
 bool mpq_searcher_can_do_without(const struct mpq_searcher *s, uint32_t b)
 {
     for (uint32_t l = 0; l < s->problem->n_layer; l++) {
@@ -39,6 +47,13 @@ bool mpq_searcher_can_do_without(const struct mpq_searcher *s, uint32_t b)
             return false;
     }
     return true;
+}
+
+void mpq_searcher_keep_only(struct mpq_searcher *s, uint32_t mask)
+{
+    for (uint32_t b = MPQ_MAX_BITS; b >= MPQ_MIN_BITS; b--)
+        if (!(mask >> b & 1) && mpq_searcher_can_do_without(s, b))
+            s->excluded |= (uint16_t)(1 << b);
 }
 
 uint64_t mpq_searcher_unit_cost(const struct mpq_searcher *s, uint32_t c, const uint8_t *bits,
@@ -267,9 +282,7 @@ static enum mpq_status leave_out_widths(struct mpq_searcher *s, uint8_t *trial, 
     }
     for (uint32_t only = MPQ_MAX_BITS; only >= MPQ_MIN_BITS; only--) {
         s->excluded = excluded;
-        for (uint32_t b = MPQ_MAX_BITS; b >= MPQ_MIN_BITS; b--)
-            if (b != only && mpq_searcher_can_do_without(s, b))
-                s->excluded |= (uint16_t)(1 << b);
+        mpq_searcher_keep_only(s, 1u << only);
         MPQ_TRY(find_less(s, trial, bits, cost, &is_found));
     }
     s->excluded = excluded;

@@ -1,6 +1,7 @@
 /* The best allocation by the additive estimate, brought under the budget by exact sizes. What the
  * first layer of a width adds to the file by itself, the program that unpacks it, is no layer's in
- * the table; so it is tried whether doing without a width saves more than the width is worth. */
+ * the table; so it is tried whether doing without a width, or with two alone, saves more than they
+ * are worth. */
 #include <math.h>
 #include <string.h>
 
@@ -94,6 +95,24 @@ static enum mpq_status leave_out_widths(struct mpq_searcher *s, struct proposal 
     return MPQ_OK;
 }
 
+/* No widths but two, as far as layers allow it: where each of the others by itself gives way to one
+ * more, none is left out one by one. */
+static enum mpq_status try_pairs(struct mpq_searcher *s, struct proposal *best)
+{
+    struct proposal trial;
+    for (uint32_t wide = MPQ_MAX_BITS; wide > MPQ_MIN_BITS; wide--)
+        for (uint32_t narrow = MPQ_MIN_BITS; narrow < wide; narrow++) {
+            if (!mpq_searcher_has_width(s, wide) || !mpq_searcher_has_width(s, narrow))
+                continue;
+            mpq_searcher_keep_only(s, 1u << wide | 1u << narrow);
+            MPQ_TRY(propose(s, &trial));
+            s->excluded = 0;
+            if (trial.estimate < best->estimate)
+                *best = trial;
+        }
+    return MPQ_OK;
+}
+
 enum mpq_status mpq_search_knapsack(struct mpq_searcher *s)
 {
     struct proposal best;
@@ -101,8 +120,10 @@ enum mpq_status mpq_search_knapsack(struct mpq_searcher *s)
     bool is_accepted;
     double loss;
     MPQ_TRY(propose(s, &best));
-    if (best.was_corrected) /* else it is the best by itself, or there is none */
+    if (best.was_corrected) { /* else it is the best by itself, or there is none */
         MPQ_TRY(leave_out_widths(s, &best));
+        MPQ_TRY(try_pairs(s, &best));
+    }
     if (best.bits) {
         s->best.is_exact = best.estimate <= s->best.bound;
         s->best.estimated = best.bits;

@@ -14,16 +14,6 @@ static void fill_units(const struct mpq_searcher *s, uint32_t first, uint32_t en
     }
 }
 
-/* Whether some layer may have just this width: else it is that of a narrower one by another name.
- */
-static bool is_width(const struct mpq_searcher *s, uint32_t width)
-{
-    for (uint32_t l = 0; l < s->problem->n_layer; l++)
-        if (mpq_searcher_allows(s, l, width))
-            return true;
-    return false;
-}
-
 /* *out_is_worse: it fits and loses more than one offered before. */
 static enum mpq_status offer(struct mpq_searcher *s, uint32_t width, uint32_t act_width,
                              uint8_t *bits, bool *out_is_worse)
@@ -48,7 +38,7 @@ enum mpq_status mpq_search_uniform(struct mpq_searcher *s)
         return MPQ_E_NOMEM;
     for (uint32_t width = MPQ_MAX_BITS; width >= MPQ_MIN_BITS; width--) {
         bool is_worse, narrow_is_worse = true;
-        if (!is_width(s, width))
+        if (!mpq_searcher_has_width(s, width)) /* that of a narrower one by another name */
             continue;
         MPQ_TRY(offer(s, width, MPQ_MAX_BITS, bits, &is_worse));
         if (s->problem->n_group)

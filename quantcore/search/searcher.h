@@ -24,8 +24,12 @@ bool mpq_searcher_allows(const struct mpq_searcher *s, uint32_t u, uint32_t b);
 /* The next allowed width of unit u from b in steps of `direction` (1 or -1), or 0. */
 uint32_t mpq_searcher_next(const struct mpq_searcher *s, uint32_t u, uint32_t b, int direction);
 
-/* Whether every layer has a width that is neither b nor excluded already. */
+/* Whether some layer may have just this width; whether every layer has one that is neither b nor
+ * excluded already. */
+bool mpq_searcher_has_width(const struct mpq_searcher *s, uint32_t b);
 bool mpq_searcher_can_do_without(const struct mpq_searcher *s, uint32_t b);
+/* Exclude all widths that are not in the mask, from the widest, as far as layers can do without. */
+void mpq_searcher_keep_only(struct mpq_searcher *s, uint32_t mask);
 
 /* What unit u at b bits costs while the others are at bits: a layer by itself, a group with all
  * layers that read it. */

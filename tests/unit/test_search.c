@@ -512,8 +512,8 @@ static void constant_surcharge_costs_nothing(void **state)
 }
 
 /* Programs that cost as much as a layer, budgets with room for one to five of them: the knapsack
- * finds something wherever there is something, often the best (132 of 196), and what it takes for a
- * bound is one. */
+ * finds something wherever there is something, mostly the best (184 of 196), and what it takes for
+ * a bound is one. */
 static void widths_are_left_out(void **state)
 {
     (void)state;
@@ -535,7 +535,7 @@ static void widths_are_left_out(void **state)
         }
         mpq_arena_free(in.arena);
     }
-    assert_true(n_best > 0.6 * n_feasible);
+    assert_true(n_best > 0.9 * n_feasible);
 }
 
 static double exact_bytes(const struct instance *in, const uint8_t *bits)
