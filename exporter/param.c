@@ -59,14 +59,15 @@ static enum mpq_status fit_bias(struct mpq_ctx *ctx, struct mpq_arena *arena,
     return MPQ_OK;
 }
 
-/* The window of bytes ends at the largest scale. */
+/* Of bytes, such that the largest scale is within them: a whole octave. */
 static int first_step(const struct mpq_param *param, uint32_t n_layer)
 {
     float most = 0;
     for (uint32_t l = 0; l < n_layer; l++)
         for (int64_t c = 0; c < param[l].layer->n_channel; c++)
             most = fmaxf(most, param[l].scale[c]);
-    return mpq_scale_step(most) - (MPQ_SCALE_CODES - 1);
+    int octave = (int)floor((mpq_scale_step(most) - MPQ_SCALE_WINDOW) / (double)MPQ_SCALE_STEPS);
+    return (octave < FLT_MIN_EXP ? FLT_MIN_EXP : octave) * MPQ_SCALE_STEPS;
 }
 
 enum mpq_status mpq_param_join(struct mpq_ctx *ctx, struct mpq_arena *arena,
@@ -198,27 +199,25 @@ static const char *write_halves(struct mpq_build *build, enum mpq_dtype dtype,
     return MPQ_BUILD_OP(build, "Cast", {packed}, .attr = "to", .attr_int = MPQ_FLOAT);
 }
 
-/* Scales as bytes, steps from `first` on. Products and the sum are exact in float; powers of two at
- * sixteenths are 0.048 of a last digit or more from where a rounding would tip, so every runtime
- * whose pow is within 0.54 makes the same of them. */
+/* Scales as bytes, steps from `first` on. */
 static const char *write_steps(struct mpq_build *build, int first, const struct rows *rows)
 {
     int64_t n = rows_length(rows), at = 0;
     uint8_t *step = mpq_arena_alloc(build->ctx, build->arena, (size_t)n, 1);
-    float *offset = mpq_arena_alloc(build->ctx, build->arena, 1, sizeof *offset);
-    if (!step || !offset)
+    float *least = mpq_arena_alloc(build->ctx, build->arena, 1, sizeof *least);
+    if (!step || !least)
         return NULL;
-    *offset = (float)first / MPQ_SCALE_STEPS;
+    *least = mpq_scale_of_step(first);
     for (size_t r = 0; r < rows->n && !build->measured; r++)
         for (int64_t c = 0; c < rows->length[r]; c++)
             step[at++] = (uint8_t)(mpq_scale_step(rows->data[r][c]) - first);
     const struct mpq_tensor bytes = {MPQ_UINT8, MPQ_SHAPE(n), step};
-    const struct mpq_tensor begin = {.dtype = MPQ_FLOAT, .data = offset};
+    const struct mpq_tensor factor = {.dtype = MPQ_FLOAT, .data = least};
     const char *x = mpq_build_constant(build, &bytes, NULL);
     x = MPQ_BUILD_OP(build, "Cast", {x}, .attr = "to", .attr_int = MPQ_FLOAT);
     x = MPQ_BUILD_OP(build, "Mul", {x, mpq_build_shared_float(build, 1.0f / MPQ_SCALE_STEPS)});
-    x = MPQ_BUILD_OP(build, "Add", {x, mpq_build_constant(build, &begin, NULL)});
-    return MPQ_BUILD_OP(build, "Pow", {mpq_build_shared_float(build, 2), x});
+    x = MPQ_BUILD_OP(build, "Pow", {mpq_build_shared_float(build, 2), x});
+    return MPQ_BUILD_OP(build, "Mul", {x, mpq_build_constant(build, &factor, NULL)});
 }
 
 static enum mpq_status write_scales(struct mpq_build *build, struct mpq_param *param,

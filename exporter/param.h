@@ -2,7 +2,7 @@
  * biases at two. Those of all layers lie in one tensor of a kind, which is cast and split when the
  * file is loaded:
  *
- *   scales  uint8    -> Cast -> Mul 1/16 -> Add -> Pow(2, .) -> Split
+ *   scales  uint8    -> Cast -> Mul 1/16 -> Pow(2, .) -> Mul -> Split
  *           bfloat16 -> Cast -> Split
  *   biases  float16  -> Cast -> Split                          where the layer's input is float
  *           float16  -> Cast -> Div(., Concat(bias scales)) -> Round -> Cast int32 -> Split

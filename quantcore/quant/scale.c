@@ -10,30 +10,25 @@
 #define COUNTS_FROM (1.0f / 64) /* of the layer's largest channel    */
 #define SPARE_STEPS MPQ_SCALE_STEPS
 
-static const float mantissa[MPQ_SCALE_STEPS] = {
+/* 2^(i / 16) */
+static const float power[MPQ_SCALE_STEPS] = {
     0x1p0f,        0x1.0b5586p0f, 0x1.172b84p0f, 0x1.2387a6p0f, 0x1.306fep0f,  0x1.3dea64p0f,
     0x1.4bfdaep0f, 0x1.5ab07ep0f, 0x1.6a09e6p0f, 0x1.7a1148p0f, 0x1.8ace54p0f, 0x1.9c4918p0f,
     0x1.ae89fap0f, 0x1.c199bep0f, 0x1.d5818ep0f, 0x1.ea4afap0f};
 
-/* Where the next step is nearer, 2^((2 step + 1) / 32). */
-static const float end[MPQ_SCALE_STEPS] = {
-    0x1.059b0ep0f, 0x1.11301ep0f, 0x1.1d4874p0f, 0x1.29e9ep0f,  0x1.371a74p0f, 0x1.44e086p0f,
-    0x1.5342b6p0f, 0x1.6247ecp0f, 0x1.71f75ep0f, 0x1.82589ap0f, 0x1.93737cp0f, 0x1.a5503cp0f,
-    0x1.b7f77p0f,  0x1.cb720ep0f, 0x1.dfc974p0f, 0x1.f50766p0f};
-
 int mpq_scale_step(float scale)
 {
-    int exponent, step = 0;
+    int exponent, step = MPQ_SCALE_STEPS - 1;
     float m = 2 * frexpf(fmaxf(scale, FLT_MIN), &exponent);
-    while (step < MPQ_SCALE_STEPS && m >= end[step])
-        step++;
+    while (power[step] > m)
+        step--;
     return (exponent - 1) * MPQ_SCALE_STEPS + step;
 }
 
 float mpq_scale_of_step(int step)
 {
     int rest = (step % MPQ_SCALE_STEPS + MPQ_SCALE_STEPS) % MPQ_SCALE_STEPS;
-    return ldexpf(mantissa[rest], (step - rest) / MPQ_SCALE_STEPS);
+    return ldexpf(power[rest] * MPQ_SCALE_MIDDLE, (step - rest) / MPQ_SCALE_STEPS);
 }
 
 static float round_to_bfloat16(float scale)
@@ -88,7 +83,7 @@ enum mpq_status mpq_scale_choose(struct mpq_ctx *ctx, struct mpq_arena *arena,
         most = fmaxf(most, of_layer);
     }
     bool is_byte = n_channel >= BYTES_FROM && most > 0 &&
-                   mpq_scale_step(most) - mpq_scale_step(least) < MPQ_SCALE_CODES - SPARE_STEPS;
+                   mpq_scale_step(most) - mpq_scale_step(least) <= MPQ_SCALE_WINDOW - SPARE_STEPS;
     for (uint32_t l = 0; l < n_layer; l++)
         layer[l].scale_form = is_byte ? MPQ_SCALE_BYTE : MPQ_SCALE_BFLOAT16;
     return MPQ_OK;

@@ -1,7 +1,7 @@
 /* How the channel scales of weights are stored. A scale is local: whichever of its neighbours it
  * becomes before weights are rounded to levels, the levels are fitted to it. So a file's scales
- * are bytes, steps of 2^(1/16) over a window of 16 octaves that slides with the largest; 2.2 % off
- * at most. A file of few channels would spend on the nodes that compute them (param.h of the
+ * are bytes, steps of 2^(1/16) over a window of 15 to 16 octaves that ends at the largest; 2.2 %
+ * off at most. A file of few channels would spend on the nodes that compute them (param.h of the
  * exporter) what it saves, and one whose scales spread further would lose weights: these have
  * bfloat16.
  *
@@ -12,15 +12,21 @@
 
 #include "quantcore/quant/layer.h"
 
-#define MPQ_SCALE_STEPS 16  /* of one octave                          */
-#define MPQ_SCALE_CODES 256 /* neighbouring steps that a byte tells apart */
+#define MPQ_SCALE_STEPS  16  /* of one octave                                               */
+#define MPQ_SCALE_WINDOW 240 /* steps down from the largest scale that bytes reach, or more */
+
+/* All scales from 2^(step / 16) to the next power become the one in their middle, 2^(1/32) above,
+ * by a float product. Powers at sixteenths are 0.048 of a last digit or more from where rounding
+ * tips, so all runtimes have the same. Powers of two themselves are no good scales: where a layer's
+ * output has the scale of its input, sums times such a scale end in ties, which float and integer
+ * kernels break each its own way. */
+#define MPQ_SCALE_MIDDLE 0x1.059b0ep0f
 
 /* Scales as the file will have them: to be taken before weights are rounded to levels. Idempotent;
  * what is not above 0 stays as it is. */
 float mpq_scale_round(const struct mpq_layer *layer, float scale);
 
-/* The step nearest to a scale > 0, and the scale of a step: the float nearest to
- * 2^(step / MPQ_SCALE_STEPS). The least is FLT_MIN. */
+/* The step of a scale > 0, and the scale of a step, the least of them a normal number. */
 int mpq_scale_step(float scale);
 float mpq_scale_of_step(int step);
 

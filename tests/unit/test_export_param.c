@@ -105,9 +105,10 @@ static void test_channel_below_window(void **state)
     for (uint32_t l = 0; l < c.layers.n_layer; l++)
         export_code_layer(&c, l, 8);
     const struct mpq_layer *layer = &c.layers.layer[1];
-    float top = mpq_scale_of_step(-40), least = mpq_scale_of_step(-40 - 255);
+    float top = mpq_scale_of_step(-40), least = mpq_scale_of_step(-18 * MPQ_SCALE_STEPS);
     ((float *)c.code[0].scale)[2] = top;
-    ((float *)c.code[1].scale)[3] = mpq_scale_of_step(-40 - 255 - 16); /* an octave too low */
+    ((float *)c.code[1].scale)[3] =
+        mpq_scale_of_step(-19 * MPQ_SCALE_STEPS); /* an octave too low */
     ((float *)c.code[1].scale)[4] = least;
     assert_int_equal(c.layers.n_layer, 4);
     CHECK_OK(ctx, mpq_export_codes(ctx, c.net->arena, &c.plan, stored));
