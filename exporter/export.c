@@ -114,6 +114,14 @@ static enum mpq_status publish(struct mpq_qdq *qdq, mpq_node_id n, struct mpq_ru
     return MPQ_OK;
 }
 
+/* The value is for a node of the run alone. */
+static void unpublish(const struct mpq_qdq *qdq, mpq_value_id v, struct mpq_run *run)
+{
+    for (size_t k = 0; k < run->n_out; k++)
+        if (strcmp(run->out[k], qdq->read_as[v]) == 0 || strcmp(run->out[k], qdq->made_as[v]) == 0)
+            run->out[k] = "";
+}
+
 /* Whether what follows node n, which is not written, belongs to the run before it: that makes its
  * input, for nobody else. */
 static bool joins(const struct mpq_qdq *qdq, const struct mpq_uses *uses, mpq_node_id n,
@@ -136,11 +144,11 @@ static enum mpq_status write_nodes(struct mpq_qdq *qdq)
         return MPQ_E_NOMEM;
     MPQ_TRY(mpq_graph_uses(qdq->build.ctx, qdq->build.arena, graph, &uses));
     for (mpq_node_id n = 0; n < graph->n_node; n++) {
-        struct mpq_run here = {.first = qdq->build.n_node, .own = SIZE_MAX};
+        struct mpq_run here = {.first = qdq->build.n_node, .own = MPQ_NO_OWN};
         bool is_left_out = mpq_qdq_leaves_out(qdq, n);
         if (is_left_out && n_run && joins(qdq, &uses, n, &run[n_run - 1], last)) {
             here = run[--n_run];
-            here.n_out = 0; /* all of them were for this one */
+            unpublish(qdq, graph->node[n].in[0], &here);
         }
         MPQ_TRY(mpq_qdq_before_node(qdq, n));
         if (is_left_out)

@@ -251,6 +251,11 @@ static bool keep_body(struct mpq_functions *functions, struct body *body)
     return true;
 }
 
+static size_t behind_own(const struct mpq_run *run)
+{
+    return run->own == MPQ_NO_OWN ? run->first : run->own + 1;
+}
+
 /* Calls for runs that have none yet, whole or what is behind their own node. */
 static enum mpq_status make_calls(struct writing *w, const struct mpq_run *run, size_t n_run,
                                   bool is_whole, struct call *call)
@@ -258,7 +263,7 @@ static enum mpq_status make_calls(struct writing *w, const struct mpq_run *run, 
     w->n_body = 0;
     for (size_t r = 0; r < n_run; r++)
         if (!call[r].message)
-            MPQ_TRY(make_call(w, &run[r], is_whole ? run[r].first : run[r].own + 1, &call[r]));
+            MPQ_TRY(make_call(w, &run[r], is_whole ? run[r].first : behind_own(&run[r]), &call[r]));
     for (size_t r = 0; r < n_run; r++) {
         struct body *body = call[r].body;
         if (!call[r].message || call[r].message->op_type != unnamed)

@@ -10,10 +10,13 @@
  * 1.17 on. */
 #define MPQ_FUNCTION_IR_VERSION 8
 
+#define MPQ_NO_OWN SIZE_MAX
+
 /* Nodes that stand next to each other in the graph under construction. */
 struct mpq_run {
     size_t first, end; /* in build->node                                                    */
-    size_t own;        /* the one whose name a call has; what is before and behind serves it */
+    size_t own;        /* the one whose name a call has; what is before and behind serves it;
+                          MPQ_NO_OWN: there is none */
     const char **out;  /* names of what others may read: made in the run, or not             */
     size_t n_out;
 };

@@ -145,6 +145,68 @@ static void test_float_layers(void **state)
     assert_int_equal(model->functions[0]->n_output, 2);
 }
 
+/* Two halves of the channels. */
+static void split(struct net *net, int i, mpq_value_id x, mpq_value_id sizes, mpq_value_id *out)
+{
+    static struct mpq_attr axis = {.name = "axis", .kind = MPQ_ATTR_INT, .i = 1};
+    struct mpq_node node = {.name = mpq_arena_printf(&net->ctx, net->arena, "s%d", i),
+                            .op_type = "Split",
+                            .domain = "",
+                            .attr_set = {1, &axis},
+                            .n_in = 2,
+                            .n_out = 2,
+                            .in = (mpq_value_id[]){x, sizes},
+                            .out = out,
+                            .source = MPQ_NO_NODE};
+    for (int k = 0; k < 2; k++) {
+        const char *name = mpq_arena_printf(&net->ctx, net->arena, "s%d.%d", i, k);
+        CHECK_OK(&net->ctx, mpq_graph_add_value(&net->ctx, net->graph, name, &out[k]));
+        net->graph->value[out[k]].dtype = MPQ_FLOAT;
+    }
+    CHECK_OK(&net->ctx, mpq_op_resolve(&net->ctx, net->arena, &node));
+    CHECK_OK(&net->ctx, mpq_graph_add_node(&net->ctx, net->graph, &node, NULL));
+}
+
+/* Of what a node makes, a Relu that is left out reads one output alone, others the other one. */
+static void test_one_output_of_several_is_left(void **state)
+{
+    enum { N_SPLIT = 10 };
+    struct net *net = *state;
+    struct export_case c;
+    mpq_value_id x = net_input(net, "x", MPQ_SHAPE(-1, 4, 6, 6)), half[2];
+    mpq_value_id sizes = net_ints(net, "sizes", 2, (int64_t[]){2, 2});
+    for (int i = 0; i < N_SPLIT; i++) {
+        const char *name[6];
+        for (int k = 0; k < 6; k++)
+            name[k] = mpq_arena_printf(&net->ctx, net->arena, "%c%d", "vwrpqa"[k], i);
+        mpq_value_id v = net_random(net, name[0], MPQ_SHAPE(4, 2, 1, 1), false);
+        mpq_value_id w = net_random(net, name[1], MPQ_SHAPE(4, 2, 1, 1), false);
+        split(net, i, x, sizes, half);
+        mpq_value_id r = net_node(net, "Relu", name[2], NET_NO_ATTRS, NET_IN(half[0]));
+        mpq_value_id p = net_node(net, "Conv", name[3], NET_NO_ATTRS, NET_IN(r, v));
+        mpq_value_id q = net_node(net, "Conv", name[4], NET_NO_ATTRS, NET_IN(half[1], w));
+        x = net_node(net, "Add", name[5], NET_NO_ATTRS, NET_IN(p, q));
+    }
+    net_output(net, x);
+    export_case_init(&c, net);
+    struct mpq_act_quant *quant =
+        mpq_arena_copy(&net->ctx, net->arena, c.plan.act_quant, c.act.n_group * sizeof *quant);
+    for (uint32_t g = 0; g < c.act.n_group; g++)
+        quant[g].zero_point = 0;
+    c.plan.act_quant = quant;
+    for (uint32_t l = 0; l < c.layers.n_layer; l++)
+        export_code_layer(&c, l, 8);
+    struct mpq_graph *full = export_round_trip(&c);
+    assert_int_equal(net_count(full, "Relu"), 0);
+    c.plan.names = MPQ_NAMES_NODES;
+    check_same_graph(net, full, export_round_trip(&c));
+    bool has_split = false;
+    const Onnx__ModelProto *model = unpacked(&c);
+    for (size_t f = 0; f < model->n_functions; f++)
+        has_split |= strcmp(model->functions[f]->name, "S") == 0;
+    assert_true(has_split);
+}
+
 /* ---- runs by hand ---- */
 
 /* n runs of Neg -> Abs -> Neg; what `out` [n] says may be read, behind the run's last value. */
@@ -202,6 +264,26 @@ static void test_different_operators(void **state)
         assert_string_equal(build.node[i]->op_type, made.function[i % 2]->name);
 }
 
+/* Where no node of a run lends the call its name, what is behind that one is the run itself. */
+static void test_run_without_own_node(void **state)
+{
+    enum { N_LONG = 300 };
+    struct net *net = *state;
+    struct mpq_build build;
+    struct mpq_functions functions;
+    char name[N_LONG + 1] = {0};
+    memset(name, 'x', N_LONG);
+    CHECK_OK(&net->ctx, mpq_build_init(&net->ctx, net->arena, net->graph, &build));
+    const char *x = MPQ_BUILD_OP(&build, "Add", {name, name});
+    const char *y = MPQ_BUILD_OP(&build, "Mul", {x, name});
+    const char *z = MPQ_BUILD_OP(&build, "Neg", {y});
+    MPQ_BUILD_OP(&build, "Abs", {z});
+    struct mpq_run run = {2, 4, MPQ_NO_OWN, &z, 1};
+    CHECK_OK(&net->ctx, mpq_write_functions(&build, 13, NULL, 0, &run, 1, &functions));
+    assert_int_equal(functions.n, 0);
+    assert_int_equal(build.n_node, 4);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -209,6 +291,9 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_what_does_not_pay, net_setup, net_teardown),
         cmocka_unit_test_setup_teardown(test_targets, net_setup, net_teardown),
         cmocka_unit_test_setup_teardown(test_float_layers, net_setup, net_teardown),
+        cmocka_unit_test_setup_teardown(test_one_output_of_several_is_left, net_setup,
+                                        net_teardown),
+        cmocka_unit_test_setup_teardown(test_run_without_own_node, net_setup, net_teardown),
         cmocka_unit_test_setup_teardown(test_by_hand, net_setup, net_teardown),
         cmocka_unit_test_setup_teardown(test_different_operators, net_setup, net_teardown),
     };
