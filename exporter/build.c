@@ -267,20 +267,6 @@ bool mpq_build_split(struct mpq_build *build, const char *in, const int64_t *len
     return true;
 }
 
-const char *mpq_build_concat(struct mpq_build *build, const char *const *in, size_t n)
-{
-    const char *out = mpq_build_name(build);
-    if (build->ctx->status != MPQ_OK)
-        return NULL;
-    Onnx__NodeProto *node = wide_node(build, "Concat", n, 1);
-    if (!node || !put_axis(build, node, 0))
-        return NULL;
-    for (size_t i = 0; i < n; i++)
-        node->input[i] = mpq_write_text(in[i]);
-    node->output[0] = mpq_write_text(out);
-    return out;
-}
-
 static const char *add_constant(struct mpq_build *build, const struct mpq_tensor *tensor,
                                 const char *name, bool compact)
 {

@@ -64,8 +64,6 @@ const char *mpq_build_op(struct mpq_build *build, const struct mpq_build_op *op)
 bool mpq_build_split(struct mpq_build *build, const char *in, const int64_t *length, size_t n,
                      int axis, const char **out_piece);
 
-const char *mpq_build_concat(struct mpq_build *build, const char *const *in, size_t n); /* axis 0 */
-
 /* An initializer of its own; tensor->data may be NULL where build->measured.
  * `name` NULL: a new one. Returns the name. */
 const char *mpq_build_constant(struct mpq_build *build, const struct mpq_tensor *tensor,

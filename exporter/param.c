@@ -6,12 +6,18 @@
 
 #include "quantcore/quant/scale.h"
 
-#define MAX_BIAS 2147483520.0 /* the float next below 2^31 */
-#define MAX_HALF 65504.0f
+#define MAX_HALF  65504.0f
+#define BIAS_UNIT 32768.0f /* of short integer biases: with it float16 reaches as far as int32 */
+#define MAX_BIAS  ((double)MAX_HALF * (double)BIAS_UNIT)
 
 static bool has_bias(const struct mpq_param *param)
 {
     return param->layer->bias != MPQ_NO_VALUE;
+}
+
+static float as_half(float x)
+{
+    return mpq_half_to_float(mpq_float_to_half(fmaxf(-MAX_HALF, fminf(MAX_HALF, x))));
 }
 
 static int8_t nearest_level(const struct mpq_layer_code *code, double wanted)
@@ -90,7 +96,8 @@ enum mpq_status mpq_param_init(struct mpq_ctx *ctx, struct mpq_arena *arena,
 {
     size_t n = (size_t)layer->n_channel;
     MPQ_ASSERT((code->bias != NULL) == (layer->bias != MPQ_NO_VALUE));
-    *out = (struct mpq_param){.layer = layer, .x_scale = x_scale, .q = code->q};
+    *out =
+        (struct mpq_param){.layer = layer, .x_scale = x_scale, .is_short = is_short, .q = code->q};
     out->scale = mpq_arena_alloc(ctx, arena, n, sizeof *out->scale);
     out->bias = mpq_arena_alloc(ctx, arena, n, sizeof *out->bias);
     if (!out->scale || !out->bias)
@@ -100,16 +107,18 @@ enum mpq_status mpq_param_init(struct mpq_ctx *ctx, struct mpq_arena *arena,
     if (!code->bias)
         return MPQ_OK;
     memcpy(out->bias, code->bias, n * sizeof *out->bias);
+    if (x_scale > 0.0f)
+        return fit_bias(ctx, arena, code, out);
     for (size_t c = 0; is_short && c < n; c++)
-        out->bias[c] =
-            mpq_half_to_float(mpq_float_to_half(fmaxf(-MAX_HALF, fminf(MAX_HALF, code->bias[c]))));
-    return x_scale > 0.0f ? fit_bias(ctx, arena, code, out) : MPQ_OK;
+        out->bias[c] = as_half(code->bias[c]);
+    return MPQ_OK;
 }
 
-/* In the same float arithmetic as the short form's Div and Round. */
+/* In units of input scale times weight scale; of 11 bits where the file keeps it in float16. */
 static float bias_integer(const struct mpq_param *param, int64_t c)
 {
-    return rintf(param->bias[c] / (param->x_scale * param->scale[c]));
+    float q = rintf(param->bias[c] / (param->x_scale * param->scale[c]));
+    return param->is_short ? as_half(q / BIAS_UNIT) * BIAS_UNIT : q;
 }
 
 void mpq_param_settle(struct mpq_param *param)
@@ -238,6 +247,15 @@ static enum mpq_status write_scales(struct mpq_build *build, struct mpq_param *p
     return MPQ_OK;
 }
 
+static float *shrunk_integers(struct mpq_build *build, const struct mpq_param *param)
+{
+    int64_t n = param->layer->n_channel;
+    float *q = mpq_arena_alloc(build->ctx, build->arena, (size_t)n, sizeof *q);
+    for (int64_t c = 0; c < n && q && !build->measured; c++)
+        q[c] = bias_integer(param, c) / BIAS_UNIT;
+    return q;
+}
+
 static enum mpq_status write_biases(struct mpq_build *build, struct mpq_param *param,
                                     uint32_t n_layer, bool is_integer)
 {
@@ -246,16 +264,16 @@ static enum mpq_status write_biases(struct mpq_build *build, struct mpq_param *p
     for (uint32_t l = 0; l < n_layer; l++) {
         if (!has_bias(&param[l]) || (param[l].x_scale > 0.0f) != is_integer)
             continue;
-        rows.name[rows.n] = param[l].bias_scale_name;
-        rows_add(&rows, l, param[l].layer->n_channel, param[l].bias);
+        float *data = is_integer ? shrunk_integers(build, &param[l]) : param[l].bias;
+        if (is_integer && !data)
+            return MPQ_E_NOMEM;
+        rows_add(&rows, l, param[l].layer->n_channel, data);
     }
     if (!rows.n)
         return MPQ_OK;
     const char *all = write_halves(build, MPQ_FLOAT16, &rows);
     if (is_integer) {
-        const char *scales = mpq_build_concat(build, rows.name, rows.n);
-        all = MPQ_BUILD_OP(build, "Div", {all, scales});
-        all = MPQ_BUILD_OP(build, "Round", {all});
+        all = MPQ_BUILD_OP(build, "Mul", {all, mpq_build_shared_float(build, BIAS_UNIT)});
         all = MPQ_BUILD_OP(build, "Cast", {all}, .attr = "to", .attr_int = MPQ_INT32);
     }
     if (!mpq_build_split(build, all, rows.length, rows.n, 0, rows.name))
@@ -277,12 +295,8 @@ enum mpq_status mpq_param_write(struct mpq_build *build, enum mpq_param_form for
             p->scale_name = write_floats(build, n, p->scale);
         if (!has_bias(p))
             continue;
-        if (p->x_scale > 0.0f && form == MPQ_PARAM_PLAIN) {
+        if (p->x_scale > 0.0f && form == MPQ_PARAM_PLAIN)
             p->bias_scale_name = write_product(build, p);
-        } else if (p->x_scale > 0.0f) {
-            const char *x_scale = mpq_build_shared_float(build, p->x_scale);
-            p->bias_scale_name = MPQ_BUILD_OP(build, "Mul", {x_scale, p->scale_name});
-        }
         if (form != MPQ_PARAM_SHORT)
             p->bias_name =
                 p->x_scale > 0.0f ? write_integers(build, p) : write_floats(build, n, p->bias);

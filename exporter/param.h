@@ -5,8 +5,7 @@
  *   scales  uint8    -> Cast -> Mul 1/16 -> Pow(2, .) -> Mul -> Split
  *           bfloat16 -> Cast -> Split
  *   biases  float16  -> Cast -> Split                          where the layer's input is float
- *           float16  -> Cast -> Div(., Concat(bias scales)) -> Round -> Cast int32 -> Split
- *                       bias scale = Mul(scale of the input, scales)    where it is quantized  */
+ *           float16  -> Cast -> Mul 2^15 -> Cast int32 -> Split        where it is quantized */
 #ifndef MPQ_EXPORTER_PARAM_H
 #define MPQ_EXPORTER_PARAM_H
 
@@ -25,7 +24,8 @@ struct mpq_param {
     float *scale, *bias; /* [n_channel] as the file has them; NULL where only measured         */
     const int8_t *q;     /* the weights in these scales                                        */
     int8_t *own_q;       /* that, where it is not the layer code's; else NULL                  */
-    const char *scale_name, *bias_name, *bias_scale_name; /* bias_scale_name NULL: float bias  */
+    bool is_short;       /* biases are kept in float16                                         */
+    const char *scale_name, *bias_name, *bias_scale_name; /* NULL: see mpq_param_write()       */
 };
 
 /* Round scales and bias to what the file holds. A channel whose weights are next to nothing beside
@@ -44,7 +44,9 @@ enum mpq_status mpq_param_join(struct mpq_ctx *ctx, struct mpq_arena *arena,
 /* Biases that become integers: what they are once dequantized. */
 void mpq_param_settle(struct mpq_param *param);
 
-/* Write the tensors of all layers and store their names. */
+/* Write the tensors of all layers and store their names. Biases are integers where x_scale is
+ * positive; the scale of these, x_scale times scales, is left to who reads them (bias_scale_name
+ * NULL) but where nothing may be computed at load. */
 enum mpq_status mpq_param_write(struct mpq_build *build, enum mpq_param_form form,
                                 struct mpq_param *param, uint32_t n_layer) MPQ_CHECKED;
 

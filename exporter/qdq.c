@@ -482,9 +482,14 @@ static const char *write_weight(struct mpq_qdq *qdq, uint32_t l)
 static const char *write_bias(struct mpq_qdq *qdq, uint32_t l)
 {
     const struct mpq_param *param = &qdq->param[l];
-    if (!param->bias_scale_name)
+    const char *scale = param->bias_scale_name;
+    if (param->x_scale == 0.0f)
         return param->bias_name;
-    return MPQ_BUILD_OP(&qdq->build, "DequantizeLinear", {param->bias_name, param->bias_scale_name},
+    if (!scale)
+        scale =
+            MPQ_BUILD_OP(&qdq->build, "Mul",
+                         {mpq_build_shared_float(&qdq->build, param->x_scale), param->scale_name});
+    return MPQ_BUILD_OP(&qdq->build, "DequantizeLinear", {param->bias_name, scale},
                         .out = name_of(qdq, param->layer->bias), .attr = "axis");
 }
 

@@ -54,6 +54,38 @@ static void test_large_bias(void **state)
     export_check_layers(&c, export_round_trip(&c));
 }
 
+/* Integer biases have 11 bits, as float ones have, over all the range of int32. */
+static void test_integer_biases(void **state)
+{
+    struct mpq_ctx *ctx = &((struct net *)*state)->ctx;
+    struct mpq_layer_code stored[4];
+    static const double steps[] = {0.4, 3, -2047, 2049, 1e5, -1e6, 1e8, 2.14e9, -2.14e9};
+    struct export_case c;
+    export_build_small(*state);
+    export_case_init(&c, *state);
+    for (uint32_t l = 0; l < c.layers.n_layer; l++)
+        export_code_layer(&c, l, 4);
+    const struct mpq_layer *layer = &c.layers.layer[2];
+    assert_int_equal(layer->n_channel, MPQ_COUNT(steps));
+    const uint32_t group = mpq_act_plan_input(&c.act, layer->node, layer->x);
+    double step[MPQ_COUNT(steps)];
+    for (size_t i = 0; i < MPQ_COUNT(steps); i++) {
+        step[i] = (double)c.plan.act_quant[group].scale * (double)c.code[2].scale[i];
+        ((float *)c.code[2].bias)[i] = (float)(steps[i] * step[i]);
+    }
+    const char *targets[] = {"ort", "int8"};
+    for (size_t t = 0; t < MPQ_COUNT(targets); t++) {
+        c.plan.target = mpq_target_find(targets[t]);
+        const float *b = export_constant_input(&c, export_round_trip(&c), layer->name, 2)->data;
+        for (size_t i = 0; i < MPQ_COUNT(steps); i++)
+            CHECK_NEAR(b[i], c.code[2].bias[i], 0x1.01p-12, 0.5001 * step[i]);
+        assert_true(b[0] == 0 && b[2] == (float)(-2047 * step[2]));
+        CHECK_OK(ctx, mpq_export_codes(ctx, c.net->arena, &c.plan, stored));
+        for (size_t i = 0; i < MPQ_COUNT(steps); i++) /* no scale had to grow for its bias */
+            assert_true(stored[2].scale[i] == c.code[2].scale[i]);
+    }
+}
+
 static void use_bytes(struct export_case *c)
 {
     for (uint32_t l = 0; l < c->layers.n_layer; l++)
@@ -133,6 +165,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_dead_channel, net_setup, net_teardown),
         cmocka_unit_test_setup_teardown(test_large_bias, net_setup, net_teardown),
+        cmocka_unit_test_setup_teardown(test_integer_biases, net_setup, net_teardown),
         cmocka_unit_test_setup_teardown(test_byte_scales, net_setup, net_teardown),
         cmocka_unit_test_setup_teardown(test_channel_below_window, net_setup, net_teardown),
     };

@@ -90,7 +90,7 @@ static void test_repeats_are_calls(void **state)
     assert_int_equal(model->n_opset_import, 2);
     assert_string_equal(model->opset_import[1]->domain, model->functions[0]->domain);
     assert_string_equal(model->functions[0]->name, "C"); /* Conv, and what is before and behind */
-    assert_int_equal(model->functions[0]->n_node, 5);
+    assert_int_equal(model->functions[0]->n_node, 6);
     assert_int_equal(model->functions[0]->n_output, 1);
     assert_int_equal(n_call(model, model->functions[0]), N_BLOCK);
     assert_string_equal(model->functions[1]->name, "A"); /* Add, and what is behind */
