@@ -124,11 +124,11 @@ const struct mpq_option_row mpq_option_table[] = {
     {"weights-only", 0, CONVERT, NULL, A_SWITCH, FIELD(weights_only), "no", NULL,
      "Do not run the model: choose widths by the weights alone, leave activations in float and "
      "carry everything else through, unknown operators included. Needs no data."},
-    {"names", 0, MADE | KEPT, "all|nodes|none", A_CHOICE, FIELD(names), "nodes", NULL,
+    {"names", 0, MADE | KEPT, "all|nodes|layers|none", A_CHOICE, FIELD(names), "layers", NULL,
      "Names that the file keeps. nodes: inner values, weights among them, get a letter or two, "
      "which small files have better use for, and nodes that come many times in a row are a local "
-     "function for --target ort; none: nodes have no names either. Inputs and outputs keep "
-     "theirs."},
+     "function for --target ort; layers: of nodes only those that are layers keep names; none: no "
+     "node does. Inputs and outputs keep theirs."},
     {"saturation-safe", 0, MADE | KEPT, NULL, A_SWITCH, FIELD(saturation_safe), "no", NULL,
      "Change the channels whose weights could make 8-bit kernels saturate on x86 processors "
      "without VNNI; the report counts them in any case."},

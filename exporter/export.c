@@ -17,12 +17,23 @@ static const Onnx__ModelProto *source_of(const struct mpq_graph *graph)
     return graph->source;
 }
 
+/* Whether a node keeps its name: reports speak of layers, and of nodes that we carry unread. */
+static bool keeps_name(const struct mpq_qdq *qdq, mpq_node_id n)
+{
+    enum mpq_names names = qdq->plan->names;
+    bool is_layer = qdq->n_done && qdq->plan->layers->layer[qdq->n_done - 1].node == n;
+    if (names == MPQ_NAMES_LAYERS)
+        return is_layer || !qdq->plan->graph->node[n].op;
+    return names != MPQ_NAMES_NONE;
+}
+
 /* ONNX Runtime 1.19 turns the Slices and Gathers of a value into one Split named after the first of
  * them, and refuses two Splits of one name; so those that have no name get one. */
-static const char *node_name(struct mpq_qdq *qdq, const struct mpq_node *node)
+static const char *node_name(struct mpq_qdq *qdq, mpq_node_id n)
 {
+    const struct mpq_node *node = &qdq->plan->graph->node[n];
     bool needs_name = strcmp(node->op_type, "Slice") == 0 || strcmp(node->op_type, "Gather") == 0;
-    const char *name = qdq->plan->names == MPQ_NAMES_NONE ? "" : node->name;
+    const char *name = keeps_name(qdq, n) ? node->name : "";
     return *name || !needs_name ? name : mpq_build_name(&qdq->build);
 }
 
@@ -44,7 +55,7 @@ static enum mpq_status write_node(struct mpq_qdq *qdq, mpq_node_id n, size_t *ou
     char **input = mpq_arena_alloc(ctx, arena, node->n_in, sizeof *input);
     char **output = mpq_arena_alloc(ctx, arena, node->n_out, sizeof *output);
     Onnx__AttributeProto **attr = mpq_arena_alloc(ctx, arena, node->attr_set.n, sizeof *attr);
-    const char *name = node_name(qdq, node);
+    const char *name = node_name(qdq, n);
     if (!out || !input || !output || !attr || !name)
         return MPQ_E_NOMEM;
     onnx__node_proto__init(out);

@@ -8,8 +8,9 @@
  * case. */
 enum mpq_names {
     MPQ_NAMES_ALL,
-    MPQ_NAMES_NODES, /* inner values and constants get a letter or two        */
-    MPQ_NAMES_NONE   /* and nodes none                                        */
+    MPQ_NAMES_NODES,  /* inner values and constants get a letter or two             */
+    MPQ_NAMES_LAYERS, /* and nodes that are no layers none, but those we do not know */
+    MPQ_NAMES_NONE    /* and those neither                                          */
 };
 
 struct mpq_export_plan {

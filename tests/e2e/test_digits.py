@@ -193,9 +193,9 @@ class CnnInt8(Conversion, unittest.TestCase):
         self.assertEqual(losses, {(summary["decide_loss"], "")})
 
 
-class Cnn10(Conversion, unittest.TestCase):
+class Cnn9(Conversion, unittest.TestCase):
     """Of little more than 2 bits a weight, which tuning for itself is worth most."""
-    model, percent, max_lost = "digits_cnn.onnx", 10, 6
+    model, percent, max_lost = "digits_cnn.onnx", 9, 6
     options = ("--steps", "30")
     integer_ops = {"QLinearConv": 10, "QGemm": 1}
 

@@ -20,6 +20,12 @@ static void test_short_names(void **state)
     for (mpq_node_id n = 0; n < graph->n_node; n++)
         n_named += *graph->node[n].name != 0;
     assert_int_equal(n_named, c.graph->n_node);
+    c.plan.names = MPQ_NAMES_LAYERS;
+    graph = export_round_trip(&c);
+    export_check_layers(&c, graph); /* which finds them by their names */
+    for (mpq_node_id n = 0; n < graph->n_node; n++)
+        n_named -= *graph->node[n].name != 0;
+    assert_int_equal(n_named, c.graph->n_node - c.layers.n_layer);
     c.plan.names = MPQ_NAMES_NONE;
     CHECK_OK(ctx, mpq_export_size(ctx, &c.plan, c.bits, &after));
     assert_true(after < before);
