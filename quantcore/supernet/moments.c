@@ -14,7 +14,8 @@ enum {
     MAX_POSITIONS = 32768, /* of a convolution, over all samples, */
     LEAST_POSITIONS = 128, /* but no fewer and no more than these of one */
     MOST_POSITIONS = 4096,
-    GRAIN = 8192, /* numbers that are worth a thread */
+    ENOUGH_ROWS = 2048, /* for each input that a weight meets */
+    GRAIN = 8192,       /* numbers that are worth a thread */
 };
 
 /* One layer's inputs at work: x as the network has them, f as the float model has, or NULL; rows of
@@ -357,6 +358,8 @@ static void gather_layer(const struct mpq_moment_source *source, const struct mp
         int64_t most = n_position / source->n_sample;
         most = most < LEAST_POSITIONS ? LEAST_POSITIONS : most;
         most = most > MOST_POSITIONS ? MOST_POSITIONS : most;
+        int64_t enough = (ENOUGH_ROWS * m->k + source->n_sample - 1) / source->n_sample;
+        most = most > enough ? enough : most;
         gather_conv(m, &conv, in, (int64_t)((double)conv.n * share + 0.5), most);
     } else {
         struct mpq_layer_input shape = mpq_layer_input(layer, &x[0]->shape);

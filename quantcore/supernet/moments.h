@@ -52,8 +52,9 @@ size_t mpq_moments_bytes(const struct mpq_layer *layer, bool has_cross);
 
 /* Moments of layers [begin, end), out[begin..end), for whoever runs the source's network; the rest
  * of `out` is left alone. Of a convolution 128 to 4096 positions of each sample count, about
- * source->n_position of all. Convolutions and products whose every input meets one weight of a
- * channel have moments, unless a channel has more than 4608 weights.
+ * source->n_position of all, or fewer where that gives 2048 rows for each of k. Convolutions and
+ * products whose every input meets one weight of a channel have moments, unless a channel has more
+ * than 4608 weights.
  *
  * Of no rows yet; */
 enum mpq_status mpq_moments_create(struct mpq_ctx *ctx, struct mpq_arena *arena,
