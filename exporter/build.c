@@ -146,7 +146,8 @@ enum mpq_status mpq_build_shorten(struct mpq_build *build)
     for (size_t i = 0; i < build->n_initializer; i++)
         count_uses(&map, made, &build->initializer[i]->name, 1);
     uint32_t number = 0;
-    qsort(made, build->n_name, sizeof(void *), by_use);
+    if (made)
+        qsort(made, build->n_name, sizeof(void *), by_use);
     for (size_t i = 0; i < build->n_name; i++)
         next_name(build, &number, made[i]->text);
     return MPQ_OK;

@@ -111,7 +111,8 @@ static enum mpq_status publish(struct mpq_qdq *qdq, mpq_node_id n, struct mpq_ru
                         run->n_out + 2 * node->n_out + qdq->n_done - first, sizeof *name);
     if (!name)
         return MPQ_E_NOMEM;
-    memcpy(name, run->out, run->n_out * sizeof *name);
+    if (run->n_out)
+        memcpy(name, run->out, run->n_out * sizeof *name);
     run->out = name;
     for (uint32_t i = 0; i < node->n_out; i++) {
         if (node->out[i] == MPQ_NO_VALUE)
