@@ -10,6 +10,8 @@
 #define BIAS_UNIT 32768.0f /* of short integer biases: with it float16 reaches as far as int32 */
 #define MAX_BIAS  ((double)MAX_HALF * (double)BIAS_UNIT)
 
+enum { LONG_ZERO = 48 }; /* zeros that take as many bytes as making them */
+
 static bool has_bias(const struct mpq_param *param)
 {
     return param->layer->bias != MPQ_NO_VALUE;
@@ -283,6 +285,34 @@ static enum mpq_status write_biases(struct mpq_build *build, struct mpq_param *p
     return MPQ_OK;
 }
 
+/* int8 [n] of zeros; a long one is made at load where that may be. */
+static const char *write_zero(struct mpq_build *build, enum mpq_param_form form, int64_t n)
+{
+    bool is_made = form != MPQ_PARAM_PLAIN && n >= LONG_ZERO;
+    struct mpq_tensor zero = {.dtype = MPQ_INT8};
+    if (!is_made)
+        zero.shape = MPQ_SHAPE(n);
+    zero.data = mpq_arena_alloc(build->ctx, build->arena, is_made ? 1 : (size_t)n, 1);
+    const char *name = zero.data ? mpq_build_shared(build, &zero) : NULL;
+    return is_made ? MPQ_BUILD_OP(build, "Expand", {name, mpq_build_shared_ints(build, &n, 1)})
+                   : name;
+}
+
+/* One for all layers of as many channels. */
+static void write_zeros(struct mpq_build *build, enum mpq_param_form form, struct mpq_param *param,
+                        uint32_t n_layer)
+{
+    for (uint32_t l = 0; l < n_layer; l++) {
+        if (!param[l].has_zero)
+            continue;
+        int64_t n = param[l].layer->n_channel;
+        uint32_t first = 0;
+        while (!param[first].has_zero || param[first].layer->n_channel != n)
+            first++;
+        param[l].zero_name = first < l ? param[first].zero_name : write_zero(build, form, n);
+    }
+}
+
 enum mpq_status mpq_param_write(struct mpq_build *build, enum mpq_param_form form,
                                 struct mpq_param *param, uint32_t n_layer)
 {
@@ -305,5 +335,6 @@ enum mpq_status mpq_param_write(struct mpq_build *build, enum mpq_param_form for
         MPQ_TRY(write_biases(build, param, n_layer, true));
         MPQ_TRY(write_biases(build, param, n_layer, false));
     }
+    write_zeros(build, form, param, n_layer);
     return build->ctx->status;
 }

@@ -5,7 +5,9 @@
  *   scales  uint8    -> Cast -> Mul 1/16 -> Pow(2, .) -> Mul -> Split
  *           bfloat16 -> Cast -> Split
  *   biases  float16  -> Cast -> Split                          where the layer's input is float
- *           float16  -> Cast -> Mul 2^15 -> Cast int32 -> Split        where it is quantized */
+ *           float16  -> Cast -> Mul 2^15 -> Cast int32 -> Split        where it is quantized
+ *   zeros   int8, a scalar -> Expand                           where the weight's kernel wants them
+ */
 #ifndef MPQ_EXPORTER_PARAM_H
 #define MPQ_EXPORTER_PARAM_H
 
@@ -25,7 +27,9 @@ struct mpq_param {
     const int8_t *q;     /* the weights in these scales                                        */
     int8_t *own_q;       /* that, where it is not the layer code's; else NULL                  */
     bool is_short;       /* biases are kept in float16                                         */
+    bool has_zero;       /* there is a zero point a channel, which is 0                        */
     const char *scale_name, *bias_name, *bias_scale_name; /* NULL: see mpq_param_write()       */
+    const char *zero_name;                                /* NULL: there is none               */
 };
 
 /* Round scales and bias to what the file holds. A channel whose weights are next to nothing beside

@@ -375,11 +375,24 @@ static const char *keep_constant(struct mpq_qdq *qdq, mpq_value_id v)
                         .attr_int = MPQ_FLOAT);
 }
 
+/* Gemm's integer kernel wants a zero point a channel, and so does that of MatMul where ONNX Runtime
+ * is told to avoid saturation (session.x64quantprecision); nobody else needs one. */
+static bool has_zero(const struct mpq_qdq *qdq, uint32_t l)
+{
+    const struct mpq_node *node = &qdq->plan->graph->node[qdq->plan->layers->layer[l].node];
+    enum mpq_dtype dtype = qdq->stored[l].dtype;
+    return input_scale(qdq, l) > 0.0f &&
+           (mpq_node_is(node, "Gemm") || mpq_node_is(node, "MatMul")) &&
+           (dtype == MPQ_UNDEFINED || dtype == MPQ_INT8);
+}
+
 enum mpq_status mpq_qdq_begin(struct mpq_qdq *qdq)
 {
     const struct mpq_graph *graph = qdq->plan->graph;
     MPQ_TRY(name_values(qdq));
     MPQ_TRY(mpq_storage_begin(&qdq->build, qdq->stored, qdq->plan->layers->n_layer, &qdq->storage));
+    for (uint32_t l = 0; l < qdq->plan->layers->n_layer; l++)
+        qdq->param[l].has_zero = has_zero(qdq, l);
     if (qdq->plan->layers->n_layer)
         MPQ_TRY(mpq_param_write(&qdq->build, qdq->form, qdq->param, qdq->plan->layers->n_layer));
     for (uint32_t i = 0; i < graph->n_output; i++)
@@ -426,20 +439,6 @@ static const char *name_of(struct mpq_qdq *qdq, mpq_value_id value)
     return qdq->made_as[value];
 }
 
-/* Gemm's integer kernel wants a zero point a channel, and so does that of MatMul where ONNX Runtime
- * is told to avoid saturation (session.x64quantprecision); nobody else needs one. */
-static const char *weight_zero(struct mpq_qdq *qdq, const struct mpq_layer *layer)
-{
-    enum mpq_dtype dtype = qdq->stored[qdq->layer_of[layer->weight]].dtype;
-    const char *op_type = qdq->plan->graph->node[layer->node].op_type;
-    if ((strcmp(op_type, "Gemm") != 0 && strcmp(op_type, "MatMul") != 0) ||
-        (dtype != MPQ_UNDEFINED && dtype != MPQ_INT8))
-        return NULL;
-    struct mpq_tensor zero = {MPQ_INT8, MPQ_SHAPE(layer->n_channel), NULL};
-    zero.data = mpq_arena_alloc(qdq->build.ctx, qdq->build.arena, (size_t)layer->n_channel, 1);
-    return zero.data ? mpq_build_shared(&qdq->build, &zero) : NULL;
-}
-
 static bool is_recurrent(const struct mpq_node *node)
 {
     return mpq_node_is(node, "LSTM") || mpq_node_is(node, "GRU") || mpq_node_is(node, "RNN");
@@ -462,9 +461,8 @@ static const char *write_weight(struct mpq_qdq *qdq, uint32_t l)
     bool is_folded =
         qdq->plan->target->folds_recurrent && is_recurrent(&qdq->plan->graph->node[layer->node]);
     if (is_integer || (qdq->form == MPQ_PARAM_PLAIN && end == axis + 1 && !is_folded)) {
-        const char *zero = is_integer ? weight_zero(qdq, layer) : NULL;
-        return MPQ_BUILD_OP(build, "DequantizeLinear", {q, scale, zero}, .out = name,
-                            .attr = axis == 1 ? NULL : "axis", .attr_int = axis);
+        return MPQ_BUILD_OP(build, "DequantizeLinear", {q, scale, qdq->param[l].zero_name},
+                            .out = name, .attr = axis == 1 ? NULL : "axis", .attr_int = axis);
     }
     if (end < shape->rank || end > axis + 1) {
         int64_t dim[MPQ_MAX_RANK];

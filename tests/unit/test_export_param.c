@@ -160,12 +160,40 @@ static void test_channel_below_window(void **state)
     assert_true(stored[1].scale[3] == c.code[1].scale[3]);
 }
 
+/* Zero points of many channels are made at load, once for all layers of as many; of few, or where
+ * nothing is computed at load, they are constants. */
+static void test_zero_points(void **state)
+{
+    static const int64_t size[] = {32, 64, 64, 40, 64};
+    struct net *net = *state;
+    struct export_case c;
+    mpq_value_id at = net_input(net, "x", MPQ_SHAPE(-1, size[0]));
+    for (size_t l = 0; l + 1 < MPQ_COUNT(size); l++) {
+        char *name = mpq_arena_printf(&net->ctx, net->arena, "l%d", (int)l);
+        char *weight = mpq_arena_printf(&net->ctx, net->arena, "w%d", (int)l);
+        mpq_value_id w = net_random(net, weight, MPQ_SHAPE(size[l], size[l + 1]), false);
+        at = net_node(net, "MatMul", name, NET_NO_ATTRS, NET_IN(at, w));
+    }
+    net_output(net, at);
+    export_case_init(&c, net);
+    for (uint32_t l = 0; l < c.layers.n_layer; l++)
+        export_code_layer(&c, l, 8);
+    struct mpq_graph *graph = export_round_trip(&c);
+    export_check_layers(&c, graph);
+    assert_int_equal(net_count(graph, "Expand"), 1);
+    c.plan.target = mpq_target_find("int8");
+    graph = export_round_trip(&c);
+    export_check_layers(&c, graph);
+    assert_int_equal(net_count(graph, "Expand"), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_dead_channel, net_setup, net_teardown),
         cmocka_unit_test_setup_teardown(test_large_bias, net_setup, net_teardown),
         cmocka_unit_test_setup_teardown(test_integer_biases, net_setup, net_teardown),
+        cmocka_unit_test_setup_teardown(test_zero_points, net_setup, net_teardown),
         cmocka_unit_test_setup_teardown(test_byte_scales, net_setup, net_teardown),
         cmocka_unit_test_setup_teardown(test_channel_below_window, net_setup, net_teardown),
     };
