@@ -4,10 +4,10 @@
 
 #include "exporter/write.h"
 
-/* Names in a body, of one letter, and functions of a file. */
+/* Most values in a body and most functions in a file: all of them are named by one letter. */
 #define MAX_NAMES 52
 
-/* Bytes that a function has to save: less is not worth a form that fewer programs read. */
+/* Least bytes that a function must save: fewer programs read a file that has functions. */
 #define WORTH_A_FUNCTION 64
 
 static const char *letter(size_t i)
@@ -19,24 +19,26 @@ static const char *letter(size_t i)
     return name[i];
 }
 
-/* What a name in the graph is called in the body: by the order in which they turn up. */
+/* Values of the graph that a body reads or makes: name[i] is called letter(i) there. */
 struct renaming {
     const char *name[MAX_NAMES];
     bool is_made[MAX_NAMES];
     size_t n;
 };
 
+/* A function that some runs could call. */
 struct body {
-    Onnx__FunctionProto message;
-    Onnx__NodeProto *own;
-    uint8_t *packed; /* without its name and domain */
-    size_t bytes, n_call;
-    int64_t saving;
+    Onnx__FunctionProto message; /* without name and domain until it is kept              */
+    Onnx__NodeProto *own;        /* the node that a call names, in message; NULL: none    */
+    uint8_t *packed;             /* [bytes] message as it was found: equal bodies are one */
+    size_t bytes;
+    int64_t saving; /* of file bytes, by all calls together */
 };
 
-/* Of functions that may not come to be, and of their domain: as long as they will be. */
+/* Stands for the name and the domain of a function until it is kept: as long as these. */
 static const char unnamed[] = "?";
 
+/* What may take the place of the nodes [first, run->end). */
 struct call {
     Onnx__NodeProto *message; /* NULL: the run stays as it is, so far */
     struct body *body;
@@ -59,7 +61,7 @@ static size_t varint_bytes(size_t value)
     return n;
 }
 
-/* Of a node among others: its tag and length come before it. */
+/* What a node takes in a graph, tag and length included. */
 static size_t node_bytes(const Onnx__NodeProto *node)
 {
     size_t bytes = onnx__node_proto__get_packed_size(node);
@@ -103,7 +105,8 @@ static Onnx__NodeProto *copy_node(struct mpq_build *build, const Onnx__NodeProto
     return copy;
 }
 
-/* What is said about this node alone cannot be said of all that a function stands for. */
+/* Whether a body can say all that the node says: documentation, metadata and the like are about
+ * this one node, and bodies inside it read values of the graph by name. */
 static bool can_be_in_body(const Onnx__NodeProto *node)
 {
     bool is_plain = (!node->domain || !*node->domain) &&
@@ -114,8 +117,8 @@ static bool can_be_in_body(const Onnx__NodeProto *node)
     return is_plain;
 }
 
-/* Parameters of the function and arguments of the call: what is read and not made, and of what is
- * made that which others may read. */
+/* Inputs and outputs of function and call: values that the run reads and does not make, and those
+ * it makes that others may read. */
 static enum mpq_status connect(struct mpq_build *build, const struct mpq_run *run,
                                const struct renaming *renaming, Onnx__FunctionProto *function,
                                Onnx__NodeProto *call)
@@ -143,7 +146,7 @@ static enum mpq_status connect(struct mpq_build *build, const struct mpq_run *ru
     return MPQ_OK;
 }
 
-/* That of a body which is the same, or a new one. */
+/* The body that equals `wanted`; a new one where there is none. */
 static enum mpq_status find_body(struct writing *w, const struct body *wanted, struct body **out)
 {
     struct mpq_build *build = w->build;
@@ -220,7 +223,7 @@ static enum mpq_status make_call(struct writing *w, const struct mpq_run *run, s
     return MPQ_OK;
 }
 
-/* A letter that no function has, the wish if it is one; NULL: there is none left. */
+/* A letter that names no function yet, `wish` if that is one; NULL: none is left. */
 static const char *free_letter(const struct mpq_functions *functions, char wish)
 {
     const char *free = NULL;
@@ -234,7 +237,7 @@ static const char *free_letter(const struct mpq_functions *functions, char wish)
     return free;
 }
 
-/* Whether the calls of the body are kept: then it is a function of the file. */
+/* Make the body a function of the file if it saves enough; whether it is one. */
 static bool keep_body(struct mpq_functions *functions, struct body *body)
 {
     if (body->message.name || body->saving < WORTH_A_FUNCTION)
@@ -256,7 +259,7 @@ static size_t behind_own(const struct mpq_run *run)
     return run->own == MPQ_NO_OWN ? run->first : run->own + 1;
 }
 
-/* Calls for runs that have none yet, whole or what is behind their own node. */
+/* Calls for the runs that have none yet: of whole runs, or of what is behind their own node. */
 static enum mpq_status make_calls(struct writing *w, const struct mpq_run *run, size_t n_run,
                                   bool is_whole, struct call *call)
 {
