@@ -9,12 +9,16 @@
  * with zero point 0 and padding is x's zero point or none, the codes themselves are multiplied,
  * four channels at once, and x_zero times the weights is taken off by way of the bias; slices are
  * whole channels then. Images are taken a few at a time, so that what lies between the conversions
- * stays in cache. */
+ * stays in cache. 1 x 1 and depthwise filters of bytes do without conversions (byte_product.h,
+ * byte_filter.h). */
 #include <string.h>
 
 #include "quantcore/base/thread.h"
 #include "quantcore/ops/conv_attrs.h"
+#include "quantcore/ops/kernel/byte_filter.h"
+#include "quantcore/ops/kernel/byte_product.h"
 #include "quantcore/ops/kernel/integer_gemm.h"
+#include "quantcore/ops/kernel/pointwise.h"
 #include "quantcore/ops/kernel/quantized.h"
 #include "quantcore/ops/kernel/scratch.h"
 #include "quantcore/ops/kernel/tile.h"
@@ -113,7 +117,9 @@ struct job {
     mpq_real *less; /* [m] what x_zero adds to the slice's sums, negative; of 4 channels only */
     float *scale;   /* [m] from sums to steps of y; not where sums are wanted                 */
     int32_t *sum;
-    void *workspace; /* of the convolution */
+    void *workspace; /* of the convolution, or of the product of bytes                        */
+    uint8_t *w_rows; /* [m, mpq_byte_product_row(c)] for that                                 */
+    int32_t *bias;   /* [m] for that, with what x_zero adds                                   */
 };
 
 static int64_t chunk_images(const struct mpq_conv *conv)
@@ -123,16 +129,21 @@ static int64_t chunk_images(const struct mpq_conv *conv)
     return n < 1 ? 1 : n < conv->n ? n : conv->n;
 }
 
+/* x unsigned, w signed with zero point 0. */
+static bool are_bytes(const struct operands *o)
+{
+    return o->x->dtype == MPQ_UINT8 && o->w->dtype == MPQ_INT8 &&
+           !(o->w_zero &&
+             mpq_sum_of_magnitudes(o->w_zero->data, true, 0, mpq_shape_count(&o->w_zero->shape)));
+}
+
 /* Whether codes may be multiplied as they are, four channels to an element: a channel's sum is
  * exact by itself. */
 static bool takes_bytes(const struct mpq_conv *conv, const struct operands *o)
 {
     int32_t x_zero = mpq_zero_at(o->x_zero, 0);
-    if (!mpq_tile_bytes() || o->x->dtype != MPQ_UINT8 || o->w->dtype != MPQ_INT8 ||
-        conv->c == conv->group || mpq_volume(conv->kernel) * 255 * 128 > (int64_t)MPQ_EXACT_SUM)
-        return false;
-    if (o->w_zero &&
-        mpq_sum_of_magnitudes(o->w_zero->data, true, 0, mpq_shape_count(&o->w_zero->shape)))
+    if (!mpq_tile_bytes() || !are_bytes(o) || conv->c == conv->group ||
+        mpq_volume(conv->kernel) * 255 * 128 > (int64_t)MPQ_EXACT_SUM)
         return false;
     for (int d = 0; d < 3 && x_zero != 0; d++) {
         int64_t last = (conv->out[d] - 1) * conv->stride[d] - conv->pad[d];
@@ -140,6 +151,11 @@ static bool takes_bytes(const struct mpq_conv *conv, const struct operands *o)
             return false;
     }
     return true;
+}
+
+static bool is_byte_product(const struct mpq_conv *conv)
+{
+    return conv->group == 1 && mpq_is_pointwise(conv) && mpq_byte_product_is_there();
 }
 
 /* The geometry with n the images of a chunk; cuts the workspace, of which the convolution has what
@@ -159,6 +175,7 @@ static size_t setup(const struct mpq_node *node, const struct mpq_tensor *const 
     job->out = mpq_volume(conv->out);
     size_t bytes = 0;
     int64_t n_out = conv->n * conv->m * job->out;
+    job->scale = mpq_scratch_take(workspace, &bytes, conv->m, sizeof(float));
     job->x_real =
         mpq_scratch_take(workspace, &bytes, conv->n * conv->c * job->in, sizeof(mpq_real));
     job->w_real =
@@ -166,9 +183,25 @@ static size_t setup(const struct mpq_node *node, const struct mpq_tensor *const 
     job->sum_real = mpq_scratch_take(workspace, &bytes, n_out, sizeof(mpq_real));
     job->sum = mpq_scratch_take(workspace, &bytes, n_out, sizeof(int32_t));
     job->less = mpq_scratch_take(workspace, &bytes, conv->m, sizeof(mpq_real));
-    job->scale = mpq_scratch_take(workspace, &bytes, conv->m, sizeof(float));
     job->workspace = mpq_scratch_take(workspace, &bytes, 0, 1);
     return bytes;
+}
+
+/* The same for a product of bytes. */
+static size_t setup_product(void *workspace, struct job *job)
+{
+    const struct mpq_conv *conv = &job->conv;
+    size_t bytes = 0;
+    job->scale = mpq_scratch_take(workspace, &bytes, conv->m, sizeof(float));
+    job->bias = mpq_scratch_take(workspace, &bytes, conv->m, sizeof *job->bias);
+    job->w_rows = mpq_scratch_take(workspace, &bytes, conv->m * mpq_byte_product_row(conv->c), 1);
+    job->workspace = mpq_scratch_take(workspace, &bytes, 0, 1);
+    return bytes + mpq_byte_product_bytes(conv->c);
+}
+
+static size_t larger(size_t a, size_t b)
+{
+    return a > b ? a : b;
 }
 
 static size_t qlinear_conv_workspace(const struct mpq_node *node, const struct mpq_tensor *const *x,
@@ -183,12 +216,11 @@ static size_t qlinear_conv_workspace(const struct mpq_node *node, const struct m
         slice.c = c * job.conv.group;
         for (int is_bytes = 0; is_bytes < 2; is_bytes++) {
             slice.is_bytes = is_bytes;
-            size_t slice_bytes = mpq_conv_forward_bytes(&slice);
-            most = slice_bytes > most ? slice_bytes : most;
+            most = larger(most, mpq_conv_forward_bytes(&slice));
         }
     }
     mpq_scratch_take(NULL, &bytes, (int64_t)most, 1);
-    return bytes;
+    return is_byte_product(&job.conv) ? larger(bytes, setup_product(NULL, &job)) : bytes;
 }
 
 /* The longest slice from job->begin on in which no output channel can exceed an exact sum. */
@@ -350,6 +382,65 @@ static void run_slice(struct job *job)
     mpq_parallel_for(job->conv.n * job->conv.m, 1 + MPQ_GRAIN / (job->out + 1), finish_planes, job);
 }
 
+/* Filters [begin, end): their biases, and rows with zeros behind. */
+static void take_rows(void *arg, int64_t begin, int64_t end, int thread)
+{
+    const struct job *job = arg;
+    const struct operands *o = &job->operands;
+    int64_t k = job->conv.c, row = mpq_byte_product_row(k);
+    int32_t x_zero = mpq_zero_at(o->x_zero, 0);
+    const int32_t *bias = o->bias ? o->bias->data : NULL;
+    (void)thread;
+    for (int64_t m = begin; m < end; m++) {
+        const uint8_t *w = (const uint8_t *)o->w->data + m * k;
+        uint32_t less = x_zero ? (uint32_t)x_zero * (uint32_t)mpq_sum_of_signed(w, k) : 0;
+        job->bias[m] = (int32_t)((bias ? (uint32_t)bias[m] : 0) - less);
+        if (row > k) {
+            memcpy(job->w_rows + m * row, w, (size_t)k);
+            memset(job->w_rows + m * row + k, 0, (size_t)(row - k));
+        }
+    }
+}
+
+static void run_product(struct job *job, const struct mpq_kernel_args *args)
+{
+    const struct mpq_conv *conv = &job->conv;
+    const struct operands *o = &job->operands;
+    setup_product(args->workspace, job);
+    find_scales(job);
+    mpq_parallel_for(conv->m, 1 + MPQ_GRAIN / conv->c, take_rows, job);
+    mpq_byte_product_run(
+        &(struct mpq_byte_product){
+            .n = o->x->shape.dim[0],
+            .m = conv->m,
+            .k = conv->c,
+            .places = job->in,
+            .x = o->x->data,
+            .w = mpq_byte_product_row(conv->c) > conv->c ? job->w_rows : o->w->data,
+            .bias = job->bias,
+            .scale = job->scale,
+            .to = mpq_requant_to(args->y[0]->dtype, mpq_zero_at(o->y_zero, 0)),
+            .y_is_signed = args->y[0]->dtype == MPQ_INT8,
+            .y = args->y[0]->data},
+        job->workspace);
+}
+
+static void run_filter(struct job *job, const struct mpq_kernel_args *args)
+{
+    const struct operands *o = &job->operands;
+    find_scales(job);
+    job->conv.n = o->x->shape.dim[0];
+    mpq_byte_filter_run(&(struct mpq_byte_filter){
+        .conv = &job->conv,
+        .x = o->x->data,
+        .w = o->w->data,
+        .x_zero = mpq_zero_at(o->x_zero, 0),
+        .bias = o->bias ? o->bias->data : NULL,
+        .scale = job->scale,
+        .to = mpq_requant_to(args->y[0]->dtype, mpq_zero_at(o->y_zero, 0)),
+        .y = args->y[0]->data});
+}
+
 static void qlinear_conv_forward(const struct mpq_kernel_args *args)
 {
     struct job job;
@@ -359,6 +450,14 @@ static void qlinear_conv_forward(const struct mpq_kernel_args *args)
     if (length == 0 || mpq_shape_count(&args->y[0]->shape) == 0)
         return;
     job.conv.is_bytes = takes_bytes(&job.conv, &job.operands);
+    if (job.conv.is_bytes && job.operands.y_scale && is_byte_product(&job.conv)) {
+        run_product(&job, args);
+        return;
+    }
+    if (job.operands.y_scale && mpq_is_byte_filter(&job.conv) && are_bytes(&job.operands)) {
+        run_filter(&job, args);
+        return;
+    }
     job.channels = job.conv.is_bytes ? 4 : 1;
     find_scales(&job);
     take_slice(&job);
