@@ -162,6 +162,18 @@ void export_check_layers(struct export_case *c, const struct mpq_graph *graph)
     }
 }
 
+void export_build_chain(struct net *net, const int64_t *size, size_t n)
+{
+    mpq_value_id at = net_input(net, "x", MPQ_SHAPE(-1, size[0]));
+    for (size_t l = 0; l + 1 < n; l++) {
+        char *name = mpq_arena_printf(&net->ctx, net->arena, "l%d", (int)l);
+        char *weight = mpq_arena_printf(&net->ctx, net->arena, "w%d", (int)l);
+        mpq_value_id w = net_random(net, weight, MPQ_SHAPE(size[l], size[l + 1]), false);
+        at = net_node(net, "MatMul", name, NET_NO_ATTRS, NET_IN(at, w));
+    }
+    net_output(net, at);
+}
+
 void export_build_small(struct net *net)
 {
     mpq_value_id x = net_input(net, "a0", MPQ_SHAPE(-1, 5, 6, 6)); /* a name we might choose */

@@ -37,6 +37,9 @@ const struct mpq_tensor *export_constant_input(struct export_case *c, const stru
 /* Weights, and biases within float16 and one step, are what the codes say. */
 void export_check_layers(struct export_case *c, const struct mpq_graph *graph);
 
+/* MatMuls l0, l1, ... by weights of size[l] x size[l + 1], one after the other. */
+void export_build_chain(struct net *net, const int64_t *size, size_t n);
+
 /* conv (135 weights, odd) -> Relu -> conv -> Flatten -> Gemm -> MatMul */
 void export_build_small(struct net *net);
 

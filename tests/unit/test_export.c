@@ -85,14 +85,7 @@ static void test_groups(void **state)
     static const int64_t size[] = {64, 64, 64, 64, 96, 64, 37, 6, 37, 37, 64, 64};
     struct net *net = *state;
     struct export_case c;
-    mpq_value_id at = net_input(net, "x", MPQ_SHAPE(-1, size[0]));
-    for (size_t l = 0; l + 1 < MPQ_COUNT(size); l++) {
-        char *name = mpq_arena_printf(&net->ctx, net->arena, "l%d", (int)l);
-        char *weight = mpq_arena_printf(&net->ctx, net->arena, "w%d", (int)l);
-        mpq_value_id w = net_random(net, weight, MPQ_SHAPE(size[l], size[l + 1]), false);
-        at = net_node(net, "MatMul", name, NET_NO_ATTRS, NET_IN(at, w));
-    }
-    net_output(net, at);
+    export_build_chain(net, size, MPQ_COUNT(size));
     export_case_init(&c, net);
     assert_int_equal(c.layers.n_layer, MPQ_COUNT(size) - 1);
     for (int bits = MPQ_MIN_BITS; bits < MPQ_MAX_BITS; bits++) {
@@ -118,14 +111,8 @@ static void test_groups(void **state)
 static void check_rows(struct net *net, int64_t last, size_t n_cumsum)
 {
     struct export_case c;
-    mpq_value_id at = net_input(net, "x", MPQ_SHAPE(-1, 128));
-    for (int l = 0; l < 6; l++) {
-        char *name = mpq_arena_printf(&net->ctx, net->arena, "l%d", l);
-        char *weight = mpq_arena_printf(&net->ctx, net->arena, "w%d", l);
-        mpq_value_id w = net_random(net, weight, MPQ_SHAPE(128, l < 5 ? 128 : last), false);
-        at = net_node(net, "MatMul", name, NET_NO_ATTRS, NET_IN(at, w));
-    }
-    net_output(net, at);
+    const int64_t size[] = {128, 128, 128, 128, 128, 128, last};
+    export_build_chain(net, size, MPQ_COUNT(size));
     export_case_init(&c, net);
     for (uint32_t l = 0; l < c.layers.n_layer; l++)
         export_code_layer(&c, l, 4);

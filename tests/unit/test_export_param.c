@@ -167,14 +167,7 @@ static void test_zero_points(void **state)
     static const int64_t size[] = {32, 64, 64, 40, 64};
     struct net *net = *state;
     struct export_case c;
-    mpq_value_id at = net_input(net, "x", MPQ_SHAPE(-1, size[0]));
-    for (size_t l = 0; l + 1 < MPQ_COUNT(size); l++) {
-        char *name = mpq_arena_printf(&net->ctx, net->arena, "l%d", (int)l);
-        char *weight = mpq_arena_printf(&net->ctx, net->arena, "w%d", (int)l);
-        mpq_value_id w = net_random(net, weight, MPQ_SHAPE(size[l], size[l + 1]), false);
-        at = net_node(net, "MatMul", name, NET_NO_ATTRS, NET_IN(at, w));
-    }
-    net_output(net, at);
+    export_build_chain(net, size, MPQ_COUNT(size));
     export_case_init(&c, net);
     for (uint32_t l = 0; l < c.layers.n_layer; l++)
         export_code_layer(&c, l, 8);
