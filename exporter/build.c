@@ -5,8 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define N_LETTER 52
-
 static enum mpq_status take(struct mpq_build *build, char *const *name, size_t n)
 {
     for (size_t i = 0; i < n; i++)
@@ -48,7 +46,7 @@ enum mpq_status mpq_build_init(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                const struct mpq_graph *graph, struct mpq_build *out)
 {
     *out = (struct mpq_build){
-        .ctx = ctx, .arena = arena, .taken = &graph->by_name, .n_candidate = N_LETTER};
+        .ctx = ctx, .arena = arena, .taken = &graph->by_name, .n_candidate = MPQ_N_LETTER};
     for (uint32_t n = 0; n < graph->n_node; n++) {
         const struct mpq_attr_set *set = &graph->node[n].attr_set;
         for (size_t a = 0; a < set->n; a++)
@@ -70,20 +68,28 @@ static void *room(struct mpq_build *build, void *array, size_t n, size_t *capaci
     return grown;
 }
 
+const char *mpq_build_letter(size_t i)
+{
+    static const char letter[MPQ_N_LETTER][2] = {
+        "a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n", "o", "p", "q", "r",
+        "s", "t", "u", "v", "w", "x", "y", "z", "A", "B", "C", "D", "E", "F", "G", "H", "I", "J",
+        "K", "L", "M", "N", "O", "P", "Q", "R", "S", "T", "U", "V", "W", "X", "Y", "Z"};
+    return letter[i];
+}
+
 /* The candidate of that number: those of one letter come first, then those of two, ... */
 static void candidate(uint32_t number, char *out_name)
 {
-    static const char first[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
     static const char later[] = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
-    uint32_t block = N_LETTER;
+    uint32_t block = MPQ_N_LETTER;
     int n = 1;
     for (; number >= block; n++) {
         number -= block;
         block *= 62;
     }
     out_name[n] = 0;
-    out_name[0] = first[number % N_LETTER];
-    number /= N_LETTER;
+    out_name[0] = *mpq_build_letter(number % MPQ_N_LETTER);
+    number /= MPQ_N_LETTER;
     for (int i = 1; i < n; i++, number /= 62)
         out_name[i] = later[number % 62];
 }

@@ -38,6 +38,10 @@ struct mpq_build {
 enum mpq_status mpq_build_init(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                const struct mpq_graph *graph, struct mpq_build *out) MPQ_CHECKED;
 
+/* Name i < MPQ_N_LETTER of one letter: a, b, ... */
+enum { MPQ_N_LETTER = 52 };
+const char *mpq_build_letter(size_t i);
+
 /* A new name: a0, b0, ... Once the graph is complete, _shorten() writes all of them anew, in place,
  * those that are used most in one letter; none is made after that. */
 const char *mpq_build_name(struct mpq_build *build);

@@ -5,21 +5,12 @@
 #include "exporter/write.h"
 
 /* Most values in a body and most functions in a file: all of them are named by one letter. */
-#define MAX_NAMES 52
+#define MAX_NAMES MPQ_N_LETTER
 
 /* Least bytes that a function must save: fewer programs read a file that has functions. */
 #define WORTH_A_FUNCTION 64
 
-static const char *letter(size_t i)
-{
-    static const char name[MAX_NAMES][2] = {
-        "a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n", "o", "p", "q", "r",
-        "s", "t", "u", "v", "w", "x", "y", "z", "A", "B", "C", "D", "E", "F", "G", "H", "I", "J",
-        "K", "L", "M", "N", "O", "P", "Q", "R", "S", "T", "U", "V", "W", "X", "Y", "Z"};
-    return name[i];
-}
-
-/* Values of the graph that a body reads or makes: name[i] is called letter(i) there. */
+/* Values of the graph that a body reads or makes: name[i] is called mpq_build_letter(i) there. */
 struct renaming {
     const char *name[MAX_NAMES];
     bool is_made[MAX_NAMES];
@@ -53,19 +44,11 @@ struct writing {
     size_t n_body;
 };
 
-static size_t varint_bytes(size_t value)
-{
-    size_t n = 1;
-    for (; value >= 128; value >>= 7)
-        n++;
-    return n;
-}
-
 /* What a node takes in a graph, tag and length included. */
 static size_t node_bytes(const Onnx__NodeProto *node)
 {
     size_t bytes = onnx__node_proto__get_packed_size(node);
-    return 1 + varint_bytes(bytes) + bytes;
+    return 1 + mpq_varint_bytes(bytes) + bytes;
 }
 
 static char *rename_value(struct renaming *renaming, const char *name, bool is_made)
@@ -82,7 +65,7 @@ static char *rename_value(struct renaming *renaming, const char *name, bool is_m
         renaming->is_made[i] = is_made;
         renaming->n++;
     }
-    return mpq_write_text(letter(i));
+    return mpq_write_text(mpq_build_letter(i));
 }
 
 /* The node with the names of the body; NULL: there are too many, or no memory. */
@@ -136,10 +119,10 @@ static enum mpq_status connect(struct mpq_build *build, const struct mpq_run *ru
         for (size_t k = 0; k < run->n_out && renaming->is_made[i]; k++)
             is_read |= strcmp(run->out[k], renaming->name[i]) == 0;
         if (!renaming->is_made[i]) {
-            function->input[function->n_input++] = mpq_write_text(letter(i));
+            function->input[function->n_input++] = mpq_write_text(mpq_build_letter(i));
             call->input[call->n_input++] = mpq_write_text(renaming->name[i]);
         } else if (is_read) {
-            function->output[function->n_output++] = mpq_write_text(letter(i));
+            function->output[function->n_output++] = mpq_write_text(mpq_build_letter(i));
             call->output[call->n_output++] = mpq_write_text(renaming->name[i]);
         }
     }
@@ -166,7 +149,7 @@ static enum mpq_status find_body(struct writing *w, const struct body *wanted, s
     made->packed = packed;
     made->bytes = bytes;
     made->saving =
-        -(int64_t)(2 + varint_bytes(bytes + 6) + bytes + 6); /* name and domain: 3 each */
+        -(int64_t)(2 + mpq_varint_bytes(bytes + 6) + bytes + 6); /* name and domain: 3 each */
     w->body[w->n_body++] = *out = made;
     return MPQ_OK;
 }
@@ -230,9 +213,9 @@ static const char *free_letter(const struct mpq_functions *functions, char wish)
     for (size_t i = 0; i < MAX_NAMES; i++) {
         bool is_taken = false;
         for (size_t f = 0; f < functions->n; f++)
-            is_taken |= strcmp(functions->function[f]->name, letter(i)) == 0;
-        if (!is_taken && (!free || *letter(i) == wish))
-            free = letter(i);
+            is_taken |= strcmp(functions->function[f]->name, mpq_build_letter(i)) == 0;
+        if (!is_taken && (!free || *mpq_build_letter(i) == wish))
+            free = mpq_build_letter(i);
     }
     return free;
 }
@@ -302,9 +285,9 @@ static const char *free_domain(Onnx__OperatorSetIdProto *const *taken, size_t n_
     for (size_t i = 12; i < MAX_NAMES; i++) { /* m */
         bool is_taken = false;
         for (size_t k = 0; k < n_taken; k++)
-            is_taken |= taken[k]->domain && strcmp(taken[k]->domain, letter(i)) == 0;
+            is_taken |= taken[k]->domain && strcmp(taken[k]->domain, mpq_build_letter(i)) == 0;
         if (!is_taken)
-            return letter(i);
+            return mpq_build_letter(i);
     }
     return NULL;
 }

@@ -2,10 +2,10 @@
 
 #include <string.h>
 
-static size_t varint_bytes(int64_t value)
+size_t mpq_varint_bytes(uint64_t value)
 {
     size_t n = 1;
-    for (uint64_t rest = (uint64_t)value; rest >= 128; rest >>= 7)
+    for (; value >= 128; value >>= 7)
         n++;
     return n;
 }
@@ -49,7 +49,7 @@ static bool is_shorter_as_varints(const struct mpq_tensor *tensor)
     int64_t n = mpq_shape_count(&tensor->shape);
     size_t bytes = 0;
     for (int64_t i = 0; i < n; i++)
-        bytes += varint_bytes(mpq_tensor_int(tensor, i));
+        bytes += mpq_varint_bytes((uint64_t)mpq_tensor_int(tensor, i));
     return bytes < mpq_tensor_bytes(tensor);
 }
 

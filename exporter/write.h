@@ -17,6 +17,9 @@ static inline char *mpq_write_text(const char *s)
     return cast.out;
 }
 
+/* What a varint takes. */
+size_t mpq_varint_bytes(uint64_t value);
+
 /* Values are written as raw bytes, or with `compact`, where that is shorter, as the varints of
  * int32_data and int64_data. tensor->data NULL gives a tensor that can be measured, not packed. */
 Onnx__TensorProto *mpq_write_tensor(struct mpq_ctx *ctx, struct mpq_arena *arena,

@@ -2,6 +2,7 @@
 #ifndef MPQ_BASE_INTEGER_H
 #define MPQ_BASE_INTEGER_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 static inline int64_t mpq_min(int64_t a, int64_t b)
@@ -10,6 +11,11 @@ static inline int64_t mpq_min(int64_t a, int64_t b)
 }
 
 static inline int64_t mpq_max(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
+
+static inline size_t mpq_max_size(size_t a, size_t b)
 {
     return a > b ? a : b;
 }

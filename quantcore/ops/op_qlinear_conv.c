@@ -13,6 +13,7 @@
  * byte_filter.h). */
 #include <string.h>
 
+#include "quantcore/base/integer.h"
 #include "quantcore/base/thread.h"
 #include "quantcore/ops/conv_attrs.h"
 #include "quantcore/ops/kernel/byte_filter.h"
@@ -199,11 +200,6 @@ static size_t setup_product(void *workspace, struct job *job)
     return bytes + mpq_byte_product_bytes(conv->c);
 }
 
-static size_t larger(size_t a, size_t b)
-{
-    return a > b ? a : b;
-}
-
 static size_t qlinear_conv_workspace(const struct mpq_node *node, const struct mpq_tensor *const *x,
                                      struct mpq_tensor *const *y, bool training)
 {
@@ -216,11 +212,11 @@ static size_t qlinear_conv_workspace(const struct mpq_node *node, const struct m
         slice.c = c * job.conv.group;
         for (int is_bytes = 0; is_bytes < 2; is_bytes++) {
             slice.is_bytes = is_bytes;
-            most = larger(most, mpq_conv_forward_bytes(&slice));
+            most = mpq_max_size(most, mpq_conv_forward_bytes(&slice));
         }
     }
     mpq_scratch_take(NULL, &bytes, (int64_t)most, 1);
-    return is_byte_product(&job.conv) ? larger(bytes, setup_product(NULL, &job)) : bytes;
+    return is_byte_product(&job.conv) ? mpq_max_size(bytes, setup_product(NULL, &job)) : bytes;
 }
 
 /* The longest slice from job->begin on in which no output channel can exceed an exact sum. */

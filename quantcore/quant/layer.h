@@ -10,6 +10,8 @@
 #define MPQ_MAX_BITS 8
 #define MPQ_N_BITS   (MPQ_MAX_BITS + 1) /* length of tables indexed by width */
 
+enum mpq_scale_form { MPQ_SCALE_BFLOAT16, MPQ_SCALE_BYTE }; /* see scale.h */
+
 /* A layer: a constant weight that can be stored with few bits, and the node that reads it. A view,
  * not IR. The weight, in its own element order, is w[n_outer][n_channel][n_inner], with one scale a
  * channel: Conv [M,C/G,kH,kW] is 1 x M x C/G*kH*kW; MatMul [K,N] is K x N x 1; Gemm transB 1 x N x
@@ -20,8 +22,6 @@
  * `bias` is NO_VALUE: it stays as it is; unless the layer is a plain product that is left float
  * (mpq_layers_leave_float). A node may have two layers (W and R), and a weight-only layer several
  * nodes, of which this is the first. */
-enum mpq_scale_form { MPQ_SCALE_BFLOAT16, MPQ_SCALE_BYTE }; /* see scale.h */
-
 struct mpq_layer {
     const char *name;          /* of the node, or of its output where it has none           */
     mpq_node_id node;          /* in the graph the table was built for; ascending           */

@@ -16,7 +16,7 @@ void mpq_conv_rows_offsets(const struct mpq_conv *conv, int64_t *out_offset)
 
 int64_t mpq_conv_rows_apart(const struct mpq_conv *conv, int64_t most)
 {
-    int64_t apart = (mpq_volume(conv->out) + most - 1) / most;
+    int64_t apart = mpq_ceil_div(mpq_volume(conv->out), most);
     while (apart > 1 && mpq_gcd(apart, conv->out[2]) > 1)
         apart++;
     return apart;

@@ -5,6 +5,7 @@
 #include "quantcore/base/simd.h"
 #include "quantcore/base/thread.h"
 #include "quantcore/ops/conv_attrs.h"
+#include "quantcore/ops/kernel/depthwise.h"
 #include "quantcore/ops/kernel/gemm.h"
 #include "quantcore/supernet/tap_rows.h"
 
@@ -181,12 +182,6 @@ static void add_groups(void *arg, int64_t begin, int64_t end, int thread)
     }
 }
 
-/* Whether every group has one input channel and one filter. */
-static bool is_depthwise(const struct mpq_moments *m, const struct mpq_conv *conv)
-{
-    return m->n_group == m->n_channel && m->k == mpq_volume(conv->kernel);
-}
-
 /* Evenly spaced output positions of the batch's first n images, about `most` of each; not the same
  * ones of every batch. Several groups are dealt to the threads. */
 static void gather_conv(struct mpq_moments *m, const struct mpq_conv *conv, const struct input *in,
@@ -203,7 +198,7 @@ static void gather_conv(struct mpq_moments *m, const struct mpq_conv *conv, cons
         const struct mpq_conv_rows rows =
             mpq_conv_rows_place(conv, offset, first + done * apart, apart, n_row, in->place);
         struct conv_work work = {&rows, in, m, 0};
-        if (is_depthwise(m, conv)) {
+        if (mpq_is_depthwise(conv)) {
             mpq_parallel_for(m->n_group, 1 + GRAIN / (n_row * m->k), add_taps, &work);
             continue;
         }

@@ -14,13 +14,11 @@ no tuning of its own comes from the checkpoint of `all`:
 The baselines get the widest single width that fits. Models and data as in accuracy.py.
 """
 import csv
-import pathlib
 import re
 import subprocess
 import sys
-import tempfile
 
-from accuracy import CASES, FIELDS, SHARED, arguments, convert
+from accuracy import CASES, FIELDS, SHARED, arguments, convert, folder_of
 
 TUNED = {  # each tuned by itself
     "all": [],
@@ -109,9 +107,7 @@ def main():
     parsed = arguments(__doc__.splitlines()[0], more_arguments)
     table = csv.writer(sys.stdout)
     table.writerow(["without", *FIELDS])
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = parsed.folder or pathlib.Path(temporary)
-        folder.mkdir(parents=True, exist_ok=True)
+    with folder_of(parsed) as folder:
         for model in parsed.models:
             for seed in parsed.seeds.split(","):
                 for row in Bench(parsed, model, seed, folder).rows():

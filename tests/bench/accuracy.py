@@ -9,6 +9,7 @@ tuned. --bits gives all weights one width, whatever the size. Language models ar
 Runtime. Needs numpy, and onnxruntime for those.
 """
 import argparse
+import contextlib
 import csv
 import pathlib
 import subprocess
@@ -103,6 +104,15 @@ def arguments(description, more=lambda parser: None):
     return parsed
 
 
+@contextlib.contextmanager
+def folder_of(parsed):
+    """That of --folder, or one that is gone afterwards."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = parsed.folder or pathlib.Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        yield folder
+
+
 def main():
     def more(parser):
         parser.add_argument("--sizes", help="instead of those each model has")
@@ -112,9 +122,7 @@ def main():
     widths = [f"{bits} bits" for bits in parsed.bits.split(",")] if parsed.bits else []
     table = csv.writer(sys.stdout)
     table.writerow(FIELDS)
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = parsed.folder or pathlib.Path(temporary)
-        folder.mkdir(parents=True, exist_ok=True)
+    with folder_of(parsed) as folder:
         for model in parsed.models:
             for seed in parsed.seeds.split(","):
                 for size in widths or (parsed.sizes or CASES[model][-1]).split(","):

@@ -7,18 +7,16 @@ min-max; and the same with int4 weights. Judged by `onnx-mpq eval` beside the fl
 perplexity, in ONNX Runtime). Models and data as in accuracy.py. Needs onnx, onnxruntime, numpy.
 """
 import csv
-import pathlib
 import re
 import subprocess
 import sys
-import tempfile
 
 import numpy as np
 import onnx
 from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from accuracy import CASES, SHARED, arguments, perplexity_rise
+from accuracy import CASES, SHARED, arguments, folder_of, perplexity_rise
 
 FIELDS = ["model", "weights", "bytes", "share", "top1_float", "top1", "drop", "agreement", "kl", "perplexity_rise"]
 MOST = 1000  # samples that calibrate
@@ -86,9 +84,7 @@ def main():
     parsed = arguments(__doc__.splitlines()[0])
     table = csv.writer(sys.stdout)
     table.writerow(FIELDS)
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = parsed.folder or pathlib.Path(temporary)
-        folder.mkdir(parents=True, exist_ok=True)
+    with folder_of(parsed) as folder:
         for model in parsed.models:
             for row in quantized(parsed, model, folder):
                 table.writerow(row)

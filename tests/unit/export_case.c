@@ -33,6 +33,12 @@ void export_code_layer(struct export_case *c, uint32_t l, int bits)
     c->bits[l] = (uint8_t)bits;
 }
 
+void export_code_layers(struct export_case *c, int bits)
+{
+    for (uint32_t l = 0; l < c->layers.n_layer; l++)
+        export_code_layer(c, l, bits);
+}
+
 void export_case_init(struct export_case *c, struct net *net)
 {
     struct mpq_binding binding;

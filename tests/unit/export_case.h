@@ -19,6 +19,7 @@ struct export_case {
 
 /* Random levels and codes of that width for layer l, biases as in the graph. */
 void export_code_layer(struct export_case *c, uint32_t l, int bits);
+void export_code_layers(struct export_case *c, int bits); /* all */
 
 void export_case_init(struct export_case *c, struct net *net);
 

@@ -16,8 +16,7 @@ static void test_every_width(void **state)
     for (int bits = MPQ_MIN_BITS; bits <= MPQ_MAX_BITS; bits++)
         for (size_t t = 0; t < mpq_target_count(); t++) {
             export_aim(&c, mpq_target_at(t)->name);
-            for (uint32_t l = 0; l < c.layers.n_layer; l++)
-                export_code_layer(&c, l, bits);
+            export_code_layers(&c, bits);
             export_check_layers(&c, export_round_trip(&c));
         }
 }
@@ -33,8 +32,7 @@ static void test_weight_only(void **state)
     for (int bits = MPQ_MIN_BITS; bits <= MPQ_MAX_BITS; bits++)
         for (size_t t = 0; t < mpq_target_count(); t++) {
             export_aim(&c, mpq_target_at(t)->name);
-            for (uint32_t l = 0; l < c.layers.n_layer; l++)
-                export_code_layer(&c, l, bits);
+            export_code_layers(&c, bits);
             struct mpq_graph *graph = export_round_trip(&c);
             export_check_layers(&c, graph);
             mpq_value_id table = mpq_graph_find(graph, "table"); /* unpacked once */
@@ -89,8 +87,7 @@ static void test_groups(void **state)
     export_case_init(&c, net);
     assert_int_equal(c.layers.n_layer, MPQ_COUNT(size) - 1);
     for (int bits = MPQ_MIN_BITS; bits < MPQ_MAX_BITS; bits++) {
-        for (uint32_t l = 0; l < c.layers.n_layer; l++)
-            export_code_layer(&c, l, bits);
+        export_code_layers(&c, bits);
         struct mpq_graph *graph = export_round_trip(&c);
         export_check_layers(&c, graph);
         assert_int_equal(net_count(graph, "MatMulInteger"), 1); /* 37 x 37 is odd */
@@ -114,8 +111,7 @@ static void check_rows(struct net *net, int64_t last, size_t n_cumsum)
     const int64_t size[] = {128, 128, 128, 128, 128, 128, last};
     export_build_chain(net, size, MPQ_COUNT(size));
     export_case_init(&c, net);
-    for (uint32_t l = 0; l < c.layers.n_layer; l++)
-        export_code_layer(&c, l, 4);
+    export_code_layers(&c, 4);
     struct mpq_graph *graph = export_round_trip(&c);
     export_check_layers(&c, graph);
     assert_int_equal(net_count(graph, "GatherElements"), 2);
@@ -214,8 +210,7 @@ static void test_quantized_values(void **state)
     struct export_case c;
     export_build_small(*state);
     export_case_init(&c, *state);
-    for (uint32_t l = 0; l < c.layers.n_layer; l++)
-        export_code_layer(&c, l, 4);
+    export_code_layers(&c, 4);
     size_t n_value = 0;
     for (uint32_t v = 0; v < c.graph->n_value; v++)
         n_value += c.act.group[v] != MPQ_NO_GROUP;
@@ -242,8 +237,7 @@ static void test_narrow_activations(void **state)
     struct export_case c;
     export_build_small(*state);
     export_case_init(&c, *state);
-    for (uint32_t l = 0; l < c.layers.n_layer; l++)
-        export_code_layer(&c, l, 4);
+    export_code_layers(&c, 4);
     struct mpq_act_quant *quant =
         mpq_arena_copy(&c.net->ctx, c.net->arena, c.plan.act_quant, c.act.n_group * sizeof *quant);
     for (uint32_t g = 0; g < c.act.n_group; g++)
@@ -365,8 +359,7 @@ static void test_no_memory(void **state)
     struct export_case c;
     export_build_small(*state);
     export_case_init(&c, *state);
-    for (uint32_t l = 0; l < c.layers.n_layer; l++)
-        export_code_layer(&c, l, 3);
+    export_code_layers(&c, 3);
     struct mpq_ctx *ctx = &c.net->ctx;
     struct mpq_export_file file;
     long n = 0;

@@ -8,8 +8,7 @@ static void test_short_names(void **state)
     struct export_case c;
     export_build_small(*state);
     export_case_init(&c, *state);
-    for (uint32_t l = 0; l < c.layers.n_layer; l++)
-        export_code_layer(&c, l, 4);
+    export_code_layers(&c, 4);
     size_t before, after;
     struct mpq_ctx *ctx = &c.net->ctx;
     CHECK_OK(ctx, mpq_export_size(ctx, &c.plan, c.bits, &before));

@@ -11,8 +11,7 @@ static void test_dead_channel(void **state)
     struct export_case c;
     export_build_small(*state);
     export_case_init(&c, *state);
-    for (uint32_t l = 0; l < c.layers.n_layer; l++)
-        export_code_layer(&c, l, 4);
+    export_code_layers(&c, 4);
     const struct mpq_layer *layer = &c.layers.layer[0];
     ((float *)c.code[0].scale)[1] = mpq_scale_round(layer, 1e-12f);
     ((float *)c.code[0].scale)[2] = mpq_scale_round(layer, 1e-39f);
@@ -45,8 +44,7 @@ static void test_large_bias(void **state)
                     .constant->data;
     b1[2] = 1e5f;
     export_case_init(&c, *state);
-    for (uint32_t l = 0; l < c.layers.n_layer; l++)
-        export_code_layer(&c, l, 4);
+    export_code_layers(&c, 4);
     struct mpq_graph *graph = export_round_trip(&c);
     export_check_layers(&c, graph);
     CHECK_NEAR(((const float *)export_constant_input(&c, graph, "c1", 2)->data)[2], 1e5, 1e-6, 0);
@@ -63,8 +61,7 @@ static void test_integer_biases(void **state)
     struct export_case c;
     export_build_small(*state);
     export_case_init(&c, *state);
-    for (uint32_t l = 0; l < c.layers.n_layer; l++)
-        export_code_layer(&c, l, 4);
+    export_code_layers(&c, 4);
     const struct mpq_layer *layer = &c.layers.layer[2];
     assert_int_equal(layer->n_channel, MPQ_COUNT(steps));
     const uint32_t group = mpq_act_plan_input(&c.act, layer->node, layer->x);
@@ -134,8 +131,7 @@ static void test_channel_below_window(void **state)
     use_bytes(&c);
     struct mpq_ctx *ctx = &c.net->ctx;
     struct mpq_layer_code stored[4];
-    for (uint32_t l = 0; l < c.layers.n_layer; l++)
-        export_code_layer(&c, l, 8);
+    export_code_layers(&c, 8);
     const struct mpq_layer *layer = &c.layers.layer[1];
     float top = mpq_scale_of_step(-40), least = mpq_scale_of_step(-18 * MPQ_SCALE_STEPS);
     ((float *)c.code[0].scale)[2] = top;
@@ -169,8 +165,7 @@ static void test_zero_points(void **state)
     struct export_case c;
     export_build_chain(net, size, MPQ_COUNT(size));
     export_case_init(&c, net);
-    for (uint32_t l = 0; l < c.layers.n_layer; l++)
-        export_code_layer(&c, l, 8);
+    export_code_layers(&c, 8);
     struct mpq_graph *graph = export_round_trip(&c);
     export_check_layers(&c, graph);
     assert_int_equal(net_count(graph, "Expand"), 1);

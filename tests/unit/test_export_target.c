@@ -78,8 +78,7 @@ static void test_tensorrt(void **state)
     export_build_small(*state);
     export_case_init(&c, *state);
     export_aim(&c, "tensorrt");
-    for (uint32_t l = 0; l < c.layers.n_layer; l++)
-        export_code_layer(&c, l, 8);
+    export_code_layers(&c, 8);
     struct mpq_graph *graph = export_round_trip(&c);
     for (uint32_t n = 0; n < graph->n_node; n++) {
         const struct mpq_node *node = &graph->node[n];
@@ -105,8 +104,7 @@ static void test_openvino(void **state)
     export_build_small(*state);
     export_case_init(&c, *state);
     export_aim(&c, "openvino");
-    for (uint32_t l = 0; l < c.layers.n_layer; l++)
-        export_code_layer(&c, l, 8);
+    export_code_layers(&c, 8);
     struct mpq_graph *graph = export_round_trip(&c);
     assert_int_equal(net_count(graph, "Add"), 1); /* of c1; the Gemm keeps its own */
     mpq_value_id c1 = mpq_graph_find(graph, "c1");
@@ -147,8 +145,7 @@ static void test_other_target(void **state)
     export_case_init(&c, *state);
     struct mpq_ctx *ctx = &c.net->ctx;
     struct mpq_export_file file;
-    for (uint32_t l = 0; l < c.layers.n_layer; l++)
-        export_code_layer(&c, l, 4); /* levels up to 63 */
+    export_code_layers(&c, 4); /* levels up to 63 */
     c.plan.target = mpq_target_find("onnx");
     CHECK_FAILS(ctx, mpq_export(ctx, c.net->arena, &c.plan, &file), MPQ_E_UNSUPPORTED, "levels");
     c.plan.target = mpq_target_find("tensorrt");

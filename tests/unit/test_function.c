@@ -103,8 +103,7 @@ static void test_what_does_not_pay(void **state)
     struct export_case c;
     export_build_small(*state);
     export_case_init(&c, *state);
-    for (uint32_t l = 0; l < c.layers.n_layer; l++)
-        export_code_layer(&c, l, 4);
+    export_code_layers(&c, 4);
     c.plan.names = MPQ_NAMES_NODES;
     for (size_t f = 0; f < unpacked(&c)->n_functions; f++)
         assert_true(n_call(unpacked(&c), unpacked(&c)->functions[f]) > 2);
@@ -118,8 +117,7 @@ static void test_targets(void **state)
     c.plan.names = MPQ_NAMES_NODES;
     for (size_t t = 0; t < mpq_target_count(); t++) {
         export_aim(&c, mpq_target_at(t)->name);
-        for (uint32_t l = 0; l < c.layers.n_layer; l++)
-            export_code_layer(&c, l, 8);
+        export_code_layers(&c, 8);
         assert_int_equal(unpacked(&c)->n_functions > 0, mpq_target_at(t)->has_functions);
         export_check_layers(&c, export_round_trip(&c));
     }
@@ -194,8 +192,7 @@ static void test_one_output_of_several_is_left(void **state)
     for (uint32_t g = 0; g < c.act.n_group; g++)
         quant[g].zero_point = 0;
     c.plan.act_quant = quant;
-    for (uint32_t l = 0; l < c.layers.n_layer; l++)
-        export_code_layer(&c, l, 8);
+    export_code_layers(&c, 8);
     struct mpq_graph *full = export_round_trip(&c);
     assert_int_equal(net_count(full, "Relu"), 0);
     c.plan.names = MPQ_NAMES_NODES;

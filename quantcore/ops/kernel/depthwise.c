@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "quantcore/base/integer.h"
 #include "quantcore/base/thread.h"
 #include "quantcore/ops/kernel/lane_filter.h"
 #include "quantcore/ops/kernel/plane_filter.h"
@@ -76,11 +77,6 @@ static size_t setup(const struct mpq_conv *conv, bool backward, void *workspace,
     return used;
 }
 
-static size_t larger(size_t a, size_t b)
-{
-    return a > b ? a : b;
-}
-
 /* The one that makes dx of dy with filters turned round, where the stride is 1. */
 static bool backward_of(const struct mpq_conv *conv, struct mpq_conv *out)
 {
@@ -116,10 +112,10 @@ size_t mpq_depthwise_bytes(const struct mpq_conv *conv)
 {
     struct job job;
     struct mpq_conv back;
-    size_t bytes = larger(setup(conv, false, NULL, &job), setup(conv, true, NULL, &job));
+    size_t bytes = mpq_max_size(setup(conv, false, NULL, &job), setup(conv, true, NULL, &job));
     if (backward_of(conv, &back))
-        bytes = larger(bytes, special_bytes(&back));
-    return larger(bytes, special_bytes(conv));
+        bytes = mpq_max_size(bytes, special_bytes(&back));
+    return mpq_max_size(bytes, special_bytes(conv));
 }
 
 static void find_parts(const struct job *job, const struct mpq_unit *unit, struct worker *worker)
