@@ -72,27 +72,27 @@ static void walk_to(const struct mpq_pipeline *p, const struct mpq_sampler *samp
 
 /* How good the whole family is on the decide part: the mean logarithm of the loss, as tuning weighs
  * it, at seven sizes between all widest and all narrowest, of the allocations that the sensitivity
- * tells to take. */
+ * tells to take; of one width at that. */
 static enum mpq_status family_loss(struct mpq_ctx *ctx, struct mpq_pipeline *p,
                                    const struct mpq_sampler *sampler, const char *when, double *out)
 {
-    enum { POINTS = 7 };
-    double sum = 0, n_param = 0;
     mpq_bits_mask candidates = p->net.layer[0].candidates;
     int widest = mpq_bits_highest(candidates), narrowest = mpq_bits_lowest(candidates);
+    int n_point = widest > narrowest ? 7 : 1;
+    double sum = 0, n_param = 0;
     struct mpq_arena *scratch = mpq_arena_create(ctx);
     uint8_t *bits = scratch ? mpq_arena_alloc(ctx, scratch, p->layers.n_layer, 1) : NULL;
     enum mpq_status status = bits ? MPQ_OK : MPQ_E_NOMEM;
     for (uint32_t l = 0; l < p->layers.n_layer; l++)
         n_param += (double)p->layers.layer[l].n_param;
-    for (int i = 1; i <= POINTS && status == MPQ_OK; i++) {
-        double loss, average = widest - (double)i / (POINTS + 1) * (widest - narrowest);
+    for (int i = 1; i <= n_point && status == MPQ_OK; i++) {
+        double loss, average = widest - (double)i / (n_point + 1) * (widest - narrowest);
         walk_to(p, sampler, average * n_param, bits);
         status = mpq_evaluate(ctx, &p->evaluator, bits, &loss);
         if (status != MPQ_OK)
             break;
         mpq_log(ctx, MPQ_LOG_INFO, "%s, %.2f bits: loss %.5f", when, average, loss);
-        sum += log(loss + MPQ_TUNE_LOSS_FLOOR) / POINTS;
+        sum += log(loss + MPQ_TUNE_LOSS_FLOOR) / n_point;
     }
     mpq_arena_free(scratch);
     if (status == MPQ_OK)
@@ -200,10 +200,11 @@ enum mpq_status mpq_pipeline_train(struct mpq_ctx *ctx, struct mpq_pipeline *p,
 static enum mpq_status tune(struct mpq_ctx *ctx, struct mpq_pipeline *p, struct mpq_arena *scratch,
                             struct family_watch *watch)
 {
+    bool is_family = __builtin_popcount(p->candidates) > 1;
     const struct mpq_tune_options options = {
-        .n_random = 3,
-        .freeze = !p->options->no_freeze,
-        .align = !p->options->no_align,
+        .n_random = is_family ? 3 : 0,
+        .freeze = is_family && !p->options->no_freeze,
+        .align = is_family && !p->options->no_align,
         .weight_rate = 5e-5,
         .scale_rate = 2e-4,
         .bias_rate = 1e-4,
@@ -212,8 +213,8 @@ static enum mpq_status tune(struct mpq_ctx *ctx, struct mpq_pipeline *p, struct 
         .watch_arg = watch,
     };
     MPQ_TRY(mpq_pipeline_train(ctx, p, scratch, &p->net, options, &p->tuned));
-    mpq_log(ctx, MPQ_LOG_INFO, "tuning took the loss of random paths from %.5f to %.5f",
-            p->tuned.first_loss, p->tuned.last_loss);
+    mpq_log(ctx, MPQ_LOG_INFO, "tuning took the loss of %s from %.5f to %.5f",
+            is_family ? "random paths" : "the widths", p->tuned.first_loss, p->tuned.last_loss);
     return MPQ_OK;
 }
 
