@@ -98,7 +98,8 @@ void mpq_levels_backward(const struct mpq_levels *levels, const struct mpq_layer
 struct fit {
     const struct mpq_layer *layer;
     const mpq_real *w, *importance;
-    double *mass, *moment; /* [BINS] weight and weighted sum of z in each bin of z = w/scale */
+    double *mass, *moment; /* [BINS + 1] weight and weighted sum of z in the bins of z = w/scale
+                              below each */
 };
 
 static double weight_of(const struct fit *fit, int64_t c, int64_t outer, int64_t inner)
@@ -211,13 +212,13 @@ void mpq_levels_min_max(const struct mpq_layer *layer, const mpq_real *w, int bi
     fill_empty_scales(layer, out_scale);
 }
 
-/* Histogram of z = w/scale over [-256, 256), each weight counting h * scale^2, its share in the
- * error. */
+/* Cumulative histogram of z = w/scale over [-256, 256), each weight counting h * scale^2, its share
+ * in the error. */
 static void gather(struct fit *fit, const mpq_real *scale)
 {
     const struct mpq_layer *layer = fit->layer;
-    memset(fit->mass, 0, BINS * sizeof *fit->mass);
-    memset(fit->moment, 0, BINS * sizeof *fit->moment);
+    memset(fit->mass, 0, (BINS + 1) * sizeof *fit->mass);
+    memset(fit->moment, 0, (BINS + 1) * sizeof *fit->moment);
     for (int64_t o = 0; o < layer->n_outer; o++)
         for (int64_t c = 0; c < layer->n_channel; c++)
             for (int64_t i = 0; i < layer->n_inner; i++) {
@@ -226,27 +227,39 @@ static void gather(struct fit *fit, const mpq_real *scale)
                 double h = weight_of(fit, c, o, i) * s * s;
                 double bin = (z + Z_RANGE) * (BINS / (2 * Z_RANGE));
                 int b = bin < 0 ? 0 : bin > BINS - 1 ? BINS - 1 : (int)bin;
-                fit->mass[b] += h;
-                fit->moment[b] += h * z;
+                fit->mass[b + 1] += h;
+                fit->moment[b + 1] += h * z;
             }
+    for (int b = 0; b < BINS; b++) {
+        fit->mass[b + 1] += fit->mass[b];
+        fit->moment[b + 1] += fit->moment[b];
+    }
+}
+
+/* The first bin whose middle is at z or above, and no bin below `least`. */
+static int bin_from(double z, int least)
+{
+    double bin = ceil((z + Z_RANGE) * (BINS / (2 * Z_RANGE)) - 0.5);
+    return bin < least ? least : bin > BINS ? BINS : (int)bin;
 }
 
 /* Lloyd's iteration in one dimension: each level moves to the mean of what is nearest to it. */
 static void lloyd(const struct fit *fit, double *center, uint32_t n)
 {
-    for (int iteration = 0; iteration < 100; iteration++) {
-        double mass[MAX_LEVELS] = {0}, moment[MAX_LEVELS] = {0};
-        uint32_t k = 0;
-        for (int b = 0; b < BINS; b++) {
-            double z = (b + 0.5) * (2.0 * Z_RANGE / BINS) - Z_RANGE;
-            while (k + 1 < n && z >= (center[k] + center[k + 1]) / 2)
-                k++;
-            mass[k] += fit->mass[b];
-            moment[k] += fit->moment[b];
+    bool moved = true;
+    for (int iteration = 0; iteration < 100 && moved; iteration++) {
+        moved = false;
+        for (int begin = 0, k = 0; k < (int)n; k++) {
+            bool is_last = k + 1 == (int)n;
+            int end = is_last ? BINS : bin_from((center[k] + center[k + 1]) / 2, begin);
+            double mass = fit->mass[end] - fit->mass[begin];
+            double moment = fit->moment[end] - fit->moment[begin];
+            begin = end;
+            if (!(mass > 0) || moment / mass == center[k])
+                continue;
+            center[k] = moment / mass;
+            moved = true;
         }
-        for (k = 0; k < n; k++)
-            if (mass[k] > 0)
-                center[k] = moment[k] / mass[k];
     }
 }
 
@@ -289,8 +302,8 @@ enum mpq_status mpq_levels_fit(struct mpq_ctx *ctx, const struct mpq_layer *laye
     struct mpq_arena *scratch = mpq_arena_create(ctx);
     if (!scratch)
         return MPQ_E_NOMEM;
-    struct fit fit = {layer, w, importance, mpq_arena_alloc(ctx, scratch, BINS, sizeof(double)),
-                      mpq_arena_alloc(ctx, scratch, BINS, sizeof(double))};
+    struct fit fit = {layer, w, importance, mpq_arena_alloc(ctx, scratch, BINS + 1, sizeof(double)),
+                      mpq_arena_alloc(ctx, scratch, BINS + 1, sizeof(double))};
     mpq_real *scale = mpq_arena_alloc(ctx, scratch, (size_t)layer->n_channel, sizeof *scale);
     if (!fit.mass || !fit.moment || !scale) {
         mpq_arena_free(scratch);
