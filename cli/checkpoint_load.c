@@ -128,12 +128,11 @@ static enum mpq_status find_layers(const struct reader *r, const struct mpq_chec
     }
     *out_count = n;
     if (!n_found)
-        return mpq_fail(r->ctx, MPQ_E_FORMAT,
-                        "%s: is a checkpoint of another model (--overwrite replaces it)", r->path);
+        return mpq_fail(r->ctx, MPQ_E_FORMAT, "%s: is a checkpoint of another model", r->path);
     if (missing)
         return mpq_fail(r->ctx, MPQ_E_FORMAT,
                         "%s: does not have the layer '%s': it was excluded, or the model has "
-                        "changed (--overwrite replaces it)",
+                        "changed",
                         r->path, missing);
     return MPQ_OK;
 }
@@ -250,7 +249,7 @@ static enum mpq_status read_gains(const struct reader *r, const struct mpq_check
     if (n_found < n_gain)
         return mpq_fail(r->ctx, MPQ_E_FORMAT,
                         "%s: channels of %" PRIu32 " layers were equalized together with layers "
-                        "that are excluded now (--overwrite replaces it)",
+                        "that are excluded now",
                         r->path, n_gain - n_found);
     if (!n_gain)
         c->equalize->n_edge = 0;

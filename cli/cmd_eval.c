@@ -7,6 +7,7 @@
 #include "calibration/metric.h"
 #include "calibration/npz.h"
 #include "cli/command.h"
+#include "cli/deliver.h"
 #include "cli/input_shape.h"
 #include "cli/memory.h"
 #include "cli/progress.h"
@@ -14,7 +15,6 @@
 #include "cli/summary.h"
 #include "cli/unfold.h"
 #include "importer/import.h"
-#include "quantcore/base/fileio.h"
 #include "quantcore/pass/pass.h"
 
 #define NO_OUTPUT UINT32_MAX
@@ -333,9 +333,7 @@ enum mpq_status mpq_cmd_eval(struct mpq_ctx *ctx, struct mpq_arena *arena,
                              const struct mpq_options *options)
 {
     struct evaluation eval = {.reference = {.path = NULL}};
-    if (options->outputs && !options->overwrite && mpq_file_exists(options->outputs))
-        return mpq_fail(ctx, MPQ_E_IO, "%s: exists already (--overwrite replaces it)",
-                        options->outputs);
+    MPQ_TRY(mpq_deliver_check(ctx, arena, options));
     MPQ_TRY(open_model(ctx, arena, options, options->model, &eval.model));
     if (options->reference) {
         MPQ_TRY(open_model(ctx, arena, options, options->reference, &eval.reference));

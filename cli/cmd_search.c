@@ -7,7 +7,6 @@
 #include "cli/progress.h"
 #include "cli/summary.h"
 #include "exporter/report_csv.h"
-#include "quantcore/base/fileio.h"
 
 struct budgets {
     uint32_t n;
@@ -74,11 +73,9 @@ static enum mpq_status make_budgets(struct mpq_ctx *ctx, struct mpq_arena *arena
         MPQ_TRY(mpq_deliver_check(ctx, arena, &out->options[i]));
         MPQ_TRY(mpq_pipeline_check_size(ctx, p, mpq_size_bytes(&size->size, p->float_bytes)));
     }
-    struct mpq_file_out list;
-    enum mpq_status status =
-        mpq_file_out_open(ctx, arena, options->report, options->overwrite, &list);
-    mpq_file_out_discard(&list);
-    return status;
+    struct mpq_options list = *options;
+    list.output = NULL;
+    return mpq_deliver_check(ctx, arena, &list);
 }
 
 /* Let the report outlive its layers and stages. */

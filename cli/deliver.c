@@ -21,20 +21,58 @@ enum mpq_status mpq_deliver_stage(struct mpq_ctx *ctx, struct mpq_pipeline *p, c
     return MPQ_OK;
 }
 
+/* A file that a command reads or writes; path NULL: it does neither. */
+struct place {
+    const char *name, *path;
+    bool is_written;
+};
+
+static enum mpq_status check_apart(struct mpq_ctx *ctx, const struct place *place, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        for (size_t j = 0; j < i; j++)
+            if (place[i].path && place[j].path && (place[i].is_written || place[j].is_written) &&
+                mpq_file_is_same(place[i].path, place[j].path))
+                return mpq_fail(ctx, MPQ_E_USAGE, "%s and %s are the same file, '%s'",
+                                place[j].name, place[i].name, place[i].path);
+    return MPQ_OK;
+}
+
+/* Now, not after ten minutes of tuning. */
+static enum mpq_status check_writable(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                      const char *path, bool overwrite)
+{
+    struct mpq_file_out out;
+    enum mpq_status status = mpq_file_out_open(ctx, arena, path, overwrite, &out);
+    mpq_file_out_discard(&out);
+    return status;
+}
+
 enum mpq_status mpq_deliver_check(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                   const struct mpq_options *options)
 {
-    /* Now, not after ten minutes of tuning. */
-    const char *path[] = {options->output, options->report,
-                          mpq_report_summary_path(ctx, arena, options->report)};
-    for (size_t i = 0; i < MPQ_COUNT(path); i++) {
-        struct mpq_file_out out;
-        if (!path[i])
-            return MPQ_E_NOMEM;
-        enum mpq_status status = mpq_file_out_open(ctx, arena, path[i], options->overwrite, &out);
-        mpq_file_out_discard(&out);
-        MPQ_TRY(status);
-    }
+    const char *summary =
+        options->output ? mpq_report_summary_path(ctx, arena, options->report) : NULL;
+    if (options->output && !summary)
+        return MPQ_E_NOMEM;
+    const struct place place[] = {
+        {"the model", options->model, false},
+        {"the plan", options->plan, false},
+        {"--data", options->data, false},
+        {"--eval", options->eval, false},
+        {"--labels", options->labels, false},
+        {"--latency", options->latency, false},
+        {"--reference", options->reference, false},
+        {"the checkpoint", options->checkpoint, !mpq_options_resume(options)},
+        {"--output", options->output, true},
+        {"--report", options->report, true},
+        {"the summary beside --report", summary, true},
+        {"--outputs", options->outputs, true},
+    };
+    MPQ_TRY(check_apart(ctx, place, MPQ_COUNT(place)));
+    for (size_t i = 0; i < MPQ_COUNT(place); i++)
+        if (place[i].is_written && place[i].path)
+            MPQ_TRY(check_writable(ctx, arena, place[i].path, options->overwrite));
     return MPQ_OK;
 }
 

@@ -10,7 +10,9 @@ enum mpq_status mpq_deliver_stage(struct mpq_ctx *ctx, struct mpq_pipeline *p, c
                                   enum mpq_status (*stage)(struct mpq_ctx *,
                                                            struct mpq_pipeline *)) MPQ_CHECKED;
 
-/* IO where an output of these options cannot be written. */
+/* USAGE where what these options write would take the place of what they read, or of another
+ * output; IO where an output cannot be written. Options without a model to be written, `output`
+ * NULL, have a report alone, without a summary. */
 enum mpq_status mpq_deliver_check(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                   const struct mpq_options *options) MPQ_CHECKED;
 

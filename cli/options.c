@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "cli/option_table.h"
+#include "quantcore/base/fileio.h"
 
 /* ---- near misses ---- */
 
@@ -292,14 +293,7 @@ static enum mpq_status name_outputs(struct mpq_ctx *ctx, struct mpq_arena *arena
         return MPQ_E_NOMEM;
     if (!options->report)
         options->report = mpq_path_csv(ctx, arena, options->output);
-    if (!options->report)
-        return MPQ_E_NOMEM;
-    if (strcmp(options->output, options->model) == 0)
-        return mpq_fail(ctx, MPQ_E_USAGE, "--output is the model itself, '%s'", options->model);
-    if (strcmp(options->output, options->report) == 0)
-        return mpq_fail(ctx, MPQ_E_USAGE, "--output and --report are the same file, '%s'",
-                        options->output);
-    return MPQ_OK;
+    return options->report ? MPQ_OK : MPQ_E_NOMEM;
 }
 
 static enum mpq_status check_from(struct mpq_ctx *ctx, enum mpq_command_bit command,
@@ -410,6 +404,12 @@ enum mpq_status mpq_options_restore(struct mpq_ctx *ctx, struct mpq_arena *arena
     if (has_list && !is_named) /* the name with .csv is that of a layer report */
         options->report = replace_suffix(ctx, arena, options->output, ".onnx", ".budgets.csv");
     return options->report ? MPQ_OK : MPQ_E_NOMEM;
+}
+
+bool mpq_options_resume(const struct mpq_options *options)
+{
+    return options->is_resumed ||
+           (options->checkpoint && !options->overwrite && mpq_file_exists(options->checkpoint));
 }
 
 char *mpq_path_labelled(struct mpq_ctx *ctx, struct mpq_arena *arena, const char *path,

@@ -136,6 +136,9 @@ char *mpq_options_kept(struct mpq_ctx *ctx, struct mpq_arena *arena,
 enum mpq_status mpq_options_restore(struct mpq_ctx *ctx, struct mpq_arena *arena, const char *kept,
                                     struct mpq_options *options) MPQ_CHECKED;
 
+/* Whether the tuned state is there: `checkpoint` is read, and not written. */
+bool mpq_options_resume(const struct mpq_options *options);
+
 /* `path` with "." and `label` put before its .onnx, or at its end; NULL without memory. */
 char *mpq_path_labelled(struct mpq_ctx *ctx, struct mpq_arena *arena, const char *path,
                         const char *label);

@@ -6,7 +6,6 @@
 #include "cli/checkpoint.h"
 #include "cli/pipeline.h"
 #include "cli/runner.h"
-#include "quantcore/base/fileio.h"
 #include "quantcore/pass/pass.h"
 #include "quantcore/supernet/leave_float.h"
 
@@ -417,11 +416,13 @@ enum mpq_status mpq_pipeline_calibrate(struct mpq_ctx *ctx, struct mpq_pipeline 
     MPQ_TRY(alloc_activations(ctx, p));
     p->equal_graph = p->graph;
     p->equal_run_graph = p->run_graph;
-    const char *path = options->checkpoint;
-    p->is_resumed = options->is_resumed || (path && !options->overwrite && mpq_file_exists(path));
+    p->is_resumed = mpq_options_resume(options);
     MPQ_TRY(mpq_memory_plan(ctx, p));
-    if (p->is_resumed)
-        return resume(ctx, p);
+    if (p->is_resumed) {
+        if (resume(ctx, p) == MPQ_E_FORMAT && !options->is_resumed)
+            mpq_fail_append(ctx, " (--overwrite replaces it)");
+        return ctx->status;
+    }
     if (!options->no_equalize && !options->baseline && p->act.n_group)
         MPQ_TRY(mpq_equalize_find(ctx, p->arena, p->graph, p->cut.whole, &p->layers, &gains));
     struct mpq_arena *scratch = mpq_arena_create(ctx);

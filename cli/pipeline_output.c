@@ -199,6 +199,7 @@ enum mpq_status mpq_pipeline_report(struct mpq_ctx *ctx, struct mpq_pipeline *p,
     MPQ_TRY(echo_options(ctx, p, report));
     report->model = p->options->model;
     report->output = p->options->output;
+    report->checkpoint = p->is_resumed ? p->options->checkpoint : NULL;
     report->n_layer = n_layer;
     report->layer = row;
     report->n_stage = p->n_stage;

@@ -12,7 +12,6 @@
 #include "cli/pick.h"
 #include "cli/recipe.h"
 #include "cli/runner.h"
-#include "quantcore/base/fileio.h"
 #include "quantcore/pass/pass.h"
 #include "quantcore/search/pair_search.h"
 #include "quantcore/supernet/paper_score.h"
@@ -253,7 +252,7 @@ enum mpq_status mpq_paper_train_stage(struct mpq_ctx *ctx, struct mpq_pipeline *
                                               .freeze = !p->options->no_freeze,
                                               .align = !p->options->no_align};
     const char *path = p->options->checkpoint;
-    p->is_resumed = path && !p->options->overwrite && mpq_file_exists(path);
+    p->is_resumed = mpq_options_resume(p->options);
     p->n_step = p->is_resumed ? 0 : options.n_step;
     p->tuning_helped = true; /* nobody asks: the method is its training */
     if (p->is_resumed)

@@ -41,9 +41,11 @@ static void print_limit(FILE *file, const struct mpq_report *report, uint32_t i)
     const struct mpq_report_limit *limit = &report->limit[i];
     fprintf(file, "%-12s  %s %.7g of %.7g %s", i ? "" : "limits", limit->name, limit->used,
             limit->budget, limit->unit);
-    if (limit->price > 0)
-        fprintf(file, ", binds: the next 10 %% less loss costs about %.3g %s",
-                0.1 * report->loss / limit->price, limit->unit);
+    if (limit->price > 0) {
+        double cost = 0.1 * report->loss / limit->price;
+        fprintf(file, ", binds: the next 10 %% less loss costs about %.*g %s", cost < 1e3 ? 3 : 9,
+                cost < 1e3 ? cost : round(cost), limit->unit);
+    }
     fputc('\n', file);
 }
 
@@ -103,6 +105,9 @@ void mpq_summary_print(FILE *file, const struct mpq_report *report)
     if (report->carried)
         fprintf(file, "%-12s  %" PRIu32 " node%s not run, as before: %s\n", "carried",
                 report->n_carried, report->n_carried == 1 ? "" : "s", report->carried);
+    if (report->checkpoint)
+        fprintf(file, "%-12s  from %s, neither calibrated nor tuned again\n", "resumed",
+                report->checkpoint);
     fprintf(file, "%-12s", "seconds");
     for (uint32_t i = 0; i < report->n_stage; i++) {
         fprintf(file, "  %s %.1f", report->stage[i].name, report->stage[i].seconds);

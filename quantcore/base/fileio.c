@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -165,6 +166,31 @@ bool mpq_file_exists(const char *path)
 {
     struct stat info;
     return lstat(path, &info) == 0;
+}
+
+static bool is_same_inode(const char *a, const char *b)
+{
+    struct stat info_a, info_b;
+    return stat(a, &info_a) == 0 && stat(b, &info_b) == 0 && info_a.st_dev == info_b.st_dev &&
+           info_a.st_ino == info_b.st_ino;
+}
+
+/* The folder of a path, into out [PATH_MAX]; returns the name in it. Too long: what is there of it
+ * is no folder. */
+static const char *split_path(const char *path, char *out)
+{
+    const char *slash = strrchr(path, '/');
+    size_t n = slash ? (size_t)(slash - path) + 1 : 0;
+    snprintf(out, PATH_MAX, "%.*s", n ? (int)n : 1, n ? path : ".");
+    return path + n;
+}
+
+bool mpq_file_is_same(const char *a, const char *b)
+{
+    char folder_a[PATH_MAX], folder_b[PATH_MAX];
+    const char *name_a = split_path(a, folder_a), *name_b = split_path(b, folder_b);
+    return is_same_inode(a, b) ||
+           (strcmp(name_a, name_b) == 0 && is_same_inode(folder_a, folder_b));
 }
 
 /* Whether a file may be put there. */

@@ -33,6 +33,10 @@ enum mpq_status mpq_file_read_at(struct mpq_ctx *ctx, const struct mpq_file *fil
 /* Whether something of that name exists, a dangling link included. */
 bool mpq_file_exists(const char *path);
 
+/* Whether two names are one file: what is written to either is read from the other. Of files that
+ * are not there yet, whether they would be. */
+bool mpq_file_is_same(const char *a, const char *b);
+
 /* A file written beside its final name and renamed over it only when complete, so that the name
  * holds the old content or the new one and never half of it.
  *

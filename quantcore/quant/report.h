@@ -36,7 +36,8 @@ struct mpq_report_limit {
 };
 
 struct mpq_report {
-    const char *model, *output; /* file names as given */
+    const char *model, *output; /* file names as given                                  */
+    const char *checkpoint;     /* that the tuned state was taken from; NULL: none      */
 
     uint32_t n_layer, n_stage, n_fact;
     const struct mpq_report_layer *layer;

@@ -86,7 +86,6 @@ refuse 2 'is not a size' convert good.onnx --size lots
 refuse 2 '--size is not an option of inspect' inspect good.onnx --size 15%
 refuse 2 '--size is not an option of lint' lint good.onnx --size 15%
 refuse 2 'eval needs samples' eval good.onnx
-refuse 2 'the model itself' convert good.onnx -o good.onnx
 refuse 2 'none|quick|default|thorough' convert good.onnx --effort some
 refuse 2 'default|paper' convert good.onnx --recipe own
 refuse 2 '--size does not go with --recipe paper' convert good.onnx --recipe paper --size 15%
@@ -134,6 +133,21 @@ refuse 1 'exists already' eval good.onnx --data good.npz --outputs y.npz
 expect 0 'top-1' eval good.onnx --data good.npz --outputs y.npz --overwrite
 
 # ---- budgets and outputs ----
+ln -s good.onnx link.onnx
+cksum good.onnx good.npz >before
+refuse 2 'the model and --output are the same file' convert good.onnx -o good.onnx
+for name in ./good.onnx link.onnx out/../good.onnx; do
+    refuse 2 'the model and --output are the same file' convert good.onnx -o $name --data good.npz --overwrite
+done
+refuse 2 'the model and --report' convert good.onnx -o out/a.onnx --report ./good.onnx --overwrite
+refuse 2 'the model and the checkpoint' convert good.onnx -o out/a.onnx --checkpoint ./good.onnx --overwrite
+refuse 2 '--data and --output' convert good.onnx -o ./good.npz --data good.npz --overwrite
+refuse 2 '--output and --report' convert good.onnx -o out/a.onnx --report out/./a.onnx
+refuse 2 'the checkpoint and --output' convert good.onnx -o out/a.npz --checkpoint out/./a.npz
+refuse 2 'the checkpoint and --report' convert good.onnx -o out/a.onnx --checkpoint out/a.csv
+refuse 2 '--data and --outputs' eval good.onnx --data good.npz --outputs ./good.npz --overwrite
+refuse 1 'none/c.npz: cannot be written' convert good.onnx -o out/a.onnx --checkpoint none/c.npz
+cksum good.onnx good.npz | cmp -s - before || complain "changed what it reads"
 refuse 3 'nothing to search' convert good.onnx -o out/a.onnx --recipe paper --data good.npz
 refuse_convert 4 'smallest' good.onnx --data good.npz --size 1%
 refuse 1 'cannot be written' convert good.onnx -o none/a.onnx --data good.npz --effort none \
@@ -285,7 +299,7 @@ expect 0 'top1' search t.npz --pareto 3 --lock '.*=4' -o out/n.onnx
 rm -f out/*
 expect 0 'out/n.onnx' search t.npz --bitops W4A4 -o out/n.onnx
 rm -f out/*
-expect 0 'file bytes' apply t.npz a.csv -o out/p.onnx
+expect 0 'resumed       from t.npz' apply t.npz a.csv -o out/p.onnx
 cmp -s a.onnx out/p.onnx || complain "is not what convert wrote"
 sed 's/^"conv","Conv",\([0-9]*\),\([0-9]*\),[0-9]*/"conv","Conv",\1,\2,2/' a.csv >two.csv
 sed 's/^"y","Gemm",\([0-9]*\),\([0-9]*\),[0-9]*/"y","Gemm",\1,\2,32/' a.csv >float.csv
@@ -307,6 +321,17 @@ refuse 1 'is there already' apply t.npz more.csv -o out/p.onnx
 refuse 1 "no column 'weight_bits'" apply t.npz header.csv -o out/p.onnx
 refuse 1 'quote' apply t.npz quote.csv -o out/p.onnx
 refuse 1 'missing.csv' apply t.npz missing.csv -o out/p.onnx
+cksum t.npz a.csv >before
+for name in ./t.npz ./a.csv good.npz good.onnx; do
+    refuse 2 'are the same file' apply t.npz a.csv -o $name --overwrite
+    [ $name = ./a.csv ] ||
+        refuse 2 'are the same file' search t.npz --size 90% -o out/n.onnx --report $name --overwrite
+done
+cksum t.npz a.csv | cmp -s - before || complain "changed what it reads"
+expect 0 '' convert good.onnx -o e.onnx --data good.npz --effort none --size 100% --exclude conv --checkpoint e.npz -q
+refuse 1 'e.npz: is a checkpoint of another model' search e.npz --exclude y --size 90% -o out/n.onnx
+grep -q overwrite stderr && complain "offers to overwrite what is only read"
+refuse_convert 1 '(--overwrite replaces it)' good.onnx --data good.npz --size 90% --exclude y --checkpoint e.npz
 refuse 2 'apply needs a plan' apply t.npz
 refuse 2 'needs a checkpoint' search --size 10%
 refuse 2 'search needs a budget' search t.npz

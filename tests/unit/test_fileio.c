@@ -184,6 +184,25 @@ static void a_write_that_fails_leaves_the_old_file(void **state)
     assert_int_equal(entries(), 1);
 }
 
+static void one_file_has_many_names(void **state)
+{
+    (void)state;
+    const char *path = in_folder("a");
+    assert_true(mpq_file_is_same(path, in_folder("./a"))); /* before it is there, too */
+    CHECK_OK(&ctx, mpq_file_write(&ctx, arena, path, false, "old", 3));
+    CHECK_OK(&ctx, mpq_file_write(&ctx, arena, in_folder("b"), false, "old", 3));
+    assert_int_equal(symlink("a", in_folder("link")), 0);
+    assert_int_equal(mkdir(in_folder("sub"), 0700), 0);
+    assert_true(mpq_file_is_same(path, path));
+    assert_true(mpq_file_is_same(path, in_folder("./a")));
+    assert_true(mpq_file_is_same(path, in_folder("sub/../a")));
+    assert_true(mpq_file_is_same(path, in_folder("link")));
+    assert_false(mpq_file_is_same(path, in_folder("b")));
+    assert_false(mpq_file_is_same(path, in_folder("sub/a")));
+    assert_false(mpq_file_is_same(in_folder("none/a"), in_folder("nowhere/a")));
+    assert_true(mpq_file_is_same("test_fileio.none", "./test_fileio.none"));
+}
+
 static void names_that_cannot_be_read_are_refused(void **state)
 {
     (void)state;
@@ -223,6 +242,7 @@ int main(void)
         TEST(existing_files_are_kept),
         TEST(names_that_cannot_be_written_are_refused),
         TEST(a_write_that_fails_leaves_the_old_file),
+        TEST(one_file_has_many_names),
         TEST(names_that_cannot_be_read_are_refused),
         TEST(the_limit_is_the_largest_file_read),
     };

@@ -181,8 +181,6 @@ static void usage_errors(void **state)
         {MPQ_COMMAND_CONVERT, "a.onnx --mean 1,,3", "--mean"},
         {MPQ_COMMAND_CONVERT, "a.onnx --scale 0", "--scale"},
         {MPQ_COMMAND_CONVERT, "a.onnx --preprocess resnet", "imagenet"},
-        {MPQ_COMMAND_CONVERT, "a.onnx -o a.onnx", "the model itself"},
-        {MPQ_COMMAND_CONVERT, "a.onnx -o b.onnx --report b.onnx", "the same file"},
         {MPQ_COMMAND_CONVERT, "a.onnx --labels l.csv", "--eval PATH"},
         {MPQ_COMMAND_CONVERT, "a.onnx -q -v", "exclude each other"},
         {MPQ_COMMAND_CONVERT, "a.onnx --baseline mse --checkpoint c.npz", "--baseline excludes"},
