@@ -1,11 +1,10 @@
-/* The published supernet: which layers get which widths, its terms and schedules, that training
- * learns and repeats, and that folding gives what was trained. */
+/* The published supernet: which layers get which widths, that training learns and repeats, and that
+ * folding gives what was trained. */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "quantcore/base/rng.h"
-#include "quantcore/supernet/freeze.h"
 #include "quantcore/supernet/paper_score.h"
 #include "tests/check.h"
 #include "tests/unit/net.h"
@@ -254,165 +253,7 @@ static void nothing_to_search_is_refused(void **state)
                 MPQ_E_UNSUPPORTED, "nothing to search");
 }
 
-/* ---- terms ---- */
-
-static void the_snap_weight_starts_late(void **state)
-{
-    (void)state;
-    CHECK_NEAR(mpq_paper_snap_weight(0, 1500), 0, 0, 0);
-    CHECK_NEAR(mpq_paper_snap_weight(400, 1500), 0, 0, 1e-12);
-    CHECK_NEAR(mpq_paper_snap_weight(950, 1500), 0.05, 0, 1e-12);
-    CHECK_NEAR(mpq_paper_snap_weight(1500, 1500), 0.1, 0, 1e-12);
-}
-
-static void weights_are_drawn_to_levels_all_widths_share(void **state)
-{
-    /* 3 bits with step 1: levels -4 .. 3; of 2 bits, -2 .. 1, at 3-bit steps of 2: -4, -2, 0, 2 */
-    const mpq_real w[] = {MPQ_REAL(-4.5),  MPQ_REAL(-2.25), MPQ_REAL(0.125),
-                          MPQ_REAL(1.125), MPQ_REAL(1.75),  MPQ_REAL(2.75)};
-    const double pulls[] = {0, -0.25, 0.125, 0, -0.25, 0};
-    struct mpq_layer layer = {.n_outer = 1, .n_channel = 2, .n_inner = 3, .n_param = 6};
-    mpq_real dw[6] = {0};
-    double sum = 0;
-    (void)state;
-    for (int i = 0; i < 6; i++)
-        sum += pulls[i] * pulls[i];
-    double loss = mpq_paper_snap(&layer, w, 1, 3, 2, 0.1, dw);
-    CHECK_NEAR(loss, sum / 3, 1e-6, 0);
-    for (int i = 0; i < 6; i++)
-        CHECK_NEAR(dw[i], 0.1 * 2 / 3 * pulls[i], 1e-6, 1e-9);
-    /* At the narrowest width itself every level counts. */
-    memset(dw, 0, sizeof dw);
-    mpq_paper_snap(&layer, w, 1, 3, 3, 0.1, dw);
-    CHECK_NEAR(dw[3], 0.1 * 2 / 3 * 0.125, 1e-6, 0);
-
-    memset(dw, 0, sizeof dw);
-    loss = mpq_paper_region(&layer, w, 1, 2, -2.0, dw); /* -2 .. 1 */
-    CHECK_NEAR(loss, 0.5 * (4 + 4 + 0.125 * 0.125 + 1 + 1 + 1), 1e-6, 0);
-    CHECK_NEAR(dw[2], -2 * 0.125, 1e-6, 0);
-    for (int i = 0; i < 6; i++)
-        if (i != 2)
-            CHECK_NEAR(dw[i], 0, 0, 0);
-}
-
-static void gaussian_weights_have_the_published_turbulence(void **state)
-{
-    enum { N = 40000 };
-    struct net *net = *state;
-    struct mpq_layer shape = {.n_outer = 1, .n_channel = 1, .n_inner = N, .n_param = N};
-    struct mpq_layer_table layers = {.n_layer = 1, .layer = &shape};
-    mpq_real step[MPQ_N_BITS];
-    mpq_real *w = mpq_arena_alloc(&net->ctx, net->arena, N, sizeof *w);
-    for (uint32_t i = 0; i < N; i++)
-        w[i] = (mpq_real)mpq_rng_normal(4, MPQ_STREAM_TEST, 0, i);
-    for (int b = 2; b <= 6; b++)
-        step[b] = mpq_lsq_weight_step(w, N, b);
-    struct mpq_paper_layer layer = {.w = w, .weight_step = step};
-    const struct mpq_paper_net paper = {.layers = &layers, .layer = &layer};
-    static const struct {
-        mpq_bits_mask active;
-        double turbulence;
-    } row[] = {{1 << 2 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 6, 0.0725},
-               {1 << 3 | 1 << 4 | 1 << 5 | 1 << 6, 0.0594},
-               {1 << 4 | 1 << 5 | 1 << 6, 0.0514}};
-    for (size_t i = 0; i < MPQ_COUNT(row); i++) {
-        layer.active = row[i].active;
-        CHECK_NEAR(mpq_paper_turbulence(&paper, 0), row[i].turbulence, 0, 0.0025);
-    }
-}
-
-static void updates_come_with_every_length_of_a_run(void **state)
-{
-    (void)state;
-    static const struct {
-        uint32_t n_step, n_update;
-    } row[] = {{150, 54}, {1500, 54}, {75, 54}, {30, 22}};
-    for (size_t i = 0; i < MPQ_COUNT(row); i++) {
-        uint32_t n = 0;
-        double ratio = 1, before = 1;
-        for (uint32_t step = 0; step < row[i].n_step; step++)
-            if (mpq_freeze_at_step(step, row[i].n_step, &ratio)) {
-                assert_true(ratio <= before && ratio > 0.19 && ratio <= 0.5);
-                before = ratio;
-                n++;
-            }
-        if (row[i].n_step >= 150)
-            assert_int_equal(n, row[i].n_update);
-        assert_true(n >= 15);
-    }
-}
-
 /* ---- batches ---- */
-
-/* Line of n places, mirrored at its ends for ever. */
-static int64_t place(int64_t i, int64_t n)
-{
-    int64_t period = 2 * (n - 1);
-    i = (i % period + period) % period;
-    return i < n ? i : period - i;
-}
-
-enum { PICTURE_H = 5, PICTURE_W = 6, PICTURE_C = 2, REACH = 2, N_SHIFT = 2 * REACH + 1 };
-
-/* Which change (of 2 * N_SHIFT * N_SHIFT) makes `to` [H,W,C] of `from`, -1: none */
-static int find_change(const mpq_real *from, const mpq_real *to)
-{
-    for (int k = 0; k < 2 * N_SHIFT * N_SHIFT; k++) {
-        int64_t down = k / 2 % N_SHIFT - REACH, right = k / 2 / N_SHIFT - REACH;
-        bool is_same = true;
-        for (int64_t y = 0; y < PICTURE_H; y++)
-            for (int64_t x = 0; x < PICTURE_W; x++) {
-                int64_t column = place(x - right, PICTURE_W);
-                column = k % 2 ? PICTURE_W - 1 - column : column;
-                for (int64_t c = 0; c < PICTURE_C; c++)
-                    is_same =
-                        is_same &&
-                        to[(y * PICTURE_W + x) * PICTURE_C + c] ==
-                            from[(place(y - down, PICTURE_H) * PICTURE_W + column) * PICTURE_C + c];
-            }
-        if (is_same)
-            return k;
-    }
-    return -1;
-}
-
-static void pictures_are_moved_and_mirrored(void **state)
-{
-    enum { N = 600, PLACES = PICTURE_H * PICTURE_W, SIZE = PLACES * PICTURE_C };
-    static mpq_real from[N * SIZE], last[N * SIZE], first[N * SIZE], scratch[SIZE], turned[SIZE];
-    int seen[2 * N_SHIFT * N_SHIFT] = {0}, n_seen = 0;
-    struct mpq_augment a = {.height = PICTURE_H,
-                            .width = PICTURE_W,
-                            .channels = PICTURE_C,
-                            .channels_last = true,
-                            .reach = REACH,
-                            .mirrors = true};
-    (void)state;
-    for (int i = 0; i < N * SIZE; i++)
-        from[i] = last[i] = (mpq_real)i;
-    for (int i = 0; i < N; i++)
-        for (int k = 0; k < SIZE; k++) /* channels first */
-            first[i * SIZE + k % PICTURE_C * PLACES + k / PICTURE_C] = from[i * SIZE + k];
-    mpq_augment(&a, 7, 3, N, last, scratch);
-    a.channels_last = false;
-    mpq_augment(&a, 7, 3, N / 2, first, scratch); /* half of them, the same */
-    for (int i = 0; i < N; i++) {
-        int k = find_change(from + i * SIZE, last + i * SIZE);
-        assert_true(k >= 0);
-        seen[k]++;
-        for (int j = 0; j < SIZE; j++)
-            turned[j] = first[i * SIZE + j % PICTURE_C * PLACES + j / PICTURE_C];
-        assert_memory_equal(turned, i < N / 2 ? last + i * SIZE : from + i * SIZE, sizeof turned);
-    }
-    for (int k = 0; k < 2 * N_SHIFT * N_SHIFT; k++)
-        n_seen += seen[k] > 0;
-    assert_int_equal(n_seen, 2 * N_SHIFT * N_SHIFT);
-    a.mirrors = false;
-    a.reach = 0;
-    memcpy(first, from, sizeof first);
-    mpq_augment(&a, 7, 3, N, first, scratch);
-    assert_memory_equal(first, from, sizeof first);
-}
 
 /* The float model answers the picture that is trained on, the label stays. */
 static void a_changed_batch_has_answers_of_its_own(void **state)
@@ -643,11 +484,6 @@ int main(void)
         TEST(batch_norms_are_those_of_the_file_by_the_samples_statistics),
         TEST(first_steps_have_the_least_squared_error),
         TEST(nothing_to_search_is_refused),
-        TEST(the_snap_weight_starts_late),
-        TEST(weights_are_drawn_to_levels_all_widths_share),
-        TEST(gaussian_weights_have_the_published_turbulence),
-        TEST(updates_come_with_every_length_of_a_run),
-        TEST(pictures_are_moved_and_mirrored),
         TEST(a_changed_batch_has_answers_of_its_own),
         TEST(losses_of_a_batch_are_of_its_samples),
         TEST(training_learns_and_repeats),
