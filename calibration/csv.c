@@ -41,6 +41,17 @@ static void on_field(void *text, size_t n, void *arg)
     csv->field[csv->n_field++] = copy;
 }
 
+/* Forget the fields of a row that says nothing. */
+static bool drop_blank(struct mpq_csv *csv)
+{
+    uint32_t begin = csv->row_begin[csv->n_row];
+    for (uint32_t i = begin; i < csv->n_field; i++)
+        if (*csv->field[i])
+            return false;
+    csv->n_field = begin;
+    return true;
+}
+
 static void on_row(int terminator, void *arg)
 {
     struct reader *reader = arg;
@@ -58,7 +69,8 @@ static void on_row(int terminator, void *arg)
         reader->status = MPQ_E_NOMEM;
         return;
     }
-    csv->row_begin[++csv->n_row] = csv->n_field;
+    if (!drop_blank(csv))
+        csv->row_begin[++csv->n_row] = csv->n_field;
 }
 
 enum mpq_status mpq_csv_read(struct mpq_ctx *ctx, struct mpq_arena *arena, const char *path,
@@ -95,4 +107,23 @@ uint32_t mpq_csv_columns(const struct mpq_csv *csv, uint32_t row)
 const char *mpq_csv_field(const struct mpq_csv *csv, uint32_t row, uint32_t column)
 {
     return column < mpq_csv_columns(csv, row) ? csv->field[csv->row_begin[row] + column] : NULL;
+}
+
+bool mpq_csv_find_column(const struct mpq_csv *csv, const char *name, uint32_t *out)
+{
+    for (uint32_t c = 0; csv->n_row && c < mpq_csv_columns(csv, 0); c++)
+        if (strcmp(mpq_csv_field(csv, 0, c), name) == 0) {
+            *out = c;
+            return true;
+        }
+    return false;
+}
+
+enum mpq_status mpq_csv_column(struct mpq_ctx *ctx, const char *path, const struct mpq_csv *csv,
+                               const char *name, uint32_t *out)
+{
+    if (mpq_csv_find_column(csv, name, out))
+        return MPQ_OK;
+    return mpq_fail(ctx, MPQ_E_FORMAT, "%s: the header has no column '%s' (commas part columns)",
+                    path, name);
 }

@@ -1,5 +1,5 @@
-/* A CSV file as a table of strings (RFC 4180; a byte order mark is skipped, blank lines are not
- * rows). */
+/* A CSV file as a table of strings (RFC 4180; a byte order mark is skipped; blank lines, and those
+ * of empty fields that a spreadsheet leaves behind the last row, are not rows). */
 #ifndef MPQ_CALIBRATION_CSV_H
 #define MPQ_CALIBRATION_CSV_H
 
@@ -17,5 +17,12 @@ enum mpq_status mpq_csv_read(struct mpq_ctx *ctx, struct mpq_arena *arena, const
 
 uint32_t mpq_csv_columns(const struct mpq_csv *csv, uint32_t row);
 const char *mpq_csv_field(const struct mpq_csv *csv, uint32_t row, uint32_t column); /* or NULL */
+
+/* The first column that the first row calls `name`; false where there is none. */
+bool mpq_csv_find_column(const struct mpq_csv *csv, const char *name, uint32_t *out);
+
+/* The same of a column that must be there: FORMAT where it is not. */
+enum mpq_status mpq_csv_column(struct mpq_ctx *ctx, const char *path, const struct mpq_csv *csv,
+                               const char *name, uint32_t *out) MPQ_CHECKED;
 
 #endif

@@ -71,12 +71,16 @@ static enum mpq_status labels_in_order(struct mpq_ctx *ctx, const char *path,
                                        uint32_t n_sample, int64_t *label)
 {
     uint32_t n_row = csv->n_row - first_row;
+    int64_t value;
+    for (uint32_t i = 0; i < n_row; i++) {
+        if (!parse_label(label_field(csv, first_row + i), &value))
+            return fail_row(ctx, path, csv, first_row + i);
+        if (i < n_sample)
+            label[i] = value;
+    }
     if (n_row != n_sample)
         return mpq_fail(ctx, MPQ_E_FORMAT, "%s: has %u labels for %u samples", path, n_row,
                         n_sample);
-    for (uint32_t i = 0; i < n_sample; i++)
-        if (!parse_label(label_field(csv, first_row + i), &label[i]))
-            return fail_row(ctx, path, csv, first_row + i);
     return MPQ_OK;
 }
 
@@ -139,8 +143,14 @@ enum mpq_status mpq_labels_read(struct mpq_ctx *ctx, struct mpq_arena *arena, co
                                 const int64_t **out_label)
 {
     size_t length = strlen(path);
+    const char *suffix = path + (length < 4 ? length : length - 4);
     struct mpq_tensor array;
-    if (length < 4 || strcmp(path + length - 4, ".npy") != 0)
+    if (strcmp(suffix, ".npz") == 0)
+        return mpq_fail(ctx, MPQ_E_FORMAT,
+                        "%s: labels are read from .csv or .npy, or from 'labels' in the .npz file "
+                        "of the samples",
+                        path);
+    if (strcmp(suffix, ".npy") != 0)
         return read_csv(ctx, arena, path, sample_name, n_sample, out_label);
     MPQ_TRY(mpq_npy_read(ctx, arena, path, &array));
     return mpq_labels_from_array(ctx, arena, path, &array, n_sample, out_label);

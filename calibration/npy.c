@@ -84,8 +84,8 @@ static enum mpq_status read_type(struct scan *scan, struct mpq_npy_header *out)
     char text[64];
     skip_space(scan);
     if (scan->at < scan->end && *scan->at == '[')
-        return mpq_fail(scan->ctx, MPQ_E_UNSUPPORTED,
-                        "%s: holds records with named fields, not numbers", scan->where);
+        return mpq_fail(scan->ctx, MPQ_E_FORMAT, "%s: holds records with named fields, not numbers",
+                        scan->where);
     MPQ_TRY(read_string(scan, text));
     char order = text[0], digit = text[0] && text[1] ? text[2] : 0;
     if (digit && !text[3] && strchr("<>|=", order))
@@ -95,7 +95,7 @@ static enum mpq_status read_type(struct scan *scan, struct mpq_npy_header *out)
                 out->swapped = order == (machine_is_little() ? '>' : '<');
                 return MPQ_OK;
             }
-    return mpq_fail(scan->ctx, MPQ_E_UNSUPPORTED, "%s: elements of numpy type '%s' are not %s",
+    return mpq_fail(scan->ctx, MPQ_E_FORMAT, "%s: elements of numpy type '%s' are not %s",
                     scan->where, text, "booleans, integers or floats of 16 to 64 bits");
 }
 
@@ -115,8 +115,8 @@ static enum mpq_status read_shape(struct scan *scan, struct mpq_npy_header *out)
         if (scan->at == first)
             return fail_dictionary(scan);
         if (shape.rank == MPQ_MAX_RANK)
-            return mpq_fail(scan->ctx, MPQ_E_UNSUPPORTED, "%s: has more than %d dimensions",
-                            scan->where, MPQ_MAX_RANK);
+            return mpq_fail(scan->ctx, MPQ_E_FORMAT, "%s: has more than %d dimensions", scan->where,
+                            MPQ_MAX_RANK);
         shape.dim[shape.rank++] = dim;
         (void)accept(scan, 'L');
         if (!accept(scan, ',')) {
@@ -194,7 +194,7 @@ enum mpq_status mpq_npy_parse_header(struct mpq_ctx *ctx, const char *where, con
     int version = bytes[6];
     size_t start = version == 1 ? 10 : 12;
     if (version < 1 || version > 3)
-        return mpq_fail(ctx, MPQ_E_UNSUPPORTED, "%s: .npy version %d is not known", where, version);
+        return mpq_fail(ctx, MPQ_E_FORMAT, "%s: .npy version %d is not known", where, version);
     size_t length = (size_t)bytes[8] | (size_t)bytes[9] << 8;
     if (version > 1 && n_bytes >= 12)
         length |= (size_t)bytes[10] << 16 | (size_t)bytes[11] << 24;

@@ -20,10 +20,10 @@ static const struct {
     const char *name;
     struct mpq_preprocess preprocess;
 } preset[] = {
-    {"imagenet", {1 / 255.0f, IMAGENET_MEAN, IMAGENET_STD, -1, 0, false}},
-    {"imagenet-tf", {1 / 127.5f, SAME(1), SAME(1), -1, 0, false}},
-    {"unit", {1 / 255.0f, SAME(0), SAME(1), 0, 0, false}},
-    {"raw", {1, SAME(0), SAME(1), 0, 0, false}},
+    {"imagenet", {1 / 255.0f, IMAGENET_MEAN, IMAGENET_STD, -1, 0, false, 0, 0}},
+    {"imagenet-tf", {1 / 127.5f, SAME(1), SAME(1), -1, 0, false, 0, 0}},
+    {"unit", {1 / 255.0f, SAME(0), SAME(1), 0, 0, false, 0, 0}},
+    {"raw", {1, SAME(0), SAME(1), 0, 0, false, 0, 0}},
 };
 
 enum mpq_status mpq_preprocess_preset(struct mpq_ctx *ctx, const char *name,
@@ -89,10 +89,27 @@ static int64_t short_side(const struct mpq_preprocess *preprocess, struct size c
     return preprocess->resize > 0 ? preprocess->resize : (longer(crop) * 8 + 3) / 7;
 }
 
+static enum mpq_status check_channels(struct mpq_ctx *ctx, const char *option, int n,
+                                      const struct mpq_picture_layout *layout)
+{
+    if (n && n != layout->channels)
+        return mpq_fail(ctx, MPQ_E_USAGE, "--%s is of %d channels, the input has %d", option, n,
+                        (int)layout->channels);
+    return MPQ_OK;
+}
+
 enum mpq_status mpq_preprocess_check(struct mpq_ctx *ctx, const struct mpq_preprocess *preprocess,
-                                     const struct mpq_picture_layout *layout)
+                                     const struct mpq_picture_layout *layout, bool whole)
 {
     struct size crop = crop_size(preprocess, layout);
+    MPQ_TRY(check_channels(ctx, "mean", preprocess->n_mean, layout));
+    MPQ_TRY(check_channels(ctx, "std", preprocess->n_std, layout));
+    if (whole)
+        return MPQ_OK;
+    if (preprocess->resize == 0 && (crop.height != layout->height || crop.width != layout->width))
+        return mpq_fail(ctx, MPQ_E_USAGE,
+                        "--crop %d without --resize: pictures are resized to %lldx%lld as a whole",
+                        preprocess->crop, (long long)layout->width, (long long)layout->height);
     if (preprocess->resize > 0 && preprocess->resize < longer(crop))
         return mpq_fail(ctx, MPQ_E_USAGE,
                         "pictures resized to a short side of %d do not cover a crop of %lldx%lld",

@@ -30,6 +30,7 @@ struct mpq_preprocess {
                    -1: 8/7 of the crop                                                        */
     int crop;   /* side of the centre crop; 0: the input's size                               */
     bool bgr;   /* channel order of the model                                                 */
+    int n_mean, n_std; /* channels that were named; 0: any number                              */
 };
 
 /* USAGE, in a sentence that lists the presets, for an unknown name. */
@@ -47,9 +48,11 @@ bool mpq_picture_layout_find(const struct mpq_shape *shape, struct mpq_picture_l
 /* Unknown height and width of an input whose number of channels tells where they are. */
 void mpq_picture_guess(int64_t height, int64_t width, struct mpq_shape *shape);
 
-/* USAGE where the crop does not fit into the resized picture. */
+/* USAGE where mean or std is of other channels, and but for the geometry of arrays (`whole`) where
+ * the crop does not fit into the resized picture or nothing is cropped. */
 enum mpq_status mpq_preprocess_check(struct mpq_ctx *ctx, const struct mpq_preprocess *preprocess,
-                                     const struct mpq_picture_layout *layout) MPQ_CHECKED;
+                                     const struct mpq_picture_layout *layout,
+                                     bool whole) MPQ_CHECKED;
 
 /* Channels and geometry: a picture of exactly the layout's channels and size, still bytes, still in
  * RGB order. `whole`: the geometry of arrays (above). May return `in` itself. */

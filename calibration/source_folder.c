@@ -158,7 +158,7 @@ static enum mpq_status folder_open(struct mpq_ctx *ctx, const struct mpq_source_
     dataset->picture_input = 0;
     state->preprocess = *request->preprocess;
     mpq_pixel_table_fill(&state->preprocess, &state->table);
-    MPQ_TRY(mpq_preprocess_check(ctx, &state->preprocess, &state->layout));
+    MPQ_TRY(mpq_preprocess_check(ctx, &state->preprocess, &state->layout, false));
     MPQ_TRY(list_folder(ctx, request->path, dataset, state));
     MPQ_TRY(make_cache(ctx, dataset, state));
     return request->want_labels ? open_labels(ctx, request->path, dataset) : MPQ_OK;

@@ -82,6 +82,7 @@ static enum mpq_status open_pictures(struct mpq_ctx *ctx, struct mpq_dataset *da
                         "called '%s' would be fed as it is",
                         where, mpq_dtype_name(header.dtype), MPQ_SHAPE_TEXT(shape),
                         dataset->input_name[input]);
+    MPQ_TRY(mpq_preprocess_check(ctx, preprocess, &state->layout, true));
     MPQ_TRY(set_count(ctx, dataset, where, (uint32_t)shape->dim[0]));
     state->picture_input = dataset->picture_input = input;
     state->preprocess = *preprocess;

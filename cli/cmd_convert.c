@@ -38,11 +38,8 @@ enum mpq_status mpq_cmd_convert(struct mpq_ctx *ctx, struct mpq_arena *arena,
         return MPQ_E_NOMEM;
     if (options->weights_only)
         MPQ_TRY(convert_weights(ctx, arena, options, p, &report));
-    else if (convert_by_running(ctx, arena, options, p, &report) != MPQ_OK) {
-        if (ctx->status == MPQ_E_UNSUPPORTED && !options->recipe)
-            mpq_fail_append(ctx, "; convert --weights-only needs not run the model");
-        return ctx->status;
-    }
+    else
+        MPQ_TRY(convert_by_running(ctx, arena, options, p, &report));
     mpq_progress_clear(ctx);
     if (!options->quiet)
         mpq_summary_print(stdout, &report);

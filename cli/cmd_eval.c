@@ -58,7 +58,10 @@ static enum mpq_status open_model(struct mpq_ctx *ctx, struct mpq_arena *arena,
     MPQ_TRY(mpq_fuse_integer(ctx, arena, read, &fused));
     MPQ_TRY(mpq_simplify(ctx, arena, fused, &simple));
     out->graph = simple;
-    return mpq_bind_batch(ctx, arena, simple, 1, &out->binding);
+    enum mpq_status status = mpq_bind_batch(ctx, arena, simple, 1, &out->binding);
+    if (status == MPQ_E_SHAPE || status == MPQ_E_UNSUPPORTED)
+        mpq_fail_prefix(ctx, path);
+    return status;
 }
 
 static void find_scores(struct evaluation *eval)

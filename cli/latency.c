@@ -14,7 +14,8 @@ struct table {
     struct mpq_ctx *ctx;
     const char *path;
     struct mpq_csv csv;
-    uint32_t column[N_COLUMN]; /* UINT32_MAX: not there */
+    uint32_t column[N_COLUMN];
+    bool has_act; /* there is a column of ACTIVATION_BITS */
     const struct mpq_layer_table *layers;
     double *seconds; /* NaN: no row */
 };
@@ -26,15 +27,10 @@ static double *entry(const struct table *t, uint32_t l, uint32_t b, uint32_t a)
 
 static enum mpq_status find_columns(struct table *t)
 {
-    for (int i = 0; i < N_COLUMN; i++) {
-        t->column[i] = UINT32_MAX;
-        for (uint32_t c = 0; t->csv.n_row && c < mpq_csv_columns(&t->csv, 0); c++)
-            if (strcmp(mpq_csv_field(&t->csv, 0, c), column_name[i]) == 0)
-                t->column[i] = c;
-        if (t->column[i] == UINT32_MAX && i != ACTIVATION_BITS)
-            return mpq_fail(t->ctx, MPQ_E_FORMAT, "%s: the header has no column '%s'", t->path,
-                            column_name[i]);
-    }
+    for (int i = 0; i < ACTIVATION_BITS; i++)
+        MPQ_TRY(mpq_csv_column(t->ctx, t->path, &t->csv, column_name[i], &t->column[i]));
+    t->has_act =
+        mpq_csv_find_column(&t->csv, column_name[ACTIVATION_BITS], &t->column[ACTIVATION_BITS]);
     return MPQ_OK;
 }
 
@@ -64,7 +60,6 @@ static enum mpq_status read_row(const struct table *t, uint32_t row)
 {
     const char *name = mpq_csv_field(&t->csv, row, t->column[NODE]);
     uint32_t l = 0;
-    bool has_act = t->column[ACTIVATION_BITS] != UINT32_MAX;
     double bits, seconds, act = 0;
     while (l < t->layers->n_layer && name && strcmp(t->layers->layer[l].name, name) != 0)
         l++;
@@ -73,10 +68,10 @@ static enum mpq_status read_row(const struct table *t, uint32_t row)
                         row + 1, name ? name : "");
     MPQ_TRY(read_bits(t, row, WEIGHT_BITS, &bits));
     MPQ_TRY(read_number(t, row, SECONDS, 0, 1e5, &seconds));
-    if (has_act)
+    if (t->has_act)
         MPQ_TRY(read_bits(t, row, ACTIVATION_BITS, &act));
     for (uint32_t a = MPQ_MIN_BITS; a <= MPQ_MAX_BITS; a++)
-        if (!has_act || a == (uint32_t)act)
+        if (!t->has_act || a == (uint32_t)act)
             *entry(t, l, (uint32_t)bits, a) = seconds;
     return MPQ_OK;
 }

@@ -56,7 +56,7 @@ const struct mpq_option_row mpq_option_table[] = {
      "Write all outputs to this .npz, arrays named like the model's outputs."},
 
     {"input-shape", 0, ANY | KEPT, "NAME=SIZES", A_TEXT, FIELD(input_shape), NULL,
-     "those of the data",
+     "those of the data, where there are any",
      "Sizes of one sample for an input that leaves some open, as NAME=1x3x224x224; several joined "
      "by commas. The file written leaves them open, too."},
 
@@ -180,9 +180,11 @@ const struct mpq_option_row mpq_option_table[] = {
     {"scale", 0, MADE | EVAL | KEPT, "X", mpq_parse_scale, "a number above 0", TYPED(scale), NULL,
      "the preset's", "Factor of 0..255."},
     {"resize", 0, MADE | EVAL | KEPT, "N", mpq_parse_positive, "a number of pixels", TYPED(resize),
-     NULL, "the preset's", "Short side in pixels before the crop."},
+     NULL, "the preset's",
+     "Short side in pixels before the crop, of picture files; pictures of an array are resized as "
+     "a whole."},
     {"crop", 0, MADE | EVAL | KEPT, "N", mpq_parse_positive, "a number of pixels", TYPED(crop),
-     NULL, "the input's size", "Side of the centre crop in pixels."},
+     NULL, "the input's size", "Side of the centre crop in pixels, of picture files."},
     {"channel-order", 0, MADE | EVAL | KEPT, "rgb|bgr", A_CHOICE, TYPED(channel_order), "rgb", NULL,
      "Channel order of the model."},
 
@@ -251,7 +253,7 @@ void mpq_options_help(FILE *file, unsigned commands)
         fprintf(file, "\n%*s", HELP_COLUMN, "");
         int column = print_wrapped(file, row->help, HELP_COLUMN);
         const char *value = row->note ? row->note : row->argument ? row->initial : NULL;
-        if (commands & FROM && row->commands & KEPT && value)
+        if (!(commands & ~(unsigned)FROM) && row->commands & KEPT && value)
             value = "what the checkpoint has";
         if (value) {
             char text[128];

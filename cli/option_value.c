@@ -189,23 +189,37 @@ bool mpq_parse_memory(const struct mpq_option_row *row, const char *text, void *
     return true;
 }
 
-/* Sizes joined by commas, each with what it is called in a file name. */
+static bool has_label(const struct mpq_sizes *sizes, const char *label)
+{
+    for (uint32_t i = 0; i < sizes->n; i++)
+        if (strcmp(sizes->of[i].label, label) == 0)
+            return true;
+    return false;
+}
+
+/* Sizes joined by commas, each with what it is called in a file name; one that is named twice is
+ * one file. */
 bool mpq_parse_sizes(const struct mpq_option_row *row, const char *text, void *field)
 {
     struct mpq_sizes *sizes = field;
     sizes->n = 0;
     for (;;) {
-        char piece[sizeof sizes->of->label - 4];
+        struct mpq_labelled_size typed;
+        char piece[sizeof typed.label - 4];
         size_t n = strcspn(text, ",");
-        if (n >= sizeof piece || sizes->n == MPQ_MAX_SIZES)
+        if (n >= sizeof piece)
             return false;
-        struct mpq_labelled_size *size = &sizes->of[sizes->n++];
         snprintf(piece, sizeof piece, "%.*s", (int)n, text);
-        if (!mpq_parse_size(row, piece, &size->size))
+        if (!mpq_parse_size(row, piece, &typed.size))
             return false;
         bool is_share = n && piece[n - 1] == '%';
-        snprintf(size->label, sizeof size->label, "%.*s%s", (int)(is_share ? n - 1 : n), piece,
+        snprintf(typed.label, sizeof typed.label, "%.*s%s", (int)(is_share ? n - 1 : n), piece,
                  is_share ? "pct" : "");
+        if (!has_label(sizes, typed.label)) {
+            if (sizes->n == MPQ_MAX_SIZES)
+                return false;
+            sizes->of[sizes->n++] = typed;
+        }
         if (!text[n])
             return true;
         text += n + 1;

@@ -181,11 +181,13 @@ static enum mpq_status parse_arguments(struct mpq_ctx *ctx, enum mpq_command_bit
 
 /* ---- what follows from several options ---- */
 
-static void fill_channels(const struct mpq_per_channel *list, float *channel)
+/* Returns how many channels the list names: one number is for any. */
+static int fill_channels(const struct mpq_per_channel *list, float *channel)
 {
     for (int c = 0; c < 4 && list->n; c++)
         if (list->n == 1 || c < list->n)
             channel[c] = (float)list->value[list->n == 1 ? 0 : c];
+    return list->n == 1 ? 0 : list->n;
 }
 
 static enum mpq_status make_preprocess(struct mpq_ctx *ctx, struct mpq_options *options)
@@ -199,8 +201,8 @@ static enum mpq_status make_preprocess(struct mpq_ctx *ctx, struct mpq_options *
     const struct mpq_preprocess_options *typed = &options->typed;
     struct mpq_preprocess *p = &options->preprocess;
     MPQ_TRY(mpq_preprocess_preset(ctx, preset, p));
-    fill_channels(&typed->mean, p->mean);
-    fill_channels(&typed->std, p->std);
+    p->n_mean = fill_channels(&typed->mean, p->mean);
+    p->n_std = fill_channels(&typed->std, p->std);
     if (typed->scale > 0)
         p->scale = (float)typed->scale;
     if (typed->resize > 0)

@@ -86,15 +86,28 @@ enum mpq_status mpq_pipeline_load(struct mpq_ctx *ctx, struct mpq_arena *arena,
     return mpq_simplify(ctx, arena, p->imported, &p->graph);
 }
 
+/* What of the model can be run, and its layers. */
+static enum mpq_status find_layers(struct mpq_ctx *ctx, struct mpq_pipeline *p)
+{
+    MPQ_TRY(mpq_cut_bind(ctx, p->arena, p->graph, &p->cut, &p->binding));
+    p->graph = p->cut.run;
+    MPQ_TRY(mpq_layer_table_build(ctx, p->arena, p->graph, &p->binding, &p->layers));
+    if (!p->layers.n_layer && p->cut.why)
+        return mpq_fail(ctx, MPQ_E_UNSUPPORTED, "%s", p->cut.why);
+    return MPQ_OK;
+}
+
 enum mpq_status mpq_pipeline_open(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                   const struct mpq_options *options, struct mpq_pipeline *p)
 {
     MPQ_TRY(mpq_pipeline_load(ctx, arena, options, options->data, p));
-    MPQ_TRY(mpq_cut_bind(ctx, arena, p->graph, &p->cut, &p->binding));
-    p->graph = p->cut.run;
-    MPQ_TRY(mpq_layer_table_build(ctx, arena, p->graph, &p->binding, &p->layers));
-    if (!p->layers.n_layer && p->cut.why)
-        return mpq_fail(ctx, MPQ_E_UNSUPPORTED, "%s", p->cut.why);
+    enum mpq_status status = find_layers(ctx, p);
+    if (status == MPQ_E_SHAPE || status == MPQ_E_UNSUPPORTED)
+        mpq_fail_prefix(ctx, options->model);
+    if (status == MPQ_E_UNSUPPORTED && !options->recipe)
+        mpq_fail_append(ctx, "; convert --weights-only runs nothing");
+    if (status != MPQ_OK)
+        return status;
     if (p->cut.why)
         mpq_log(ctx, MPQ_LOG_WARNING,
                 "%s; these and what depends on them, %u of %u nodes, stay float and are not run: "

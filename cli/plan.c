@@ -6,14 +6,6 @@
 #include "calibration/csv.h"
 #include "cli/pick.h"
 
-static uint32_t find_column(const struct mpq_csv *csv, const char *name)
-{
-    for (uint32_t c = 0; csv->n_row && c < mpq_csv_columns(csv, 0); c++)
-        if (strcmp(mpq_csv_field(csv, 0, c), name) == 0)
-            return c;
-    return UINT32_MAX;
-}
-
 /* 2..8, or where `other` is not 0 that. */
 static enum mpq_status read_bits(struct mpq_ctx *ctx, const char *path, uint32_t line,
                                  const char *column, const char *text, int other, int *out)
@@ -32,12 +24,11 @@ enum mpq_status mpq_plan_read(struct mpq_ctx *ctx, struct mpq_arena *arena, cons
                               struct mpq_plan *out)
 {
     struct mpq_csv csv;
+    uint32_t node, weight, activation;
     MPQ_TRY(mpq_csv_read(ctx, arena, path, &csv));
-    uint32_t node = find_column(&csv, "node"), weight = find_column(&csv, "weight_bits");
-    uint32_t activation = find_column(&csv, "activation_bits");
-    if (node == UINT32_MAX || weight == UINT32_MAX)
-        return mpq_fail(ctx, MPQ_E_FORMAT, "%s: the header has no column '%s'", path,
-                        node == UINT32_MAX ? "node" : "weight_bits");
+    MPQ_TRY(mpq_csv_column(ctx, path, &csv, "node", &node));
+    MPQ_TRY(mpq_csv_column(ctx, path, &csv, "weight_bits", &weight));
+    bool has_activation = mpq_csv_find_column(&csv, "activation_bits", &activation);
     struct mpq_plan plan = {.path = path, .n_row = csv.n_row - 1};
     plan.row = mpq_arena_alloc(ctx, arena, plan.n_row, sizeof *plan.row);
     if (!plan.row)
@@ -50,7 +41,7 @@ enum mpq_status mpq_plan_read(struct mpq_ctx *ctx, struct mpq_arena *arena, cons
             return mpq_fail(ctx, MPQ_E_FORMAT, "%s: row %u has no node", path, row->line);
         MPQ_TRY(read_bits(ctx, path, row->line, "weight_bits", mpq_csv_field(&csv, i + 1, weight),
                           32, &row->weight_bits));
-        const char *text = mpq_csv_field(&csv, i + 1, activation);
+        const char *text = has_activation ? mpq_csv_field(&csv, i + 1, activation) : NULL;
         if (text && *text && strcmp(text, "32") != 0)
             MPQ_TRY(read_bits(ctx, path, row->line, "activation_bits", text, 16,
                               &row->activation_bits));

@@ -1,5 +1,6 @@
 #include "cli/unfold.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,9 +15,10 @@ static enum mpq_status read_values(struct mpq_ctx *ctx, struct mpq_arena *arena,
     while (text && *text) {
         const char *equals = strchr(text, '=');
         char *end = NULL;
+        errno = 0;
         long long number = equals ? strtoll(equals + 1, &end, 10) : 0;
         uint32_t i = 0;
-        if (!equals || end == equals + 1 || (*end && *end != ','))
+        if (!equals || end == equals + 1 || (*end && *end != ',') || errno)
             return mpq_fail(ctx, MPQ_E_USAGE, "--input-value: '%s' is not NAME=INTEGER", text);
         for (; i < graph->n_input; i++) {
             const char *name = graph->value[graph->input[i]].name;
@@ -33,6 +35,9 @@ static enum mpq_status read_values(struct mpq_ctx *ctx, struct mpq_arena *arena,
         struct mpq_tensor tensor;
         MPQ_TRY(mpq_tensor_alloc(ctx, arena, input->dtype, &input->shape, &tensor));
         mpq_tensor_set_int(&tensor, 0, number);
+        if (input->dtype != MPQ_BOOL && mpq_tensor_int(&tensor, 0) != number)
+            return mpq_fail(ctx, MPQ_E_USAGE, "--input-value: %lld is beyond the %s of '%s'",
+                            number, mpq_dtype_name(input->dtype), input->name);
         value[i] = tensor.data;
         text = *end ? end + 1 : end;
     }

@@ -3,6 +3,14 @@
 #include <stdio.h>
 #include <string.h>
 
+/* Why no row runs the node, where that is known; else NULL. */
+static const char *refusal_of(const struct mpq_node *node)
+{
+    if (!node->refusal && (mpq_node_is(node, "Loop") || mpq_node_is(node, "Scan")))
+        return "how often it runs follows neither from sizes nor from --input-value";
+    return node->refusal;
+}
+
 /* All nodes that no row of ours runs, in one sentence. Nothing depends on their order but the text.
  */
 static enum mpq_status check_known(struct mpq_ctx *ctx, const struct mpq_graph *graph)
@@ -19,11 +27,11 @@ static enum mpq_status check_known(struct mpq_ctx *ctx, const struct mpq_graph *
         const char *name = *node->name || !node->n_out || node->out[0] == MPQ_NO_VALUE
                                ? node->name
                                : graph->value[node->out[0]].name;
-        int length = snprintf(list + used, room - used, "%s'%s' (%s of %s, opset %lld%s%s)",
-                              used ? ", " : "", name, node->op_type,
-                              *node->domain ? node->domain : "ai.onnx",
-                              (long long)mpq_node_opset(graph, node), node->refusal ? ": " : "",
-                              node->refusal ? node->refusal : "");
+        const char *refusal = refusal_of(node);
+        int length = snprintf(
+            list + used, room - used, "%s'%s' (%s of %s, opset %lld%s%s)", used ? ", " : "", name,
+            node->op_type, *node->domain ? node->domain : "ai.onnx",
+            (long long)mpq_node_opset(graph, node), refusal ? ": " : "", refusal ? refusal : "");
         if (length > 0 && used + (size_t)length < room) {
             used += (size_t)length;
             n_named++;

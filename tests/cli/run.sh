@@ -105,7 +105,7 @@ for command in 'inspect' 'lint' 'eval --data good.npz' 'convert -o out/a.onnx --
         refuse 1 'empty' $command empty
     }
 done
-refuse 3 'Blur' eval unknown.onnx --data good.npz
+refuse 3 'unknown.onnx: 1 node cannot be run' eval unknown.onnx --data good.npz
 refuse_convert 3 '(Blur of ai.onnx, opset 13)' unknown.onnx --data good.npz --recipe paper \
     --bitops W4A4
 refuse 2 "the model has no input 'q'" inspect good.onnx --input-shape q=1x3
@@ -266,6 +266,7 @@ refuse_convert 2 'is not a number from 2 to 8' good.onnx --data good.npz --avg-b
 refuse_convert 2 "'nothing' matches no layer" good.onnx --data good.npz --exclude nothing
 refuse_convert 2 'is no regular expression' good.onnx --data good.npz --exclude '(conv'
 refuse_convert 3 'all layers are excluded' good.onnx --data good.npz --exclude '.*'
+grep -q weights-only stderr && complain "advises what would not help"
 refuse_convert 2 'is not PATTERN=BITS' good.onnx --data good.npz --lock conv
 refuse_convert 2 '7 is not one of the widths' good.onnx --data good.npz --lock conv=7
 expect 0 'file bytes' convert good.onnx -o out/a.onnx --data good.npz --effort none --size 90%
@@ -290,6 +291,8 @@ done
 [ "$(wc -l <out/n.budgets.csv)" -eq 3 ] || complain "has not one row a budget"
 cmp -s a.onnx out/n.90pct.onnx || complain "is not what convert wrote"
 expect 1 'exists already' search t.npz --size 60% -o out/n.onnx
+expect 0 'top1' search t.npz --size 60%,60% -o out/n.onnx --overwrite
+[ "$(wc -l <out/n.budgets.csv)" -eq 2 ] || complain "makes one file twice"
 rm -f out/*
 expect 0 'top1' search t.npz --pareto 3 -o out/n.onnx
 [ "$(ls out/*.onnx | wc -l)" -eq 3 ] || complain "did not write three files"
@@ -301,14 +304,19 @@ expect 0 'out/n.onnx' search t.npz --bitops W4A4 -o out/n.onnx
 rm -f out/*
 expect 0 'resumed       from t.npz' apply t.npz a.csv -o out/p.onnx
 cmp -s a.onnx out/p.onnx || complain "is not what convert wrote"
+rm -f out/*
 sed 's/^"conv","Conv",\([0-9]*\),\([0-9]*\),[0-9]*/"conv","Conv",\1,\2,2/' a.csv >two.csv
 sed 's/^"y","Gemm",\([0-9]*\),\([0-9]*\),[0-9]*/"y","Gemm",\1,\2,32/' a.csv >float.csv
 sed 's/^"conv","Conv",\([0-9]*\),\([0-9]*\),[0-9]*/"conv","Conv",\1,\2,5/' a.csv >five.csv
 sed 's/"conv"/"cone"/' a.csv >cone.csv
+sed 's/,/;/g; s/"//g' a.csv >semicolons.csv
+awk 'BEGIN { printf "\357\273\277" } { printf "%s\r\n", $0 } END { printf ",,\r\n\"\",,,\r\n" }' a.csv >sheet.csv
 sed '$d' a.csv >less.csv
 sed '$p' a.csv >more.csv
 sed '1s/weight_bits/bits/' a.csv >header.csv
 printf 'node,weight_bits\n"conv,8\n' >quote.csv
+expect 0 'file bytes' apply t.npz sheet.csv -o out/p.onnx
+cmp -s a.onnx out/p.onnx || complain "does not read what a spreadsheet saves"
 expect 0 'file bytes' apply t.npz two.csv -o out/p.onnx --overwrite
 grep -q '^"conv","Conv",[0-9]*,[0-9]*,2,.*"plan"$' out/p.csv || complain "did not take the width"
 expect 0 'file bytes' apply t.npz float.csv -o out/p.onnx --overwrite
@@ -318,6 +326,7 @@ refuse 1 'row 2: no layer is named' apply t.npz cone.csv -o out/p.onnx
 refuse 1 'a width that the checkpoint has not got' apply t.npz five.csv -o out/p.onnx
 refuse 1 'has no row of the layer' apply t.npz less.csv -o out/p.onnx
 refuse 1 'is there already' apply t.npz more.csv -o out/p.onnx
+refuse 1 "no column 'node' (commas part columns)" apply t.npz semicolons.csv -o out/p.onnx
 refuse 1 "no column 'weight_bits'" apply t.npz header.csv -o out/p.onnx
 refuse 1 'quote' apply t.npz quote.csv -o out/p.onnx
 refuse 1 'missing.csv' apply t.npz missing.csv -o out/p.onnx

@@ -189,6 +189,8 @@ def check_loop(tool, folder):
         for x in np.load(data)["x"][:8]:
             for want, got in zip(before.run(None, {"x": x[None]}), after.run(None, {"x": x[None]})):
                 assert np.abs(want - got).max() < 0.05 * np.ptp(want)
+    done = run(tool, "eval", path, "--data", data)
+    assert done.returncode == 3 and "'loop' (Loop of ai.onnx, opset 13: how often it runs" in done.stderr, done.stderr
 
 
 def main():

@@ -319,6 +319,9 @@ static void labels_of_another_file_take_precedence(void **state)
                 "l.csv: has 2 labels for 3 samples");
     CHECK_FAILS(&ctx, open_with(path, data_file_text("l.csv", "1\ntwo\n3\n"), &dataset),
                 MPQ_E_FORMAT, "l.csv: row 2 has the label 'two', which is no whole number");
+    CHECK_FAILS(&ctx, open_with(path, data_file_text("l.csv", "1.0\n2.0\n3.0\n"), &dataset),
+                MPQ_E_FORMAT, "l.csv: row 2 has the label '2.0', which is no whole number");
+    CHECK_FAILS(&ctx, open_with(path, path, &dataset), MPQ_E_FORMAT, "read from .csv or .npy");
     CHECK_FAILS(&ctx, open_with(path, data_file_text("l.csv", "1\n2\n10\n"), &dataset),
                 MPQ_E_FORMAT, "l.csv: sample 2 has label 10, the model has 10 classes");
     CHECK_FAILS(&ctx, open_with(path, data_file_text("l.csv", "a,1\nb,2\nc,3\n"), &dataset),

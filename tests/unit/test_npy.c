@@ -145,18 +145,18 @@ static void refuses_what_it_cannot_read(void **state)
             "x.npy: an array [3,4] of float takes 48 bytes, 47 are there");
     refuses("{'descr': '<f4', 'fortran_order': False, 'shape': (3, 4), }", 49, MPQ_E_FORMAT,
             "49 are there");
-    refuses("{'descr': '|O', 'fortran_order': False, 'shape': (3,), }", 24, MPQ_E_UNSUPPORTED,
+    refuses("{'descr': '|O', 'fortran_order': False, 'shape': (3,), }", 24, MPQ_E_FORMAT,
             "numpy type '|O'");
-    refuses("{'descr': '<U8', 'fortran_order': False, 'shape': (3,), }", 24, MPQ_E_UNSUPPORTED,
+    refuses("{'descr': '<U8', 'fortran_order': False, 'shape': (3,), }", 24, MPQ_E_FORMAT,
             "numpy type '<U8'");
-    refuses("{'descr': '<c8', 'fortran_order': False, 'shape': (3,), }", 24, MPQ_E_UNSUPPORTED,
+    refuses("{'descr': '<c8', 'fortran_order': False, 'shape': (3,), }", 24, MPQ_E_FORMAT,
             "numpy type '<c8'");
-    refuses("{'descr': '', 'fortran_order': False, 'shape': (3,), }", 24, MPQ_E_UNSUPPORTED,
+    refuses("{'descr': '', 'fortran_order': False, 'shape': (3,), }", 24, MPQ_E_FORMAT,
             "numpy type ''");
-    refuses("{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (3,), }", 12,
-            MPQ_E_UNSUPPORTED, "records");
+    refuses("{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (3,), }", 12, MPQ_E_FORMAT,
+            "records");
     refuses("{'descr': '<f4', 'fortran_order': False, 'shape': (1,1,1,1,1,1,1,1,1), }", 4,
-            MPQ_E_UNSUPPORTED, "more than 8 dimensions");
+            MPQ_E_FORMAT, "more than 8 dimensions");
     refuses("{'descr': '<f4', 'fortran_order': False, 'shape': (99999999999999999999,), }", 4,
             MPQ_E_LIMIT, "out of range");
     refuses("{'descr': '<f4', 'fortran_order': False, 'shape': (4294967296, 4294967296), }", 4,
@@ -199,7 +199,7 @@ static void refuses_other_files(void **state)
     CHECK_FAILS(&ctx,
                 mpq_npy_parse_header(&ctx, "x.npy", (const uint8_t *)"PK34567890", 10, &header),
                 MPQ_E_FORMAT, "is not a .npy array");
-    CHECK_FAILS(&ctx, mpq_npy_parse_header(&ctx, "x.npy", next, 12, &header), MPQ_E_UNSUPPORTED,
+    CHECK_FAILS(&ctx, mpq_npy_parse_header(&ctx, "x.npy", next, 12, &header), MPQ_E_FORMAT,
                 "version 4");
     CHECK_FAILS(&ctx, mpq_npy_parse_header(&ctx, "x.npy", cut, sizeof cut - 1, &header),
                 MPQ_E_FORMAT, "ends inside the .npy header");

@@ -279,10 +279,39 @@ static void refuses_a_crop_beyond_the_picture(void **state)
     (void)state;
     struct mpq_picture_layout layout = {224, 200, 3, false};
     struct mpq_preprocess preprocess = preset("imagenet");
-    CHECK_OK(&ctx, mpq_preprocess_check(&ctx, &preprocess, &layout));
+    CHECK_OK(&ctx, mpq_preprocess_check(&ctx, &preprocess, &layout, false));
     preprocess.resize = 220;
-    CHECK_FAILS(&ctx, mpq_preprocess_check(&ctx, &preprocess, &layout), MPQ_E_USAGE,
+    CHECK_FAILS(&ctx, mpq_preprocess_check(&ctx, &preprocess, &layout, false), MPQ_E_USAGE,
                 "a short side of 220 do not cover a crop of 200x224");
+    CHECK_OK(&ctx, mpq_preprocess_check(&ctx, &preprocess, &layout, true)); /* is not resized */
+}
+
+static void refuses_a_crop_that_is_not_made(void **state)
+{
+    (void)state;
+    struct mpq_picture_layout layout = {32, 32, 3, false};
+    struct mpq_preprocess preprocess = preset("unit");
+    preprocess.crop = 32;
+    CHECK_OK(&ctx, mpq_preprocess_check(&ctx, &preprocess, &layout, false));
+    preprocess.crop = 28;
+    CHECK_FAILS(&ctx, mpq_preprocess_check(&ctx, &preprocess, &layout, false), MPQ_E_USAGE,
+                "--crop 28 without --resize: pictures are resized to 32x32");
+    preprocess.resize = 36;
+    CHECK_OK(&ctx, mpq_preprocess_check(&ctx, &preprocess, &layout, false));
+}
+
+static void refuses_a_mean_of_other_channels(void **state)
+{
+    (void)state;
+    struct mpq_picture_layout gray = {28, 28, 1, false}, colour = {28, 28, 3, false};
+    struct mpq_preprocess preprocess = preset("unit");
+    preprocess.n_mean = preprocess.n_std = 3;
+    CHECK_OK(&ctx, mpq_preprocess_check(&ctx, &preprocess, &colour, true));
+    CHECK_FAILS(&ctx, mpq_preprocess_check(&ctx, &preprocess, &gray, true), MPQ_E_USAGE,
+                "--mean is of 3 channels, the input has 1");
+    preprocess.n_mean = 0;
+    CHECK_FAILS(&ctx, mpq_preprocess_check(&ctx, &preprocess, &gray, false), MPQ_E_USAGE,
+                "--std is of 3 channels, the input has 1");
 }
 
 static void writes_either_layout_and_order(void **state)
@@ -329,6 +358,8 @@ int main(void)
         TEST(finds_layouts),
         TEST(crops_as_torchvision),
         TEST(refuses_a_crop_beyond_the_picture),
+        TEST(refuses_a_crop_that_is_not_made),
+        TEST(refuses_a_mean_of_other_channels),
         TEST(writes_either_layout_and_order),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
