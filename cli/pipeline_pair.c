@@ -190,9 +190,7 @@ static enum mpq_status compare_networks(struct mpq_ctx *ctx, struct mpq_pipeline
         uint32_t left = n - first, n_here = left < in_float->batch ? left : in_float->batch;
         MPQ_TRY(mpq_step(ctx, "layers", first, n, (double)NAN));
         MPQ_TRY(mpq_network_read(ctx, in_float, &samples, p->decide.sample + first, n_here));
-        for (uint32_t i = 0; i < n_input; i++)
-            memcpy(fake->input[i]->data, in_float->input[i]->data,
-                   mpq_tensor_bytes(in_float->input[i]));
+        mpq_network_copy_inputs(in_float, fake);
         run_layers(p, pair);
         mpq_pair_loss_add(in_float, fake, first, n_here, &pair->loss);
         if (pair->answers)

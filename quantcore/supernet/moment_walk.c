@@ -95,7 +95,7 @@ struct leg {
 
 static void begin_leg(const struct leg *leg)
 {
-    if (leg->kept && leg->from)
+    if (leg->kept)
         mpq_exec_restore(leg->network->exec, leg->from, leg->kept);
 }
 
@@ -140,11 +140,10 @@ static uint32_t batch_size(const struct pass *pass, uint32_t batch)
     return left < size ? left : size;
 }
 
-/* Whether a network begins anew with the batch. */
+/* Whether the networks begin anew with the batch. */
 static bool is_read(const struct pass *pass, uint32_t batch)
 {
-    bool has_float = pass->source.float_network != NULL;
-    return batch >= pass->before.n_kept || !pass->leg.from || (has_float && !pass->float_leg.from);
+    return batch >= pass->before.n_kept;
 }
 
 static enum mpq_status read_batch(struct mpq_ctx *ctx, const struct pass *pass, uint32_t batch)
@@ -154,7 +153,7 @@ static enum mpq_status read_batch(struct mpq_ctx *ctx, const struct pass *pass, 
     const uint32_t *sample = source->sample + batch * source->network->batch;
     MPQ_TRY(mpq_network_read(ctx, &source->network[i], source->samples, sample, n));
     if (source->float_network)
-        MPQ_TRY(mpq_network_read(ctx, &source->float_network[i], source->samples, sample, n));
+        mpq_network_copy_inputs(&source->network[i], &source->float_network[i]);
     return MPQ_OK;
 }
 

@@ -75,6 +75,12 @@ enum mpq_status mpq_network_read(struct mpq_ctx *ctx, struct mpq_network *networ
     return samples->read(ctx, samples->arg, full, network->batch, network->input);
 }
 
+void mpq_network_copy_inputs(const struct mpq_network *from, struct mpq_network *to)
+{
+    for (uint32_t i = 0; i < from->graph->n_input; i++)
+        memcpy(to->input[i]->data, from->input[i]->data, mpq_tensor_bytes(to->input[i]));
+}
+
 static double variance_of(const mpq_real *x, int64_t n)
 {
     double mean = 0, square = 0;

@@ -38,6 +38,9 @@ enum mpq_status mpq_network_read(struct mpq_ctx *ctx, struct mpq_network *networ
                                  const struct mpq_samples *samples, const uint32_t *index,
                                  uint32_t n) MPQ_CHECKED;
 
+/* The inputs of a network of the same model and batch. */
+void mpq_network_copy_inputs(const struct mpq_network *from, struct mpq_network *to);
+
 /* What the float model answers to a list of samples: computed once, used by every path of every
  * step. */
 struct mpq_targets {

@@ -68,9 +68,7 @@ static void augment(struct mpq_ctx *ctx, struct mpq_paper_batch *batch, struct m
 {
     const struct mpq_augment *a = &batch->change->augment;
     mpq_augment(a, ctx->seed, step, network->batch, network->input[a->input]->data, batch->picture);
-    for (uint32_t i = 0; i < network->graph->n_input; i++)
-        memcpy(batch->teacher.input[i]->data, network->input[i]->data,
-               mpq_tensor_bytes(network->input[i]));
+    mpq_network_copy_inputs(network, &batch->teacher);
     mpq_exec_forward(batch->teacher.exec, 0, batch->teacher.graph->n_node);
 }
 

@@ -11,7 +11,10 @@
 #include "tests/unit/net.h"
 
 enum { N_LAYER = 4, BATCH = 4, N_SAMPLE = 90, MOST_NETWORKS = 3 };
+enum { N_ENOUGH = 16 }; /* batches that run at least */
 enum { MOST_ROWS = BATCH * 81, MOST_INPUTS = 72 };
+
+static uint32_t n_read; /* samples, so far */
 
 static enum mpq_status read_normal(struct mpq_ctx *ctx, void *arg, const uint32_t *index,
                                    uint32_t n, struct mpq_tensor *const *input)
@@ -20,6 +23,7 @@ static enum mpq_status read_normal(struct mpq_ctx *ctx, void *arg, const uint32_
     int64_t per_sample = mpq_shape_count(&input[0]->shape) / n;
     (void)ctx;
     (void)arg;
+    n_read += n;
     for (uint32_t s = 0; s < n; s++)
         for (int64_t i = 0; i < per_sample; i++)
             x[s * per_sample + i] =
@@ -156,8 +160,11 @@ static void walk(struct net *net, const struct mpq_layer_table *table,
     walk.capacity = n_kept_first * (walk.most[0] + walk.float_most[0] + 1);
     uint32_t before = 0;
     for (uint32_t l = 0; l < N_LAYER; l++) {
+        n_read = 0;
         CHECK_OK(&net->ctx,
                  mpq_moments_gather(&net->ctx, net->arena, table, source, l, l + 1, &walk, got));
+        uint32_t n_run = walk.n_kept > N_ENOUGH ? walk.n_kept : N_ENOUGH;
+        assert_int_equal(n_read, (n_run - before) * BATCH); /* for both networks, and but once */
         assert_true(walk.n_kept >= before && (l || walk.n_kept == n_kept_first));
         before = walk.n_kept;
         struct mpq_moment_source few = *source;
