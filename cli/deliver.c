@@ -122,6 +122,7 @@ enum mpq_status mpq_deliver(struct mpq_ctx *ctx, struct mpq_arena *arena, struct
     if (!only)
         MPQ_TRY(mpq_deliver_stage(ctx, p, "refine",
                                   p->paper ? mpq_paper_refine_stage : mpq_pipeline_refine));
+    mpq_room_clear(p->room);
     MPQ_TRY(mpq_deliver_stage(ctx, p, "export",
                               only ? mpq_pipeline_export_weights : mpq_pipeline_export));
     MPQ_TRY(write_verified(ctx, arena, p, report));

@@ -65,6 +65,11 @@ enum mpq_status mpq_pipeline_passing(struct mpq_ctx *ctx, struct mpq_pipeline *p
     return MPQ_OK;
 }
 
+enum mpq_status mpq_pipeline_room(struct mpq_ctx *ctx, struct mpq_pipeline *p)
+{
+    return p->room ? MPQ_OK : mpq_room_create(ctx, p->arena, &p->room);
+}
+
 enum mpq_status mpq_pipeline_name_output(struct mpq_ctx *ctx, struct mpq_pipeline *p)
 {
     p->external_name = mpq_output_external_name(ctx, p->arena, p->options->output);

@@ -60,6 +60,7 @@ struct mpq_pipeline {
     uint32_t batch;                    /* of forward passes                        */
     bool takes_batches;                /* several samples at once give the same answers */
     struct mpq_memory memory;          /* how --max-memory is kept                      */
+    struct mpq_room *room; /* of states that search and refining go on from, NULL: not yet */
     struct mpq_observer observer;
     struct mpq_act_quant *act_quant; /* [n_group] as FakeQuant nodes read it now; else widest  */
     struct mpq_act_quant *act_by_width[MPQ_N_BITS]; /* [n_group], NULL: no candidate            */
@@ -250,6 +251,9 @@ bool mpq_pipeline_runs_plainly(const struct mpq_pipeline *p);
 
 /* Whether weights are rounded by second order. */
 bool mpq_pipeline_rounds(const struct mpq_pipeline *p);
+
+/* Make p->room, unless it is there. */
+enum mpq_status mpq_pipeline_room(struct mpq_ctx *ctx, struct mpq_pipeline *p) MPQ_CHECKED;
 
 /* Make *arena, unless it is there: for what a later stage ends with mpq_arena_reset(). It goes with
  * p->arena at last. */

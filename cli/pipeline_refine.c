@@ -57,6 +57,7 @@ static enum mpq_status make_source(struct mpq_ctx *ctx, struct mpq_arena *scratc
     struct mpq_network *in_float = mpq_arena_alloc(ctx, scratch, n_network, sizeof *in_float);
     if (!fake || !in_float)
         return MPQ_E_NOMEM;
+    MPQ_TRY(mpq_pipeline_room(ctx, p));
     for (uint32_t i = 0; i < n_network; i++) {
         MPQ_TRY(mpq_network_create(ctx, scratch, p->fake_graph, batch, &plain, &fake[i]));
         MPQ_TRY(mpq_network_create(ctx, scratch, graph, batch, &plain, &in_float[i]));
@@ -68,6 +69,7 @@ static enum mpq_status make_source(struct mpq_ctx *ctx, struct mpq_arena *scratc
                                       .sample = p->tune.sample,
                                       .n_sample = n,
                                       .max_bytes = p->memory.walk_bytes,
+                                      .room = p->room,
                                       .n_network = n_network};
     return MPQ_OK;
 }
@@ -120,6 +122,7 @@ enum mpq_status mpq_pipeline_refined_share(struct mpq_ctx *ctx, struct mpq_pipel
     struct mpq_arena *scratch = mpq_arena_create(ctx);
     enum mpq_status status = scratch ? measure_share(ctx, scratch, p, n) : MPQ_E_NOMEM;
     mpq_arena_free(scratch);
+    mpq_room_clear(p->room);
     return status;
 }
 

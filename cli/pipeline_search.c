@@ -368,9 +368,10 @@ static enum mpq_status search_kept(struct mpq_ctx *ctx, struct mpq_pipeline *p,
     struct mpq_network network;
     MPQ_TRY(mpq_network_create(ctx, kept, p->fake_graph, p->batch, &(struct mpq_exec_options){0},
                                &network));
+    MPQ_TRY(mpq_pipeline_room(ctx, p));
     p->evaluator.network = &network;
-    enum mpq_status status =
-        mpq_evaluator_keep_prefixes(ctx, kept, &p->evaluator, p->act_quant, p->n_act, max_bytes);
+    enum mpq_status status = mpq_evaluator_keep_prefixes(ctx, kept, p->room, &p->evaluator,
+                                                         p->act_quant, p->n_act, max_bytes);
     if (status == MPQ_OK)
         status = search_within(ctx, p);
     p->evaluator = saved;

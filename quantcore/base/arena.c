@@ -1,17 +1,11 @@
-#ifdef __linux__
-#define _DEFAULT_SOURCE /* madvise() */
-#endif
 #include "quantcore/base/arena.h"
 
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#ifdef __linux__
-#include <errno.h>
-#include <sys/mman.h>
-#include <unistd.h>
-#endif
+
+#include "quantcore/base/pages.h"
 
 /* Small objects share chunks of CHUNK_BYTES; a large one gets a chunk of its own, straight from
  * calloc, so that untouched pages of a big buffer cost nothing. Under MPQ_ARENA_DEBUG every object
@@ -22,7 +16,6 @@
 #define LARGE_BYTES 4096
 #endif
 #define CHUNK_BYTES 65536
-#define HUGE_BYTES  ((size_t)2 << 20)
 
 struct chunk {
     struct chunk *next;
@@ -48,25 +41,6 @@ static size_t alignment_of(size_t bytes)
     return bytes >= 64 ? 64 : 16;
 }
 
-/* A large block comes in pieces of 2 MB where the kernel can, not in 512 faults each, which take as
- * long as a pass over a small network does. */
-static void ask_for_huge_pages(void *block, size_t bytes)
-{
-#ifdef MADV_HUGEPAGE
-    if (bytes < HUGE_BYTES)
-        return;
-    int error = errno;
-    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
-    uintptr_t begin = ((uintptr_t)block + page - 1) / page * page;
-    uintptr_t end = ((uintptr_t)block + bytes) / page * page;
-    madvise((void *)begin, end - begin, MADV_HUGEPAGE); /* or not */
-    errno = error;
-#else
-    (void)block;
-    (void)bytes;
-#endif
-}
-
 static struct chunk *chunk_create(size_t capacity)
 {
     struct chunk *chunk = malloc(sizeof *chunk);
@@ -80,7 +54,7 @@ static struct chunk *chunk_create(size_t capacity)
         free(chunk);
         return NULL;
     }
-    ask_for_huge_pages(chunk->block, capacity + slack);
+    mpq_pages_prefer_huge(chunk->block, capacity + slack);
     uintptr_t address = (uintptr_t)chunk->block;
     address = (address + align - 1) / align * align;
     MPQ_ASSERT(address - (uintptr_t)chunk->block <= slack);

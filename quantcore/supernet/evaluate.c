@@ -61,7 +61,7 @@ void mpq_evaluator_group_nodes(const struct mpq_evaluator *e, const struct mpq_a
 }
 
 enum mpq_status mpq_evaluator_keep_prefixes(struct mpq_ctx *ctx, struct mpq_arena *arena,
-                                            struct mpq_evaluator *e,
+                                            struct mpq_room *room, struct mpq_evaluator *e,
                                             const struct mpq_act_quant *act_quant, uint32_t n_group,
                                             size_t max_bytes)
 {
@@ -72,8 +72,8 @@ enum mpq_status mpq_evaluator_keep_prefixes(struct mpq_ctx *ctx, struct mpq_aren
         return MPQ_E_NOMEM;
     memcpy(first, e->layer_node, n_layer * sizeof *first);
     mpq_evaluator_group_nodes(e, act_quant, n_group, first + n_layer);
-    MPQ_TRY(mpq_prefixes_create(ctx, arena, e->network, mpq_evaluator_batches(e), n_layer + n_group,
-                                first, max_bytes, prefixes));
+    MPQ_TRY(mpq_prefixes_create(ctx, arena, room, e->network, mpq_evaluator_batches(e),
+                                n_layer + n_group, first, max_bytes, prefixes));
     e->prefixes = prefixes;
     return MPQ_OK;
 }

@@ -21,12 +21,12 @@ enum mpq_status mpq_evaluator_create(struct mpq_ctx *ctx, struct mpq_arena *aren
                                      const mpq_node_id *layer_node,
                                      struct mpq_evaluator *out) MPQ_CHECKED;
 
-/* From now on mpq_evaluate_samples() keeps in `arena`, in up to max_bytes, what it computed for the
+/* From now on mpq_evaluate_samples() keeps in `room`, in up to max_bytes, what it computed for the
  * first layers, and takes it where it would be the same. The supernet must not change; bits are
  * then [n_layer + n_group], the groups' being what act_quant [n_group], which the FakeQuant nodes
  * read, says at the time. Until evaluator->prefixes is NULL again. */
 enum mpq_status mpq_evaluator_keep_prefixes(struct mpq_ctx *ctx, struct mpq_arena *arena,
-                                            struct mpq_evaluator *evaluator,
+                                            struct mpq_room *room, struct mpq_evaluator *evaluator,
                                             const struct mpq_act_quant *act_quant, uint32_t n_group,
                                             size_t max_bytes) MPQ_CHECKED;
 

@@ -79,7 +79,8 @@ enum mpq_status mpq_moment_walk_create(struct mpq_ctx *ctx, struct mpq_arena *ar
     }
     size_t whole = (walk.most[first] + walk.float_most[first] + 1) * count_batches(source);
     walk.capacity = whole < walk.capacity ? whole : walk.capacity;
-    walk.state = mpq_arena_alloc(ctx, arena, walk.capacity, 1);
+    walk.state = source->room ? mpq_room_take(ctx, source->room, walk.capacity)
+                              : mpq_arena_alloc(ctx, arena, walk.capacity, 1);
     *out = walk;
     return walk.state ? MPQ_OK : MPQ_E_NOMEM;
 }

@@ -3,6 +3,7 @@
 #ifndef MPQ_SUPERNET_MOMENTS_H
 #define MPQ_SUPERNET_MOMENTS_H
 
+#include "quantcore/base/room.h"
 #include "quantcore/quant/layer.h"
 #include "quantcore/supernet/network.h"
 
@@ -34,6 +35,7 @@ struct mpq_moment_source {
     size_t max_bytes;   /* of states kept on a walk; 0: 1 GiB                                    */
     int64_t n_position; /* of a convolution, over all samples, that count; 0: 32768              */
     uint32_t n_network; /* which run batches at once, no more than threads; 0: one               */
+    struct mpq_room *room; /* of the states of one walk after the other; NULL: in its arena      */
 };
 
 /* Room to gather rows in, for every thread. */

@@ -121,9 +121,9 @@ static enum mpq_status choose(struct mpq_ctx *ctx, struct mpq_arena *scratch,
 }
 
 enum mpq_status mpq_prefixes_create(struct mpq_ctx *ctx, struct mpq_arena *arena,
-                                    const struct mpq_network *network, uint32_t n_batch,
-                                    uint32_t n_unit, const mpq_node_id *first, size_t max_bytes,
-                                    struct mpq_prefixes *out)
+                                    struct mpq_room *room, const struct mpq_network *network,
+                                    uint32_t n_batch, uint32_t n_unit, const mpq_node_id *first,
+                                    size_t max_bytes, struct mpq_prefixes *out)
 {
     struct mpq_prefixes prefixes = {.n_unit = n_unit};
     struct choice choice = {.first = first, .n_unit = n_unit};
@@ -138,14 +138,22 @@ enum mpq_status mpq_prefixes_create(struct mpq_ctx *ctx, struct mpq_arena *arena
     prefixes.prefix = mpq_arena_alloc(ctx, arena, choice.n_node, sizeof *prefixes.prefix);
     if (!prefixes.first || !prefixes.last || !prefixes.prefix)
         return MPQ_E_NOMEM;
+    size_t n_byte = 0;
     for (uint32_t i = 0; i < choice.n_node; i++) {
         struct mpq_prefix *prefix = &prefixes.prefix[i];
         prefix->node = choice.node[i];
         prefix->n_byte = state_bytes(network, prefix->node);
-        prefix->state = mpq_arena_alloc(ctx, arena, n_batch, prefix->n_byte);
         prefix->bits = mpq_arena_alloc(ctx, arena, n_unit, 1);
-        if (!prefix->state || !prefix->bits)
+        if (!prefix->bits)
             return MPQ_E_NOMEM;
+        n_byte += n_batch * prefix->n_byte;
+    }
+    char *state = mpq_room_take(ctx, room, n_byte);
+    if (!state)
+        return MPQ_E_NOMEM;
+    for (uint32_t i = 0; i < choice.n_node; i++) {
+        prefixes.prefix[i].state = state;
+        state += n_batch * prefixes.prefix[i].n_byte;
     }
     *out = prefixes;
     return MPQ_OK;

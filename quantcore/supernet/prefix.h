@@ -4,6 +4,7 @@
 #ifndef MPQ_SUPERNET_PREFIX_H
 #define MPQ_SUPERNET_PREFIX_H
 
+#include "quantcore/base/room.h"
 #include "quantcore/supernet/network.h"
 
 /* What is alive before `node` in each batch, under the widths of one allocation. */
@@ -28,11 +29,12 @@ struct mpq_prefixes {
 };
 
 /* For `network` over n_batch batches. Nodes are chosen among first [n_unit] such that the
- * multiplications that remain are least, as many as fit into max_bytes; that may be none. */
+ * multiplications that remain are least, as many as fit into max_bytes; that may be none. States
+ * are in `room`. */
 enum mpq_status mpq_prefixes_create(struct mpq_ctx *ctx, struct mpq_arena *arena,
-                                    const struct mpq_network *network, uint32_t n_batch,
-                                    uint32_t n_unit, const mpq_node_id *first, size_t max_bytes,
-                                    struct mpq_prefixes *out) MPQ_CHECKED;
+                                    struct mpq_room *room, const struct mpq_network *network,
+                                    uint32_t n_batch, uint32_t n_unit, const mpq_node_id *first,
+                                    size_t max_bytes, struct mpq_prefixes *out) MPQ_CHECKED;
 
 /* Around the batches of one allocation, bits [n_unit]. A prefix is taken where it agrees, and
  * replaced where it does not but the allocation before does: one that came up once may not again.

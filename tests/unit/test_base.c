@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "quantcore/base/room.h"
 #include "quantcore/base/strmap.h"
 #include "quantcore/base/thread.h"
 #include "tests/unit/fixture.h"
@@ -197,6 +198,42 @@ static void deferred_calls_run_newest_first_and_once(void **state)
     arena = NULL;
 }
 
+/* ---- room ---- */
+
+/* Whatever size follows whatever other, all of it can be written. */
+static void rooms_hold_one_thing_after_another(void **state)
+{
+    (void)state;
+    static const size_t size[] = {0, 1, 100000, 50 << 20, 50 << 20, 3 << 20, 8, 70 << 20};
+    struct mpq_room *room;
+    CHECK_OK(&ctx, mpq_room_create(&ctx, arena, &room));
+    mpq_room_clear(room);
+    mpq_room_clear(NULL);
+    for (size_t i = 0; i < MPQ_COUNT(size); i++) {
+        unsigned char *block = mpq_room_take(&ctx, room, size[i]);
+        assert_non_null(block);
+        memset(block, 1, size[i]);
+    }
+    mpq_room_clear(room);
+    assert_non_null(mpq_room_take(&ctx, room, 1000));
+}
+
+static void rooms_fail_like_arenas(void **state)
+{
+    (void)state;
+    struct mpq_room *room;
+    ctx.allocations_left = 1;
+    assert_int_equal(mpq_room_create(&ctx, arena, &room), MPQ_E_NOMEM);
+    mpq_ctx_clear(&ctx);
+    ctx.allocations_left = 3;
+    CHECK_OK(&ctx, mpq_room_create(&ctx, arena, &room));
+    unsigned char *block = mpq_room_take(&ctx, room, 8);
+    assert_non_null(block);
+    assert_null(mpq_room_take(&ctx, room, 16));
+    assert_int_equal(ctx.status, MPQ_E_NOMEM);
+    assert_ptr_equal(mpq_room_take(&ctx, room, 8), block); /* as it was */
+}
+
 /* ---- strmap ---- */
 
 static void strmap_finds_what_was_added(void **state)
@@ -352,6 +389,8 @@ int main(void)
         TEST(allocation_fails_on_demand),
         TEST(copies_hold_what_was_given),
         TEST(deferred_calls_run_newest_first_and_once),
+        TEST(rooms_hold_one_thing_after_another),
+        TEST(rooms_fail_like_arenas),
         TEST(strmap_finds_what_was_added),
         TEST(strmap_keeps_the_first_index),
         TEST(strmap_survives_a_failed_growth),

@@ -125,12 +125,14 @@ static void prefixes_change_no_loss(void **state)
                                             {2, 4, 8, 8}, {2, 4, 8, 8}, {4, 4, 4, 4}, {3, 4, 4, 4}};
     struct net *net = *state;
     struct family *f = make_family(net);
+    struct mpq_room *room;
+    CHECK_OK(&net->ctx, mpq_room_create(&net->ctx, net->arena, &room));
     for (size_t max_bytes = 0; max_bytes < 100000; max_bytes = 2 * max_bytes + 1000) {
         struct mpq_evaluator keeping = f->evaluator;
         size_t taken = 0;
         uint32_t n_used = 0;
-        CHECK_OK(&net->ctx,
-                 mpq_evaluator_keep_prefixes(&net->ctx, net->arena, &keeping, NULL, 0, max_bytes));
+        CHECK_OK(&net->ctx, mpq_evaluator_keep_prefixes(&net->ctx, net->arena, room, &keeping, NULL,
+                                                        0, max_bytes));
         for (uint32_t i = 0; i < keeping.prefixes->n_prefix; i++)
             taken += 3 * keeping.prefixes->prefix[i].n_byte;
         assert_true(taken <= max_bytes);

@@ -289,8 +289,12 @@ static void an_allocation_makes_good_what_layers_before_got_wrong(void **state)
     double apart = error_of(net, &network, &reference, layer[1].y);
     const mpq_real *other = supernet.layer[0].width[8].offset;
     mpq_real latent = supernet.layer[1].w[5];
-    const struct mpq_moment_source source = {&network, node, &reference, &samples, sample,
-                                             256,      0,    0,          0};
+    const struct mpq_moment_source source = {.network = &network,
+                                             .layer_node = node,
+                                             .float_network = &reference,
+                                             .samples = &samples,
+                                             .sample = sample,
+                                             .n_sample = 256};
     CHECK_OK(&net->ctx,
              mpq_round_allocation(&net->ctx, net->arena, &supernet, &source, bits, 0, 2));
     mpq_supernet_apply(&supernet, network.exec, bits);
