@@ -73,7 +73,7 @@ enum mpq_status mpq_loss_create(struct mpq_ctx *ctx, struct mpq_arena *arena,
         if (tensor->dtype != MPQ_FLOAT || tensor->data || count == 0 || count % batch)
             continue;
         int rank = tensor->shape.rank;
-        int64_t n_column = rank ? tensor->shape.dim[rank - 1] : 1;
+        int64_t n_column = rank > 1 ? tensor->shape.dim[rank - 1] : 1; /* [N]: of N samples */
         bool has_rows = is_logits || ((rank == 2 || rank == 3) && n_column > 1);
         loss.head[loss.n_head++] = (struct mpq_loss_head){
             .value = v,
@@ -89,7 +89,7 @@ enum mpq_status mpq_loss_create(struct mpq_ctx *ctx, struct mpq_arena *arena,
         return mpq_fail(
             ctx, MPQ_E_UNSUPPORTED,
             "no output is a float tensor that depends on the input, so there is nothing "
-            "to compare");
+            "to compare (convert --weights-only compares nothing)");
     *out = loss;
     return MPQ_OK;
 }

@@ -439,6 +439,14 @@ def devices():
     return made, {"x": weight(8, 6)}
 
 
+def regression():
+    """One number a sample, without an axis of its own."""
+    return model(
+        """<ir_version: 8, opset_import: ["" : 17]>
+        g (float[N, 6] x) => (float[N] y) { h = MatMul (x, w)  r = Relu (h)  y = MatMul (r, v) }""",
+        w=weight(6, 16), v=weight(16)), {"x": weight(8, 6)}
+
+
 def lost(before, after):
     """What the device configurations and metadata of a model have become less, or ''."""
     if before.configuration != after.configuration:
@@ -471,7 +479,7 @@ def old():
 
 CASES = {case.__name__: case for case in (functions, known_if, computed_if, loop_count, loop_stops, scan, sparse,
                                           half, double, bfloat, old, narrow, overloads, newest,
-                                          devices)} | CONTRIB | ATTENTION
+                                          devices, regression)} | CONTRIB | ATTENTION
 REFERENCE = {"newest", "overloads", "narrow"}  # that ONNX Runtime 1.32 does not read, or rounds activations of
 NO_LAYER = {"loop_stops", "gelus", "layer_norms", "rms_norms", "dynamic", "quantized_attention", "gather_blocks",
             "qlinear_where"}

@@ -178,6 +178,23 @@ static void a_softmax_written_out_is_one(void **state)
     assert_int_equal(head.value, p);
 }
 
+/* An output [N]: its one axis is that of the samples, not of classes. */
+static void one_number_a_sample_is_compared_as_such(void **state)
+{
+    struct net *net = *state;
+    struct mpq_binding binding;
+    struct mpq_loss loss;
+    const mpq_real y[3] = {1, 2, 3}, target[3] = {1, 2, 5};
+    mpq_value_id x = net_input(net, "x", MPQ_SHAPE(-1, 3));
+    mpq_value_id w = net_random(net, "w", MPQ_SHAPE(3), false);
+    net_output(net, net_node(net, "MatMul", "y", NET_NO_ATTRS, NET_IN(x, w)));
+    CHECK_OK(&net->ctx, mpq_bind_batch(&net->ctx, net->arena, net->graph, 3, &binding));
+    CHECK_OK(&net->ctx, mpq_loss_create(&net->ctx, net->arena, net->graph, &binding, 3, &loss));
+    assert_int_equal(loss.n_head, 1);
+    CHECK_NEAR(mpq_loss_head_value(&loss.head[0], y, target, 1, 1, NULL), 0, 0, 0);
+    CHECK_NEAR(mpq_loss_head_value(&loss.head[0], y + 2, target + 2, 1, 1, NULL), 4, 1e-9, 0);
+}
+
 /* x -> Gemm w -> Relu -> Gemm u -> (+ the Relu's output) -> y: a value read twice, two weights. */
 struct diamond {
     mpq_value_id x, w, u, relu, y;
@@ -386,6 +403,8 @@ int main(void)
         cmocka_unit_test(rate_falls_along_half_a_cosine),
         cmocka_unit_test(loss_is_kl_plus_scaled_error),
         cmocka_unit_test_setup_teardown(a_softmax_written_out_is_one, net_setup, net_teardown),
+        cmocka_unit_test_setup_teardown(one_number_a_sample_is_compared_as_such, net_setup,
+                                        net_teardown),
         cmocka_unit_test_setup_teardown(shared_memory_changes_nothing, net_setup, net_teardown),
         cmocka_unit_test_setup_teardown(a_saved_run_goes_on, net_setup, net_teardown),
         cmocka_unit_test_setup_teardown(feeding_replaces_a_weight, net_setup, net_teardown),
