@@ -67,24 +67,25 @@ static enum mpq_status fit_bias(struct mpq_ctx *ctx, struct mpq_arena *arena,
     return MPQ_OK;
 }
 
-/* Of bytes, such that the largest scale is within them: a whole octave. */
+/* The step of byte 0, such that the largest scale is within bytes. */
 static int first_step(const struct mpq_param *param, uint32_t n_layer)
 {
     float most = 0;
     for (uint32_t l = 0; l < n_layer; l++)
         for (int64_t c = 0; c < param[l].layer->n_channel; c++)
             most = fmaxf(most, param[l].scale[c]);
-    int octave = (int)floor((mpq_scale_step(most) - MPQ_SCALE_WINDOW) / (double)MPQ_SCALE_STEPS);
-    return (octave < FLT_MIN_EXP ? FLT_MIN_EXP : octave) * MPQ_SCALE_STEPS;
+    int steps = param->layer->scale_steps;
+    int first = mpq_scale_step(steps, most) - (MPQ_SCALE_WINDOW - 1), least = FLT_MIN_EXP * steps;
+    return first < least ? least : first;
 }
 
 enum mpq_status mpq_param_join(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                const struct mpq_layer_code *code, struct mpq_param *param,
                                uint32_t n_layer)
 {
-    if (!n_layer || param->layer->scale_form != MPQ_SCALE_BYTE)
+    if (!n_layer || !param->layer->scale_steps)
         return MPQ_OK;
-    float least = mpq_scale_of_step(first_step(param, n_layer));
+    float least = mpq_scale_of_step(param->layer->scale_steps, first_step(param, n_layer));
     for (uint32_t l = 0; l < n_layer; l++)
         for (int64_t c = 0; c < param[l].layer->n_channel; c++)
             if (param[l].scale[c] < least)
@@ -211,24 +212,25 @@ static const char *write_halves(struct mpq_build *build, enum mpq_dtype dtype,
 }
 
 /* Scales as bytes, steps from `first` on. */
-static const char *write_steps(struct mpq_build *build, int first, const struct rows *rows)
+static const char *write_steps(struct mpq_build *build, int steps, int first,
+                               const struct rows *rows)
 {
     int64_t n = rows_length(rows), at = 0;
     uint8_t *step = mpq_arena_alloc(build->ctx, build->arena, (size_t)n, 1);
-    float *least = mpq_arena_alloc(build->ctx, build->arena, 1, sizeof *least);
-    if (!step || !least)
+    float *start = mpq_arena_alloc(build->ctx, build->arena, 1, sizeof *start);
+    if (!step || !start)
         return NULL;
-    *least = mpq_scale_of_step(first);
+    *start = (float)((double)first / steps + MPQ_SCALE_OFFSET);
     for (size_t r = 0; r < rows->n && !build->measured; r++)
         for (int64_t c = 0; c < rows->length[r]; c++)
-            step[at++] = (uint8_t)(mpq_scale_step(rows->data[r][c]) - first);
+            step[at++] = (uint8_t)(mpq_scale_step(steps, rows->data[r][c]) - first);
     const struct mpq_tensor bytes = {MPQ_UINT8, MPQ_SHAPE(n), step};
-    const struct mpq_tensor factor = {.dtype = MPQ_FLOAT, .data = least};
+    const struct mpq_tensor offset = {.dtype = MPQ_FLOAT, .data = start};
     const char *x = mpq_build_constant(build, &bytes, NULL);
     x = MPQ_BUILD_OP(build, "Cast", {x}, .attr = "to", .attr_int = MPQ_FLOAT);
-    x = MPQ_BUILD_OP(build, "Mul", {x, mpq_build_shared_float(build, 1.0f / MPQ_SCALE_STEPS)});
-    x = MPQ_BUILD_OP(build, "Pow", {mpq_build_shared_float(build, 2), x});
-    return MPQ_BUILD_OP(build, "Mul", {x, mpq_build_constant(build, &factor, NULL)});
+    x = MPQ_BUILD_OP(build, "Mul", {x, mpq_build_shared_float(build, 1.0f / (float)steps)});
+    x = MPQ_BUILD_OP(build, "Add", {x, mpq_build_constant(build, &offset, NULL)});
+    return MPQ_BUILD_OP(build, "Pow", {mpq_build_shared_float(build, 2), x});
 }
 
 static enum mpq_status write_scales(struct mpq_build *build, struct mpq_param *param,
@@ -238,10 +240,10 @@ static enum mpq_status write_scales(struct mpq_build *build, struct mpq_param *p
     MPQ_TRY(rows_init(build, n_layer, &rows));
     for (uint32_t l = 0; l < n_layer; l++)
         rows_add(&rows, l, param[l].layer->n_channel, param[l].scale);
-    bool is_byte = n_layer && param->layer->scale_form == MPQ_SCALE_BYTE;
-    int first = is_byte && !build->measured ? first_step(param, n_layer) : 0;
+    int steps = n_layer ? param->layer->scale_steps : 0;
+    int first = steps && !build->measured ? first_step(param, n_layer) : 0;
     const char *all =
-        is_byte ? write_steps(build, first, &rows) : write_halves(build, MPQ_BFLOAT16, &rows);
+        steps ? write_steps(build, steps, first, &rows) : write_halves(build, MPQ_BFLOAT16, &rows);
     if (!mpq_build_split(build, all, rows.length, rows.n, 0, rows.name))
         return build->ctx->status;
     for (uint32_t l = 0; l < n_layer; l++)

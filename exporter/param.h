@@ -2,7 +2,7 @@
  * biases at two. Those of all layers lie in one tensor of a kind, which is cast and split when the
  * file is loaded:
  *
- *   scales  uint8    -> Cast -> Mul 1/16 -> Pow(2, .) -> Mul -> Split
+ *   scales  uint8    -> Cast -> Mul -> Add -> Pow(2, .) -> Split
  *           bfloat16 -> Cast -> Split
  *   biases  float16  -> Cast -> Split                          where the layer's input is float
  *           float16  -> Cast -> Mul 2^15 -> Cast int32 -> Split        where it is quantized

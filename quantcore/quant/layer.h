@@ -10,8 +10,6 @@
 #define MPQ_MAX_BITS 8
 #define MPQ_N_BITS   (MPQ_MAX_BITS + 1) /* length of tables indexed by width */
 
-enum mpq_scale_form { MPQ_SCALE_BFLOAT16, MPQ_SCALE_BYTE }; /* see scale.h */
-
 /* A layer: a constant weight that can be stored with few bits, and the node that reads it. A view,
  * not IR. The weight, in its own element order, is w[n_outer][n_channel][n_inner], with one scale a
  * channel: Conv [M,C/G,kH,kW] is 1 x M x C/G*kH*kW; MatMul [K,N] is K x N x 1; Gemm transB 1 x N x
@@ -40,7 +38,7 @@ struct mpq_layer {
     int64_t n_param;   /* elements of the weight: the product of the three          */
     uint64_t macs;     /* of one sample                                             */
     bool is_depthwise; /* Conv with one input channel a group and more than 1 group */
-    enum mpq_scale_form scale_form;
+    int scale_steps;   /* of an octave, of scales stored as bytes; 0: bfloat16 (see scale.h)  */
 };
 
 struct mpq_layer_table {

@@ -7,28 +7,20 @@
 /* Channels from which on a byte less each is more than the nodes take, 99 bytes or a few more. */
 #define BYTES_FROM 112
 
-#define COUNTS_FROM (1.0f / 64) /* of the layer's largest channel    */
-#define SPARE_STEPS MPQ_SCALE_STEPS
+#define COUNTS_FROM (1.0f / 64) /* of the layer's largest channel      */
+#define SPARE       0.5         /* octaves that the window holds more than the float weights need */
 
-/* 2^(i / 16) */
-static const float power[MPQ_SCALE_STEPS] = {
-    0x1p0f,        0x1.0b5586p0f, 0x1.172b84p0f, 0x1.2387a6p0f, 0x1.306fep0f,  0x1.3dea64p0f,
-    0x1.4bfdaep0f, 0x1.5ab07ep0f, 0x1.6a09e6p0f, 0x1.7a1148p0f, 0x1.8ace54p0f, 0x1.9c4918p0f,
-    0x1.ae89fap0f, 0x1.c199bep0f, 0x1.d5818ep0f, 0x1.ea4afap0f};
+enum { LEAST_STEPS = 16, MOST_STEPS = 64 };
 
-int mpq_scale_step(float scale)
+int mpq_scale_step(int steps, float scale)
 {
-    int exponent, step = MPQ_SCALE_STEPS - 1;
-    float m = 2 * frexpf(fmaxf(scale, FLT_MIN), &exponent);
-    while (power[step] > m)
-        step--;
-    return (exponent - 1) * MPQ_SCALE_STEPS + step;
+    double octave = log2((double)fmaxf(scale, 2 * FLT_MIN));
+    return (int)rint((octave - MPQ_SCALE_OFFSET) * steps);
 }
 
-float mpq_scale_of_step(int step)
+float mpq_scale_of_step(int steps, int step)
 {
-    int rest = (step % MPQ_SCALE_STEPS + MPQ_SCALE_STEPS) % MPQ_SCALE_STEPS;
-    return ldexpf(power[rest] * MPQ_SCALE_MIDDLE, (step - rest) / MPQ_SCALE_STEPS);
+    return (float)exp2((double)step / steps + MPQ_SCALE_OFFSET);
 }
 
 static float round_to_bfloat16(float scale)
@@ -44,9 +36,11 @@ static float round_to_bfloat16(float scale)
 
 float mpq_scale_round(const struct mpq_layer *layer, float scale)
 {
-    if (layer->scale_form == MPQ_SCALE_BFLOAT16)
+    int steps = layer->scale_steps;
+    if (!steps)
         return round_to_bfloat16(scale);
-    return scale > 0 && isfinite(scale) ? mpq_scale_of_step(mpq_scale_step(scale)) : scale;
+    return scale > 0 && isfinite(scale) ? mpq_scale_of_step(steps, mpq_scale_step(steps, scale))
+                                        : scale;
 }
 
 /* The largest |w| of each channel. */
@@ -57,6 +51,15 @@ static void find_magnitudes(const struct mpq_layer *layer, const float *w, float
         for (int64_t c = 0; c < layer->n_channel; c++)
             for (int64_t i = 0; i < layer->n_inner; i++, w++)
                 magnitude[c] = fmaxf(magnitude[c], fabsf(*w));
+}
+
+/* The finest steps with which bytes reach that far. */
+static int finest_steps(double octaves)
+{
+    int steps = MOST_STEPS;
+    while (steps >= LEAST_STEPS && (octaves + SPARE) * steps > MPQ_SCALE_WINDOW)
+        steps /= 2;
+    return steps < LEAST_STEPS ? 0 : steps;
 }
 
 enum mpq_status mpq_scale_choose(struct mpq_ctx *ctx, struct mpq_arena *arena,
@@ -82,9 +85,10 @@ enum mpq_status mpq_scale_choose(struct mpq_ctx *ctx, struct mpq_arena *arena,
                 least = fminf(least, magnitude[c]);
         most = fmaxf(most, of_layer);
     }
-    bool is_byte = n_channel >= BYTES_FROM && most > 0 &&
-                   mpq_scale_step(most) - mpq_scale_step(least) <= MPQ_SCALE_WINDOW - SPARE_STEPS;
+    int steps = n_channel >= BYTES_FROM && most > 0
+                    ? finest_steps(log2((double)most) - log2((double)least))
+                    : 0;
     for (uint32_t l = 0; l < n_layer; l++)
-        layer[l].scale_form = is_byte ? MPQ_SCALE_BYTE : MPQ_SCALE_BFLOAT16;
+        layer[l].scale_steps = steps;
     return MPQ_OK;
 }

@@ -83,10 +83,10 @@ static void test_integer_biases(void **state)
     }
 }
 
-static void use_bytes(struct export_case *c)
+static void use_bytes(struct export_case *c, int steps)
 {
     for (uint32_t l = 0; l < c->layers.n_layer; l++)
-        c->layers.layer[l].scale_form = MPQ_SCALE_BYTE;
+        c->layers.layer[l].scale_steps = steps;
 }
 
 /* Bytes hold the scales exactly, wherever they are; a byte less a channel for 99 bytes of nodes. */
@@ -103,40 +103,45 @@ static void test_byte_scales(void **state)
         n_channel += c.layers.layer[l].n_channel;
     }
     CHECK_OK(ctx, mpq_export_size(ctx, &c.plan, c.bits, &halves));
-    use_bytes(&c);
-    CHECK_OK(ctx, mpq_export_size(ctx, &c.plan, c.bits, &bytes));
-    assert_int_equal(halves + 99 - bytes, n_channel);
-    for (int octave = -60; octave <= 20; octave += 20)
-        for (size_t t = 0; t < mpq_target_count(); t++) {
-            export_aim(&c, mpq_target_at(t)->name);
-            for (uint32_t l = 0; l < c.layers.n_layer; l++) {
-                export_code_layer(&c, l, 5);
-                for (int64_t i = 0; i < c.layers.layer[l].n_channel; i++) /* over 15 octaves */
-                    ((float *)c.code[l].scale)[i] =
-                        mpq_scale_of_step(16 * octave + (int)(61 * l + 7 * (uint32_t)i) % 240);
-                if (octave < -20)
-                    c.code[l].bias = NULL, c.layers.layer[l].bias = MPQ_NO_VALUE;
+    for (int steps = 16; steps <= 64; steps *= 2) {
+        use_bytes(&c, steps);
+        CHECK_OK(ctx, mpq_export_size(ctx, &c.plan, c.bits, &bytes));
+        assert_int_equal(halves + 99 - bytes, n_channel);
+    }
+    for (int steps = 16; steps <= 64; steps *= 2) {
+        use_bytes(&c, steps);
+        for (int first = -60 * steps; first <= 20 * steps; first += 20 * steps - 3)
+            for (size_t t = 0; t < mpq_target_count(); t++) {
+                export_aim(&c, mpq_target_at(t)->name);
+                for (uint32_t l = 0; l < c.layers.n_layer; l++) {
+                    export_code_layer(&c, l, 5);
+                    for (int64_t i = 0; i < c.layers.layer[l].n_channel; i++) /* the window */
+                        ((float *)c.code[l].scale)[i] = mpq_scale_of_step(
+                            steps, first + (i ? (int)(61 * l + 7 * (uint32_t)i) % 256 : 255));
+                    if (first < -20 * steps)
+                        c.code[l].bias = NULL, c.layers.layer[l].bias = MPQ_NO_VALUE;
+                }
+                export_check_layers(&c, export_round_trip(&c));
             }
-            export_check_layers(&c, export_round_trip(&c));
-        }
+    }
 }
 
 /* A channel whose scale lies below what a byte can say beside the largest: it gets the least scale
  * and the levels nearest to its weights in that, as mpq_export_codes() tells. */
 static void test_channel_below_window(void **state)
 {
+    const int steps = 32;
     struct export_case c;
     export_build_small(*state);
     export_case_init(&c, *state);
-    use_bytes(&c);
+    use_bytes(&c, steps);
     struct mpq_ctx *ctx = &c.net->ctx;
     struct mpq_layer_code stored[4];
     export_code_layers(&c, 8);
     const struct mpq_layer *layer = &c.layers.layer[1];
-    float top = mpq_scale_of_step(-40), least = mpq_scale_of_step(-18 * MPQ_SCALE_STEPS);
+    float top = mpq_scale_of_step(steps, -75), least = mpq_scale_of_step(steps, -75 - 255);
     ((float *)c.code[0].scale)[2] = top;
-    ((float *)c.code[1].scale)[3] =
-        mpq_scale_of_step(-19 * MPQ_SCALE_STEPS); /* an octave too low */
+    ((float *)c.code[1].scale)[3] = mpq_scale_of_step(steps, -75 - 255 - 11);
     ((float *)c.code[1].scale)[4] = least;
     assert_int_equal(c.layers.n_layer, 4);
     CHECK_OK(ctx, mpq_export_codes(ctx, c.net->arena, &c.plan, stored));

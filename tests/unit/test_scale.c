@@ -8,50 +8,65 @@
 #include "quantcore/quant/scale.h"
 #include "tests/unit/net.h"
 
-static const struct mpq_layer of_bytes = {.scale_form = MPQ_SCALE_BYTE};
-static const struct mpq_layer of_halves = {.scale_form = MPQ_SCALE_BFLOAT16};
+static const int of_octave[] = {16, 32, 64};
 
-/* What Pow(2, step / 16) and a product make of it in a file, with a pow that rounds correctly. */
+/* What Pow(2, step / steps + offset) makes of it in a file: any pow that is right to a 30th of a
+ * last digit, since no power is nearer than that to where rounding tips. The exponent has to be
+ * one that float has. */
 static void steps_are_powers(void **state)
 {
     (void)state;
-    for (int step = -126 * MPQ_SCALE_STEPS; step < 128 * MPQ_SCALE_STEPS; step++) {
-        float scale = mpq_scale_of_step(step);
-        assert_true(scale == (float)pow(2, (double)step / MPQ_SCALE_STEPS) * MPQ_SCALE_MIDDLE);
-        assert_int_equal(mpq_scale_step(scale), step);
-        assert_true(mpq_scale_round(&of_bytes, scale) == scale);
-        assert_true(scale < mpq_scale_of_step(step + 1));
-        int exponent;
-        assert_true(frexpf(scale, &exponent) != 0.5f);
+    for (size_t i = 0; i < MPQ_COUNT(of_octave); i++) {
+        const int steps = of_octave[i];
+        const struct mpq_layer layer = {.scale_steps = steps};
+        for (int step = -125 * steps; step < 127 * steps; step++) {
+            float scale = mpq_scale_of_step(steps, step);
+            float exponent = (float)(step & 255) * (1.0f / (float)steps) +
+                             (float)((double)(step - (step & 255)) / steps + MPQ_SCALE_OFFSET);
+            double power = pow(2, (double)exponent);
+            double digit = (double)(nextafterf(scale, INFINITY) - scale);
+            assert_true(scale == (float)power);
+            CHECK_NEAR(scale, power, 0, (0.5 - 1.0 / 30) * digit);
+            assert_int_equal(mpq_scale_step(steps, scale), step);
+            assert_true(mpq_scale_round(&layer, scale) == scale);
+            assert_true(scale < mpq_scale_of_step(steps, step + 1));
+            int whole;
+            assert_true(frexpf(scale, &whole) != 0.5f);
+        }
     }
 }
 
-/* The nearest in proportion, half a step of 4.4 % off at most. */
+/* The nearest in proportion, half a step off at most. */
 static void rounding_is_to_the_nearest(void **state)
 {
     (void)state;
+    const struct mpq_layer halves = {.scale_steps = 0};
     for (uint32_t i = 0; i < 100000; i++) {
+        const struct mpq_layer bytes = {.scale_steps = of_octave[i % MPQ_COUNT(of_octave)]};
         double octaves = 60 * mpq_rng_uniform(3, MPQ_STREAM_TEST, 0, i) - 40;
-        float scale = (float)pow(2, octaves), rounded = mpq_scale_round(&of_bytes, scale);
-        CHECK_NEAR(log2((double)rounded), octaves, 0, 0.5 / MPQ_SCALE_STEPS + 1e-6);
-        assert_true(mpq_scale_round(&of_bytes, rounded) == rounded);
-        CHECK_NEAR(mpq_scale_round(&of_halves, scale), scale, 0x1p-8, 0);
+        float scale = (float)pow(2, octaves), rounded = mpq_scale_round(&bytes, scale);
+        CHECK_NEAR(log2((double)rounded), octaves, 0, 0.5 / bytes.scale_steps + 1e-6);
+        assert_true(mpq_scale_round(&bytes, rounded) == rounded);
+        CHECK_NEAR(mpq_scale_round(&halves, scale), scale, 0x1p-8, 0);
     }
 }
 
 static void what_is_no_scale_stays(void **state)
 {
     (void)state;
-    assert_true(mpq_scale_round(&of_bytes, 0) == 0);
-    assert_true(isnan(mpq_scale_round(&of_bytes, NAN)));
-    assert_true(isinf(mpq_scale_round(&of_bytes, INFINITY)));
-    assert_true(isnormal(mpq_scale_round(&of_bytes, 1e-40f)));
+    for (size_t i = 0; i < MPQ_COUNT(of_octave); i++) {
+        const struct mpq_layer layer = {.scale_steps = of_octave[i]};
+        assert_true(mpq_scale_round(&layer, 0) == 0);
+        assert_true(isnan(mpq_scale_round(&layer, NAN)));
+        assert_true(isinf(mpq_scale_round(&layer, INFINITY)));
+        assert_true(isnormal(mpq_scale_round(&layer, 1e-40f)));
+    }
 }
 
-/* Two weights [channels, 3] with magnitudes 1; the form that their layers get after w[0][at] is set
- * for `at` < 3. */
-static enum mpq_scale_form form_of(struct net *net, int64_t n_channel, int64_t n_set,
-                                   const float *value, float factor)
+/* Two weights [channels, 3] with magnitudes 1 and `factor`; the steps that their layers get after
+ * w[0][at] is set for `at` < n_set. */
+static int steps_of(struct net *net, int64_t n_channel, int64_t n_set, const float *value,
+                    float factor)
 {
     mpq_value_id w[2] = {net_random(net, "w", MPQ_SHAPE(n_channel, 3), false),
                          net_random(net, "v", MPQ_SHAPE(8, 3), false)};
@@ -67,18 +82,13 @@ static enum mpq_scale_form form_of(struct net *net, int64_t n_channel, int64_t n
             .weight = w[l], .n_outer = 1, .n_channel = n, .n_inner = 3, .n_param = 3 * n};
     }
     CHECK_OK(&net->ctx, mpq_scale_choose(&net->ctx, net->arena, net->graph, layer, 2));
-    assert_int_equal(layer[0].scale_form, layer[1].scale_form);
-    return layer[0].scale_form;
+    assert_int_equal(layer[0].scale_steps, layer[1].scale_steps);
+    return layer[0].scale_steps;
 }
 
 static void few_channels_have_bfloat16(void **state)
 {
-    assert_int_equal(form_of(*state, 90, 0, NULL, 1), MPQ_SCALE_BFLOAT16);
-}
-
-static void many_channels_have_bytes(void **state)
-{
-    assert_int_equal(form_of(*state, 120, 0, NULL, 1), MPQ_SCALE_BYTE);
+    assert_int_equal(steps_of(*state, 90, 0, NULL, 1), 0);
 }
 
 /* A layer's own channels spread by 2^6 and more: the least do not count, be they 0 or next to it.
@@ -86,17 +96,20 @@ static void many_channels_have_bytes(void **state)
 static void channels_without_weights_do_not_count(void **state)
 {
     const float w[6] = {0, 0, 0, 1e-20f, -1e-30f, 0};
-    assert_int_equal(form_of(*state, 120, 6, w, 1), MPQ_SCALE_BYTE);
+    assert_int_equal(steps_of(*state, 120, 6, w, 1), 64);
 }
 
-static void layers_far_apart_have_bfloat16(void **state)
+/* 256 steps, half an octave of them to spare. */
+static void steps_are_as_fine_as_the_spread_allows(void **state)
 {
-    assert_int_equal(form_of(*state, 120, 0, NULL, 0x1p-16f), MPQ_SCALE_BFLOAT16);
-}
-
-static void layers_within_the_window_have_bytes(void **state)
-{
-    assert_int_equal(form_of(*state, 120, 0, NULL, 0x1p-13f), MPQ_SCALE_BYTE);
+    static const struct {
+        double octaves;
+        int steps;
+    } of[] = {{0, 64},    {3.49, 64}, {3.51, 32}, {7.49, 32}, {7.51, 16},
+              {15.4, 16}, {15.6, 0},  {-3, 64},   {-7, 32},   {-15, 16}};
+    for (size_t i = 0; i < MPQ_COUNT(of); i++)
+        assert_int_equal(steps_of(*state, 120, 0, NULL, (float)pow(2, -of[i].octaves)),
+                         of[i].steps);
 }
 
 int main(void)
@@ -106,11 +119,9 @@ int main(void)
         cmocka_unit_test(rounding_is_to_the_nearest),
         cmocka_unit_test(what_is_no_scale_stays),
         cmocka_unit_test_setup_teardown(few_channels_have_bfloat16, net_setup, net_teardown),
-        cmocka_unit_test_setup_teardown(many_channels_have_bytes, net_setup, net_teardown),
         cmocka_unit_test_setup_teardown(channels_without_weights_do_not_count, net_setup,
                                         net_teardown),
-        cmocka_unit_test_setup_teardown(layers_far_apart_have_bfloat16, net_setup, net_teardown),
-        cmocka_unit_test_setup_teardown(layers_within_the_window_have_bytes, net_setup,
+        cmocka_unit_test_setup_teardown(steps_are_as_fine_as_the_spread_allows, net_setup,
                                         net_teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
