@@ -96,6 +96,7 @@ static enum mpq_status find_layers(struct mpq_ctx *ctx, struct mpq_pipeline *p)
 {
     MPQ_TRY(mpq_cut_bind(ctx, p->arena, p->graph, &p->cut, &p->binding));
     p->graph = p->cut.run;
+    p->export_graph = p->cut.whole;
     MPQ_TRY(mpq_layer_table_build(ctx, p->arena, p->graph, &p->binding, &p->layers));
     if (!p->layers.n_layer && p->cut.why)
         return mpq_fail(ctx, MPQ_E_UNSUPPORTED, "%s", p->cut.why);

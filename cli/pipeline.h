@@ -36,12 +36,13 @@ struct mpq_pipeline {
     struct mpq_arena *arena;
 
     /* open */
-    struct mpq_graph *imported; /* as the file has it                               */
-    struct mpq_cut cut;         /* of the simplified graph; `whole` is what is exported */
-    struct mpq_graph *graph;    /* cut.run: all that stages look at                 */
-    size_t float_bytes;         /* of the file and of external data                 */
-    const char *external_name;  /* of the second output file, should there be one   */
-    struct mpq_binding binding; /* of `graph` at batch 1                         */
+    struct mpq_graph *imported;           /* as the file has it                               */
+    struct mpq_cut cut;                   /* of the simplified graph; `whole` is what is exported */
+    struct mpq_graph *graph;              /* cut.run: all that stages look at                 */
+    const struct mpq_graph *export_graph; /* cut.whole; later with constants rounded */
+    size_t float_bytes;                   /* of the file and of external data                 */
+    const char *external_name;            /* of the second output file, should there be one   */
+    struct mpq_binding binding;           /* of `graph` at batch 1                         */
     struct mpq_layer_table layers;
     mpq_bits_mask candidates; /* widths a layer may get */
     struct mpq_act_plan act;  /* none with --weights-only */
@@ -70,8 +71,10 @@ struct mpq_pipeline {
     bool observes_more; /* ranges are taken from more samples: with few, activations lose much */
     bool is_resumed;    /* from the checkpoint: neither calibrated nor tuned */
     struct mpq_equalize equalize; /* no edges: channels are as the model has them */
-    /* `graph` and `run_graph` with the gains of that: what is quantized, and calibrated for. Where
-     * the quantized model is compared with the float one, that is the latter as it came. */
+    /* `graph` and `run_graph` with constants rounded as the file has them, and with the gains of
+     * that, too: what is quantized. Where the quantized model is compared with the float one, that
+     * is the latter as it came. */
+    const struct mpq_graph *rounded_graph, *rounded_run_graph;
     const struct mpq_graph *equal_graph, *equal_run_graph;
 
     /* What is left float because quantizing its activations costs most: layers, and their share of
@@ -137,6 +140,13 @@ enum mpq_status mpq_pipeline_open(struct mpq_ctx *ctx, struct mpq_arena *arena,
 enum mpq_status mpq_pipeline_data(struct mpq_ctx *ctx, struct mpq_pipeline *p) MPQ_CHECKED;
 enum mpq_status mpq_pipeline_calibrate(struct mpq_ctx *ctx, struct mpq_pipeline *p) MPQ_CHECKED;
 enum mpq_status mpq_pipeline_prepare(struct mpq_ctx *ctx, struct mpq_pipeline *p) MPQ_CHECKED;
+
+/* Round constants to what the file holds (quantcore/pass/round_constant.h), where its reader
+ * computes constants when it loads it: rounded_graph, rounded_run_graph and export_graph, once
+ * `run_graph` is there. Where a few samples say that the float model's outputs change by more than
+ * next to nothing, none is rounded. */
+enum mpq_status mpq_pipeline_round_constants(struct mpq_ctx *ctx,
+                                             struct mpq_pipeline *p) MPQ_CHECKED;
 enum mpq_status mpq_pipeline_tune(struct mpq_ctx *ctx, struct mpq_pipeline *p) MPQ_CHECKED;
 enum mpq_status mpq_pipeline_search(struct mpq_ctx *ctx, struct mpq_pipeline *p) MPQ_CHECKED;
 

@@ -36,11 +36,11 @@ static enum mpq_status apply_gains(struct mpq_ctx *ctx, struct mpq_pipeline *p,
                                    const struct mpq_equalize *equalize)
 {
     struct mpq_graph *graph;
-    MPQ_TRY(mpq_equalize_apply(ctx, p->arena, p->graph, &p->layers, equalize, &graph));
+    MPQ_TRY(mpq_equalize_apply(ctx, p->arena, p->rounded_graph, &p->layers, equalize, &graph));
     p->equal_graph = p->equal_run_graph = graph;
     if (p->run_graph == p->graph)
         return MPQ_OK;
-    MPQ_TRY(mpq_equalize_apply(ctx, p->arena, p->run_graph, &p->layers, equalize, &graph));
+    MPQ_TRY(mpq_equalize_apply(ctx, p->arena, p->rounded_run_graph, &p->layers, equalize, &graph));
     p->equal_run_graph = graph;
     return MPQ_OK;
 }
@@ -183,8 +183,8 @@ static enum mpq_status equalize(struct mpq_ctx *ctx, struct mpq_pipeline *p,
         memcpy(judge->before, judge->after, n * sizeof *judge->before);
         return MPQ_OK;
     }
-    p->equal_graph = p->graph;
-    p->equal_run_graph = p->run_graph;
+    p->equal_graph = p->rounded_graph;
+    p->equal_run_graph = p->rounded_run_graph;
     p->observer = observer;
     p->moments = moments;
     choose_ranges(p);
@@ -414,10 +414,11 @@ enum mpq_status mpq_pipeline_calibrate(struct mpq_ctx *ctx, struct mpq_pipeline 
                              mpq_pipeline_runs_plainly(p), &p->run_graph, &p->batch,
                              &p->takes_batches));
     MPQ_TRY(alloc_activations(ctx, p));
-    p->equal_graph = p->graph;
-    p->equal_run_graph = p->run_graph;
     p->is_resumed = mpq_options_resume(options);
     MPQ_TRY(mpq_memory_plan(ctx, p));
+    MPQ_TRY(mpq_pipeline_round_constants(ctx, p));
+    p->equal_graph = p->rounded_graph;
+    p->equal_run_graph = p->rounded_run_graph;
     if (p->is_resumed) {
         if (resume(ctx, p) == MPQ_E_FORMAT && !options->is_resumed)
             mpq_fail_append(ctx, " (--overwrite replaces it)");

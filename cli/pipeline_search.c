@@ -9,7 +9,7 @@
 
 struct mpq_export_plan mpq_pipeline_export_plan(const struct mpq_pipeline *p)
 {
-    return (struct mpq_export_plan){.graph = p->cut.whole,
+    return (struct mpq_export_plan){.graph = p->export_graph,
                                     .layers = &p->layers,
                                     .act = p->act.group ? &p->act : NULL,
                                     .act_quant = p->act_quant,

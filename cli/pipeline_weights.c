@@ -1,6 +1,6 @@
 /* convert --weights-only: nothing is run. Each layer's weights are fitted at every width, the
  * search trades their relative errors for bytes, and all that is not a weight goes into the file as
- * it came. */
+ * it came, but for constants whose last bits the file need not have. */
 #include <math.h>
 #include <string.h>
 
@@ -12,7 +12,22 @@
 #include "importer/import.h"
 #include "quantcore/base/workers.h"
 #include "quantcore/pass/pass.h"
+#include "quantcore/pass/round_constant.h"
 #include "quantcore/quant/scale.h"
+
+/* Those that are safe whatever the samples, of which there are none. */
+static enum mpq_status round_constants(struct mpq_ctx *ctx, struct mpq_pipeline *p)
+{
+    struct mpq_rounding rounding;
+    struct mpq_graph *rounded;
+    p->export_graph = p->graph;
+    if (!p->options->target->folds)
+        return MPQ_OK;
+    MPQ_TRY(mpq_rounding_find(ctx, p->arena, p->graph, &p->layers, true, &rounding));
+    MPQ_TRY(mpq_rounding_apply(ctx, p->arena, p->graph, &rounding, &rounded));
+    p->export_graph = rounded;
+    return MPQ_OK;
+}
 
 enum mpq_status mpq_pipeline_open_weights(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                           const struct mpq_options *options, struct mpq_pipeline *p)
@@ -24,7 +39,8 @@ enum mpq_status mpq_pipeline_open_weights(struct mpq_ctx *ctx, struct mpq_arena 
     if (!p->layers.n_layer)
         return mpq_fail(ctx, MPQ_E_UNSUPPORTED,
                         "%s: no layer can be quantized (see onnx-mpq inspect)", options->model);
-    return mpq_scale_choose(ctx, arena, p->graph, p->layers.layer, p->layers.n_layer);
+    MPQ_TRY(mpq_scale_choose(ctx, arena, p->graph, p->layers.layer, p->layers.n_layer));
+    return round_constants(ctx, p);
 }
 
 /* ---- fit ---- */

@@ -188,6 +188,7 @@ enum mpq_status mpq_paper_prepare_stage(struct mpq_ctx *ctx, struct mpq_pipeline
         return mpq_fail(ctx, MPQ_E_UNSUPPORTED,
                         "--recipe paper needs several samples at once for the statistics of its "
                         "batch norms, and this model or its data only give one");
+    MPQ_TRY(mpq_pipeline_round_constants(ctx, p));
     for (uint32_t l = 0; l < p->layers.n_layer; l++) {
         keep[p->layers.layer[l].y] = true;
         if (p->layers.layer[l].x != MPQ_NO_VALUE)
@@ -435,7 +436,7 @@ enum mpq_status mpq_paper_fold_stage(struct mpq_ctx *ctx, struct mpq_pipeline *p
     MPQ_TRY(fold(ctx, p));
     MPQ_TRY(plan_activations(ctx, p));
     MPQ_TRY(fill_report(ctx, p));
-    MPQ_TRY(mpq_insert_fake_quant(ctx, p->arena, p->run_graph, &p->act, p->act_quant,
+    MPQ_TRY(mpq_insert_fake_quant(ctx, p->arena, p->rounded_run_graph, &p->act, p->act_quant,
                                   &p->fake_graph, node_of));
     for (uint32_t l = 0; l < n_layer; l++)
         p->layer_node[l] = node_of[p->layers.layer[l].node];

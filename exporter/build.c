@@ -254,8 +254,8 @@ static bool put_axis(struct mpq_build *build, Onnx__NodeProto *node, int axis)
     return *attr != NULL;
 }
 
-bool mpq_build_split(struct mpq_build *build, const char *in, const int64_t *length, size_t n,
-                     int axis, const char **out_piece)
+bool mpq_build_split_as(struct mpq_build *build, const char *in, const int64_t *length, size_t n,
+                        int axis, const char *const *piece)
 {
     const char *lengths = mpq_build_shared_ints(build, length, n);
     if (build->ctx->status != MPQ_OK)
@@ -265,13 +265,20 @@ bool mpq_build_split(struct mpq_build *build, const char *in, const int64_t *len
         return false;
     node->input[0] = mpq_write_text(in);
     node->input[1] = mpq_write_text(lengths);
+    for (size_t i = 0; i < n; i++)
+        node->output[i] = mpq_write_text(piece[i]);
+    return true;
+}
+
+bool mpq_build_split(struct mpq_build *build, const char *in, const int64_t *length, size_t n,
+                     int axis, const char **out_piece)
+{
     for (size_t i = 0; i < n; i++) {
         out_piece[i] = mpq_build_name(build);
         if (!out_piece[i])
             return false;
-        node->output[i] = mpq_write_text(out_piece[i]);
     }
-    return true;
+    return mpq_build_split_as(build, in, length, n, axis, out_piece);
 }
 
 static const char *add_constant(struct mpq_build *build, const struct mpq_tensor *tensor,

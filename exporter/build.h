@@ -67,6 +67,9 @@ const char *mpq_build_op(struct mpq_build *build, const struct mpq_build_op *op)
 /* Split into pieces of the given lengths; out_piece [n] gets their names. */
 bool mpq_build_split(struct mpq_build *build, const char *in, const int64_t *length, size_t n,
                      int axis, const char **out_piece);
+/* The same, under the names piece [n]. */
+bool mpq_build_split_as(struct mpq_build *build, const char *in, const int64_t *length, size_t n,
+                        int axis, const char *const *piece);
 
 /* An initializer of its own; tensor->data may be NULL where build->measured.
  * `name` NULL: a new one. Returns the name. */

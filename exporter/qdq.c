@@ -3,6 +3,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "exporter/constant.h"
 #include "exporter/saturate.h"
 
 #define NO_LAYER UINT32_MAX
@@ -343,36 +344,34 @@ enum mpq_status mpq_qdq_end(struct mpq_qdq *qdq)
     return MPQ_OK;
 }
 
-/* A constant of two values takes a bit an element, one that the file has in two bytes stays so
- * where that is exact; runtimes fold what makes floats of them. Small ones that nobody outside
- * knows by name are shared. Returns the name. */
-static const char *keep_constant(struct mpq_qdq *qdq, mpq_value_id v)
+/* All that some node still reads as it is. */
+static enum mpq_status write_constants(struct mpq_qdq *qdq)
 {
-    enum { WORTH_A_NODE = 64, SHARED_BYTES = 64 };
+    const struct mpq_graph *graph = qdq->plan->graph;
     struct mpq_build *build = &qdq->build;
-    const struct mpq_value *value = &qdq->plan->graph->value[v];
-    float pair[2];
-    if (qdq->plan->target->folds && mpq_storage_has_two_values(value->constant, pair))
-        return mpq_storage_two_values(&qdq->storage, value->constant, pair, qdq->made_as[v]);
-    if (qdq->made_as[v] != value->name && value->constant->dtype != MPQ_STRING &&
-        mpq_tensor_bytes(value->constant) <= SHARED_BYTES)
-        return mpq_build_shared(build, value->constant);
-    int64_t n = mpq_shape_count(&value->shape);
-    struct mpq_tensor narrow = {value->file_dtype, value->constant->shape, NULL};
-    bool is_exact = value->file_dtype != MPQ_UNDEFINED && value->file_dtype != MPQ_DOUBLE &&
-                    value->constant->dtype == MPQ_FLOAT && n >= WORTH_A_NODE;
-    if (is_exact &&
-        mpq_tensor_alloc(build->ctx, build->arena, narrow.dtype, &narrow.shape, &narrow) != MPQ_OK)
-        return NULL;
-    for (int64_t i = 0; i < n && is_exact; i++) {
-        mpq_tensor_set_double(&narrow, i, mpq_tensor_double(value->constant, i));
-        is_exact = mpq_tensor_double(&narrow, i) == mpq_tensor_double(value->constant, i);
+    size_t n = 0;
+    struct mpq_constant *list =
+        mpq_arena_alloc(build->ctx, build->arena, graph->n_value, sizeof *list);
+    if (!list)
+        return MPQ_E_NOMEM;
+    for (mpq_value_id v = 0; v < graph->n_value; v++)
+        if (qdq->is_float[v])
+            list[n++] = (struct mpq_constant){.tensor = graph->value[v].constant,
+                                              .file_dtype = graph->value[v].file_dtype,
+                                              .name = qdq->made_as[v],
+                                              .is_known = qdq->made_as[v] == graph->value[v].name};
+    MPQ_TRY(mpq_constants_write(build, qdq->plan->target->folds ? &qdq->storage : NULL, list, n));
+    n = 0;
+    for (mpq_value_id v = 0; v < graph->n_value; v++) {
+        if (!qdq->is_float[v])
+            continue;
+        const char *name = list[n++].name;
+        if (qdq->read_as[v] == qdq->made_as[v])
+            qdq->read_as[v] = name;
+        qdq->made_as[v] = name;
+        MPQ_TRY(mpq_qdq_after_value(qdq, v));
     }
-    if (!is_exact)
-        return mpq_build_keep(build, value->constant, qdq->made_as[v]);
-    const char *stored = mpq_build_constant(build, &narrow, NULL);
-    return MPQ_BUILD_OP(build, "Cast", {stored}, .out = qdq->made_as[v], .attr = "to",
-                        .attr_int = MPQ_FLOAT);
+    return MPQ_OK;
 }
 
 /* Gemm's integer kernel wants a zero point a channel, and so does that of MatMul where ONNX Runtime
@@ -399,18 +398,7 @@ enum mpq_status mpq_qdq_begin(struct mpq_qdq *qdq)
         MPQ_TRY(rename_output(qdq, graph->output[i]));
     for (uint32_t i = 0; i < graph->n_input; i++)
         MPQ_TRY(begin_input(qdq, graph->input[i]));
-    for (mpq_value_id v = 0; v < graph->n_value; v++) {
-        if (!qdq->is_float[v])
-            continue;
-        const char *name = keep_constant(qdq, v);
-        if (!name)
-            return qdq->build.ctx->status;
-        if (qdq->read_as[v] == qdq->made_as[v])
-            qdq->read_as[v] = name;
-        qdq->made_as[v] = name;
-        MPQ_TRY(mpq_qdq_after_value(qdq, v));
-    }
-    return MPQ_OK;
+    return write_constants(qdq);
 }
 
 /* ---- layers ---- */
