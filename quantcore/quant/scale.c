@@ -53,10 +53,12 @@ static void find_magnitudes(const struct mpq_layer *layer, const float *w, float
                 magnitude[c] = fmaxf(magnitude[c], fabsf(*w));
 }
 
-/* The finest steps with which bytes reach that far. */
-static int finest_steps(double octaves)
+/* The finest steps with which bytes reach that far. Where channels do not count they lie below any
+ * window, and their weights become the level nearest to 0, which need not be 0, times the least
+ * scale: that has to be far below all others. */
+static int finest_steps(double octaves, bool all_count)
 {
-    int steps = MOST_STEPS;
+    int steps = all_count ? MOST_STEPS : LEAST_STEPS;
     while (steps >= LEAST_STEPS && (octaves + SPARE) * steps > MPQ_SCALE_WINDOW)
         steps /= 2;
     return steps < LEAST_STEPS ? 0 : steps;
@@ -73,6 +75,7 @@ enum mpq_status mpq_scale_choose(struct mpq_ctx *ctx, struct mpq_arena *arena,
     }
     float *magnitude = mpq_arena_alloc(ctx, arena, (size_t)n_widest, sizeof *magnitude);
     float least = INFINITY, most = 0;
+    bool all_count = true;
     if (!magnitude)
         return MPQ_E_NOMEM;
     for (uint32_t l = 0; l < n_layer; l++) {
@@ -83,10 +86,12 @@ enum mpq_status mpq_scale_choose(struct mpq_ctx *ctx, struct mpq_arena *arena,
         for (int64_t c = 0; c < layer[l].n_channel; c++)
             if (magnitude[c] > 0 && magnitude[c] >= of_layer * COUNTS_FROM)
                 least = fminf(least, magnitude[c]);
+            else
+                all_count = false;
         most = fmaxf(most, of_layer);
     }
     int steps = n_channel >= BYTES_FROM && most > 0
-                    ? finest_steps(log2((double)most) - log2((double)least))
+                    ? finest_steps(log2((double)most) - log2((double)least), all_count)
                     : 0;
     for (uint32_t l = 0; l < n_layer; l++)
         layer[l].scale_steps = steps;
