@@ -239,7 +239,7 @@ static enum mpq_status consider(struct mpq_ctx *ctx, const struct planner *pl, u
     c.memory.cache_bytes = left(pl, held + run_fake) / 2;
     c.bytes[SEARCH] = held + run_fake + smaller(c.memory.cache_bytes, (size_t)256 << 20);
     held += 2 * pl->weights; /* the weights refined and their offsets */
-    uint32_t n_thread = (uint32_t)mpq_thread_count(), part = mpq_pipeline_refine_batch(batch);
+    uint32_t n_thread = (uint32_t)mpq_thread_count(), part = mpq_pipeline_thread_batch(batch);
     size_t run_part, fake_part;
     MPQ_TRY(mpq_network_measure(ctx, p->run_graph, part, &plain, &run_part, &again));
     MPQ_TRY(mpq_network_measure(ctx, pl->fake, part, &plain, &fake_part, &again));

@@ -9,6 +9,7 @@
 #include "cli/pick.h"
 #include "cli/unfold.h"
 #include "importer/import.h"
+#include "quantcore/base/thread.h"
 #include "quantcore/pass/pass.h"
 #include "quantcore/quant/scale.h"
 
@@ -62,6 +63,31 @@ enum mpq_status mpq_pipeline_passing(struct mpq_ctx *ctx, struct mpq_pipeline *p
         return MPQ_E_NOMEM;
     }
     *arena = made;
+    return MPQ_OK;
+}
+
+/* Networks that take batches of their own: nearly all of them must have one at any time. */
+static uint32_t count_evaluators(const struct mpq_pipeline *p)
+{
+    uint32_t n_thread = (uint32_t)mpq_thread_count(),
+             n_batch = mpq_evaluator_batches(&p->evaluator);
+    uint32_t n_turn = (n_batch + n_thread - 1) / n_thread;
+    return !p->options->max_memory && 5 * n_batch >= 4 * n_turn * n_thread ? n_thread : 1;
+}
+
+enum mpq_status mpq_pipeline_evaluator(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                       const struct mpq_pipeline *p, struct mpq_evaluator *out)
+{
+    uint32_t n = count_evaluators(p);
+    struct mpq_network *network = mpq_arena_alloc(ctx, arena, n, sizeof *network);
+    if (!network)
+        return MPQ_E_NOMEM;
+    for (uint32_t i = 0; i < n; i++)
+        MPQ_TRY(mpq_network_create(ctx, arena, p->fake_graph, p->batch,
+                                   &(struct mpq_exec_options){0}, &network[i]));
+    *out = p->evaluator;
+    out->network = network;
+    out->n_network = n;
     return MPQ_OK;
 }
 

@@ -150,8 +150,9 @@ enum mpq_status mpq_pipeline_round_constants(struct mpq_ctx *ctx,
 enum mpq_status mpq_pipeline_tune(struct mpq_ctx *ctx, struct mpq_pipeline *p) MPQ_CHECKED;
 enum mpq_status mpq_pipeline_search(struct mpq_ctx *ctx, struct mpq_pipeline *p) MPQ_CHECKED;
 
-/* Samples that each thread's networks run at once while a layer is rounded. */
-uint32_t mpq_pipeline_refine_batch(uint32_t batch);
+/* Samples that a thread's network runs at once where each thread has its own: together as many as
+ * one network of all threads would. */
+uint32_t mpq_pipeline_thread_batch(uint32_t batch);
 
 /* A copy of `family`, in p->arena, whose widths of the allocation are rounded once more for it,
  * layer after layer, aimed at what the float model answers: at the same channels where they were
@@ -261,6 +262,13 @@ bool mpq_pipeline_runs_plainly(const struct mpq_pipeline *p);
 
 /* Whether weights are rounded by second order. */
 bool mpq_pipeline_rounds(const struct mpq_pipeline *p);
+
+/* p's evaluator with networks of its own, in `arena`: they run from one end to the other, so that
+ * values share memory and stay in the cache. As many as threads where that keeps these busy and
+ * memory has no limit; else one. */
+enum mpq_status mpq_pipeline_evaluator(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                       const struct mpq_pipeline *p,
+                                       struct mpq_evaluator *out) MPQ_CHECKED;
 
 /* Make p->room, unless it is there. */
 enum mpq_status mpq_pipeline_room(struct mpq_ctx *ctx, struct mpq_pipeline *p) MPQ_CHECKED;

@@ -37,7 +37,7 @@ static uint32_t n_sample(const struct mpq_pipeline *p, double macs)
     return n < p->tune.n ? (uint32_t)n : p->tune.n;
 }
 
-uint32_t mpq_pipeline_refine_batch(uint32_t batch)
+uint32_t mpq_pipeline_thread_batch(uint32_t batch)
 {
     uint32_t n_thread = (uint32_t)mpq_thread_count();
     return (batch + n_thread - 1) / n_thread;
@@ -50,7 +50,7 @@ static enum mpq_status make_source(struct mpq_ctx *ctx, struct mpq_arena *scratc
                                    struct mpq_pipeline *p, const struct mpq_samples *samples,
                                    uint32_t n, struct mpq_moment_source *out)
 {
-    uint32_t batch = mpq_pipeline_refine_batch(p->batch), n_network = mpq_crew_size(batch, n);
+    uint32_t batch = mpq_pipeline_thread_batch(p->batch), n_network = mpq_crew_size(batch, n);
     const struct mpq_exec_options plain = {0};
     const struct mpq_graph *graph = p->equalize.n_edge ? p->equal_run_graph : p->run_graph;
     struct mpq_network *fake = mpq_arena_alloc(ctx, scratch, n_network, sizeof *fake);
@@ -167,6 +167,22 @@ static bool has_narrow_layer(const struct mpq_pipeline *p, const uint8_t *bits)
     return false;
 }
 
+static enum mpq_status evaluate(struct mpq_ctx *ctx, const struct mpq_pipeline *p,
+                                const struct mpq_supernet *net, const uint8_t *bits,
+                                double *out_sample_loss)
+{
+    struct mpq_evaluator evaluator;
+    struct mpq_arena *scratch = mpq_arena_create(ctx);
+    enum mpq_status status =
+        scratch ? mpq_pipeline_evaluator(ctx, scratch, p, &evaluator) : MPQ_E_NOMEM;
+    if (status == MPQ_OK) {
+        evaluator.net = net;
+        status = mpq_evaluate_samples(ctx, &evaluator, bits, out_sample_loss);
+    }
+    mpq_arena_free(scratch);
+    return status;
+}
+
 /* Refine the family for an allocation, and make both the result where it is better than what there
  * is: than what was found and is not refined, by more than the standard error of the difference. */
 static enum mpq_status try_refined(struct mpq_ctx *ctx, struct mpq_pipeline *p,
@@ -180,9 +196,7 @@ static enum mpq_status try_refined(struct mpq_ctx *ctx, struct mpq_pipeline *p,
         return MPQ_E_NOMEM;
     mpq_pipeline_set_activations(p, bits);
     MPQ_TRY(mpq_pipeline_round(ctx, p, family, bits, &refined));
-    struct mpq_evaluator evaluator = p->evaluator;
-    evaluator.net = &refined;
-    MPQ_TRY(mpq_evaluate_samples(ctx, &evaluator, bits, loss));
+    MPQ_TRY(evaluate(ctx, p, &refined, bits, loss));
     double gain = mpq_search_mean(found->sample_loss, loss, p->decide.n, &error);
     mpq_log(ctx, MPQ_LOG_INFO, "rounding for an allocation of %llu bytes: loss %.5f to %.5f",
             (unsigned long long)cost[0], found->loss, found->loss - gain);

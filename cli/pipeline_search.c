@@ -358,18 +358,16 @@ static enum mpq_status search_within(struct mpq_ctx *ctx, struct mpq_pipeline *p
                                     : mpq_search(ctx, p->arena, &p->problem, &p->found);
 }
 
-/* The search with an evaluator of its own, in `kept`: its network runs from one end to the other,
- * so values share memory and stay in the cache, and evaluations share their first layers. */
+/* The search with an evaluator of its own, in `kept`, whose evaluations share their first layers.
+ */
 static enum mpq_status search_kept(struct mpq_ctx *ctx, struct mpq_pipeline *p,
                                    struct mpq_arena *kept)
 {
     const size_t max_bytes = mpq_memory_cache(p, (size_t)256 << 20);
-    struct mpq_evaluator saved = p->evaluator;
-    struct mpq_network network;
-    MPQ_TRY(mpq_network_create(ctx, kept, p->fake_graph, p->batch, &(struct mpq_exec_options){0},
-                               &network));
+    struct mpq_evaluator saved = p->evaluator, own;
+    MPQ_TRY(mpq_pipeline_evaluator(ctx, kept, p, &own));
     MPQ_TRY(mpq_pipeline_room(ctx, p));
-    p->evaluator.network = &network;
+    p->evaluator = own;
     enum mpq_status status = mpq_evaluator_keep_prefixes(ctx, kept, p->room, &p->evaluator,
                                                          p->act_quant, p->n_act, max_bytes);
     if (status == MPQ_OK)

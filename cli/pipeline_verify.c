@@ -136,10 +136,33 @@ static enum mpq_status run_beside(struct mpq_ctx *ctx, struct mpq_runner *runner
 
 /* ---- the file ---- */
 
-/* The file, in float arithmetic or on integers as ONNX Runtime runs it; n_sample run at once. */
+/* How the file runs: how many samples at once, and in batches of how many. */
+struct pace {
+    uint32_t n_sample, batch;
+};
+
+static bool are_known(const struct mpq_answers *answers, uint32_t n)
+{
+    return !n || (answers && answers->n_sample >= n);
+}
+
+/* Of n samples, n_beside of which are compared with `answers` and those that report with the float
+ * model's: each thread runs batches of its own, but where a network has to run beside the file, all
+ * threads share the loops of both. */
+static struct pace pace_of(const struct mpq_pipeline *p, const struct mpq_answers *answers,
+                           uint32_t n_beside, uint32_t n)
+{
+    bool is_known = are_known(answers, n_beside) && are_known(p->answers, p->report.n);
+    if (!is_known || p->options->max_memory)
+        return (struct pace){1, p->batch};
+    bool is_frugal = mpq_pipeline_runs_plainly(p); /* its batches are a thread's already */
+    return (struct pace){n, is_frugal ? p->batch : mpq_pipeline_thread_batch(p->batch)};
+}
+
+/* The file, in float arithmetic or on integers as ONNX Runtime runs it. */
 static enum mpq_status read_written(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                     struct mpq_pipeline *p, const char *path, bool on_integers,
-                                    uint32_t n_sample, struct mpq_runner *out)
+                                    struct pace pace, struct mpq_runner *out)
 {
     struct mpq_graph *graph;
     size_t file_bytes;
@@ -155,14 +178,7 @@ static enum mpq_status read_written(struct mpq_ctx *ctx, struct mpq_arena *arena
         bool changed;
         MPQ_TRY(mpq_rebatch(ctx, arena, graph, &graph, &changed));
     }
-    return mpq_runner_create_many(ctx, arena, graph, p->batch, n_sample, out);
-}
-
-/* How many samples may run at once: where a network has to run beside the file, all threads share
- * the loops of both. */
-static uint32_t at_once(const struct mpq_pipeline *p, const struct mpq_answers *answers, uint32_t n)
-{
-    return answers && (p->answers || !p->report.n) ? mpq_pipeline_at_once(p, n) : 1;
+    return mpq_runner_create_many(ctx, arena, graph, pace.batch, pace.n_sample, out);
 }
 
 /* No output may be farther off than least_db. */
@@ -257,16 +273,15 @@ static enum mpq_status compare_forms(struct mpq_ctx *ctx, struct mpq_arena *scra
     const double least_db = 25, least_integer_db = 10;
     struct mpq_runner written;
     struct sides sides = {.n_side = 1}, measured = {.n_side = 1};
-    MPQ_TRY(make_side(ctx, p, &p->fake_network, &p->decide, n < IN_FLOAT ? n : IN_FLOAT, answers,
-                      &sides.side[0]));
-    MPQ_TRY(read_written(ctx, scratch, p, path, false, at_once(p, answers, sides.side[0].n_wanted),
-                         &written));
+    uint32_t n_float = n < IN_FLOAT ? n : IN_FLOAT;
+    MPQ_TRY(make_side(ctx, p, &p->fake_network, &p->decide, n_float, answers, &sides.side[0]));
+    MPQ_TRY(read_written(ctx, scratch, p, path, false, pace_of(p, answers, n, n_float), &written));
     MPQ_TRY(run_beside(ctx, &written, &p->decide, "verify", &sides));
     MPQ_TRY(judge_written(ctx, p, path, &sides.side[0], least_db));
     report->verify_float_db = least_sqnr_db(p, &sides.side[0]);
     mpq_arena_reset(scratch); /* one form at a time */
     MPQ_TRY(read_written(ctx, scratch, p, path, true,
-                         at_once(p, answers, p->report.n > n ? p->report.n : n), &written));
+                         pace_of(p, answers, n, p->report.n > n ? p->report.n : n), &written));
     MPQ_TRY(make_side(ctx, p, &p->fake_network, &p->decide, n, answers, &sides.side[0]));
     struct side_by_side *reported = &sides.side[1];
     if (p->decides_on_report)

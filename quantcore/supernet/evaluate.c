@@ -3,6 +3,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "quantcore/ops/kernel/gemm.h"
+
 uint32_t mpq_evaluator_batches(const struct mpq_evaluator *e)
 {
     return (e->targets->n_sample + e->network->batch - 1) / e->network->batch;
@@ -20,7 +22,8 @@ enum mpq_status mpq_evaluator_create(struct mpq_ctx *ctx, struct mpq_arena *aren
                                      const struct mpq_targets *targets,
                                      const mpq_node_id *layer_node, struct mpq_evaluator *out)
 {
-    struct mpq_evaluator e = {net, network, targets, layer_node, NULL, NULL};
+    struct mpq_evaluator e = {
+        .net = net, .network = network, .targets = targets, .layer_node = layer_node};
     uint32_t n_input = network->graph->n_input;
     e.input =
         mpq_arena_alloc(ctx, arena, (size_t)mpq_evaluator_batches(&e) * n_input, sizeof *e.input);
@@ -78,12 +81,17 @@ enum mpq_status mpq_evaluator_keep_prefixes(struct mpq_ctx *ctx, struct mpq_aren
     return MPQ_OK;
 }
 
+static void load(const struct mpq_evaluator *e, struct mpq_network *network, uint32_t batch)
+{
+    uint32_t n_input = network->graph->n_input;
+    for (uint32_t i = 0; i < n_input; i++)
+        memcpy(network->input[i]->data, e->input[batch * n_input + i],
+               mpq_tensor_bytes(network->input[i]));
+}
+
 void mpq_evaluator_load(struct mpq_evaluator *e, uint32_t batch)
 {
-    uint32_t n_input = e->network->graph->n_input;
-    for (uint32_t i = 0; i < n_input; i++)
-        memcpy(e->network->input[i]->data, e->input[batch * n_input + i],
-               mpq_tensor_bytes(e->network->input[i]));
+    load(e, e->network, batch);
 }
 
 double mpq_evaluator_run(struct mpq_evaluator *e, uint32_t batch, mpq_node_id first)
@@ -98,22 +106,50 @@ double mpq_evaluator_run(struct mpq_evaluator *e, uint32_t batch, mpq_node_id fi
     return sum;
 }
 
+/* An allocation on its way through all batches: batch b is run by network b % n_network. */
+struct evaluation {
+    struct mpq_ctx *ctx;
+    const struct mpq_evaluator *evaluator;
+    const struct mpq_prefixes *prefixes;
+    uint32_t n_network;
+    double *loss; /* [n_sample] */
+};
+
+static bool is_cancelled(const struct mpq_ctx *ctx)
+{
+    return ctx->cancel && *ctx->cancel;
+}
+
+static void run_networks(void *arg, int64_t first, int64_t last, int thread)
+{
+    const struct evaluation *run = arg;
+    const struct mpq_evaluator *e = run->evaluator;
+    (void)thread;
+    for (uint32_t b = 0; b < mpq_evaluator_batches(e) && !is_cancelled(run->ctx); b++) {
+        uint32_t i = b % run->n_network, begin = b * e->network->batch;
+        struct mpq_network *network = &e->network[i];
+        if (i < first || i >= last)
+            continue;
+        if (mpq_prefixes_begins_anew(run->prefixes))
+            load(e, network, b);
+        mpq_prefixes_forward(run->prefixes, network, b);
+        mpq_network_expected_loss(network, e->targets, begin, mpq_evaluator_batch_size(e, b),
+                                  run->loss + begin);
+    }
+}
+
 enum mpq_status mpq_evaluate_samples(struct mpq_ctx *ctx, struct mpq_evaluator *e,
                                      const uint8_t *bits, double *out_sample_loss)
 {
     struct mpq_prefixes none = {0}, *prefixes = e->prefixes ? e->prefixes : &none;
-    mpq_supernet_apply(e->net, e->network->exec, bits);
+    struct evaluation run = {ctx, e, prefixes, e->n_network > 1 ? e->n_network : 1,
+                             out_sample_loss};
+    for (uint32_t i = 0; i < run.n_network; i++)
+        mpq_supernet_apply(e->net, e->network[i].exec, bits);
     mpq_prefixes_begin(prefixes, bits);
-    for (uint32_t b = 0; b < mpq_evaluator_batches(e); b++) {
-        if (ctx->cancel && *ctx->cancel)
-            return mpq_fail(ctx, MPQ_E_CANCELLED, "interrupted during evaluation");
-        if (mpq_prefixes_begins_anew(prefixes))
-            mpq_evaluator_load(e, b);
-        mpq_prefixes_forward(prefixes, e->network, b);
-        mpq_network_expected_loss(e->network, e->targets, b * e->network->batch,
-                                  mpq_evaluator_batch_size(e, b),
-                                  out_sample_loss + b * e->network->batch);
-    }
+    mpq_gemm_parallel_for(run.n_network, 1, run_networks, &run);
+    if (is_cancelled(ctx))
+        return mpq_fail(ctx, MPQ_E_CANCELLED, "interrupted during evaluation");
     if (e->prefixes)
         mpq_prefixes_end(prefixes, bits);
     return MPQ_OK;
@@ -125,7 +161,7 @@ enum mpq_status mpq_evaluate(struct mpq_ctx *ctx, struct mpq_evaluator *e, const
     double loss = 0;
     mpq_supernet_apply(e->net, e->network->exec, bits);
     for (uint32_t b = 0; b < mpq_evaluator_batches(e); b++) {
-        if (ctx->cancel && *ctx->cancel)
+        if (is_cancelled(ctx))
             return mpq_fail(ctx, MPQ_E_CANCELLED, "interrupted during evaluation");
         mpq_evaluator_load(e, b);
         loss += mpq_evaluator_run(e, b, 0);

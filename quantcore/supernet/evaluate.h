@@ -7,11 +7,13 @@
 
 struct mpq_evaluator {
     const struct mpq_supernet *net;
-    struct mpq_network *network;       /* the fake-quantized graph, created with keep_all     */
+    struct mpq_network *network;       /* [n_network] the fake-quantized graph, created with
+                                          keep_all unless mpq_evaluate_samples() is all       */
     const struct mpq_targets *targets; /* on the samples that decide                          */
     const mpq_node_id *layer_node;     /* [n_layer] each layer's node in network->graph       */
     void **input;                      /* [n_batch * n_input] the samples, read once          */
     struct mpq_prefixes *prefixes;     /* of mpq_evaluate_samples(); NULL: none are kept      */
+    uint32_t n_network; /* of which mpq_evaluate_samples() runs batches at once; 0: one       */
 };
 
 enum mpq_status mpq_evaluator_create(struct mpq_ctx *ctx, struct mpq_arena *arena,

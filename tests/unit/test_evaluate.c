@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "quantcore/base/rng.h"
+#include "quantcore/base/thread.h"
 #include "quantcore/pass/pass.h"
 #include "quantcore/supernet/round.h"
 #include "quantcore/supernet/sensitivity.h"
@@ -117,38 +118,55 @@ static void a_loss_takes_what_its_products_do(void **state)
 
 /* ---- prefixes ---- */
 
+enum { MOST_NETWORKS = 3 };
+
 /* The same losses to the last bit, whatever came before and whatever memory there is. */
-static void prefixes_change_no_loss(void **state)
+static void check_prefixes(struct net *net, const struct family *f, struct mpq_network *network,
+                           uint32_t n_network, struct mpq_room *room, size_t max_bytes)
 {
     static const uint8_t bits[][N_LAYER] = {{8, 8, 8, 8}, {4, 4, 4, 4}, {4, 4, 4, 8}, {4, 4, 2, 5},
                                             {4, 3, 4, 4}, {4, 4, 4, 3}, {2, 4, 4, 4}, {2, 4, 4, 8},
                                             {2, 4, 8, 8}, {2, 4, 8, 8}, {4, 4, 4, 4}, {3, 4, 4, 4}};
+    struct mpq_evaluator plain = f->evaluator, keeping = plain;
+    size_t taken = 0;
+    uint32_t n_used = 0;
+    keeping.network = network;
+    keeping.n_network = n_network;
+    CHECK_OK(&net->ctx, mpq_evaluator_keep_prefixes(&net->ctx, net->arena, room, &keeping, NULL, 0,
+                                                    max_bytes));
+    for (uint32_t i = 0; i < keeping.prefixes->n_prefix; i++)
+        taken += 3 * keeping.prefixes->prefix[i].n_byte;
+    assert_true(taken <= max_bytes);
+    assert_int_equal(keeping.prefixes->n_prefix > 0, max_bytes > 1000);
+    for (size_t i = 0; i < MPQ_COUNT(bits); i++) {
+        double loss[N_SAMPLE], again[N_SAMPLE];
+        CHECK_OK(&net->ctx, mpq_evaluate_samples(&net->ctx, &plain, bits[i], loss));
+        CHECK_OK(&net->ctx, mpq_evaluate_samples(&net->ctx, &keeping, bits[i], again));
+        assert_memory_equal(loss, again, sizeof loss);
+        n_used += !mpq_prefixes_begins_anew(keeping.prefixes);
+    }
+    if (max_bytes > 20000) {
+        assert_int_equal(keeping.prefixes->n_prefix, N_LAYER - 1);
+        assert_int_equal(n_used, 5); /* nothing shares anything with what came up just once */
+    }
+}
+
+static void prefixes_and_networks_change_no_loss(void **state)
+{
     struct net *net = *state;
     struct family *f = make_family(net);
+    struct mpq_network network[MOST_NETWORKS];
     struct mpq_room *room;
+    mpq_thread_set_count(MOST_NETWORKS);
     CHECK_OK(&net->ctx, mpq_room_create(&net->ctx, net->arena, &room));
-    for (size_t max_bytes = 0; max_bytes < 100000; max_bytes = 2 * max_bytes + 1000) {
-        struct mpq_evaluator keeping = f->evaluator;
-        size_t taken = 0;
-        uint32_t n_used = 0;
-        CHECK_OK(&net->ctx, mpq_evaluator_keep_prefixes(&net->ctx, net->arena, room, &keeping, NULL,
-                                                        0, max_bytes));
-        for (uint32_t i = 0; i < keeping.prefixes->n_prefix; i++)
-            taken += 3 * keeping.prefixes->prefix[i].n_byte;
-        assert_true(taken <= max_bytes);
-        assert_int_equal(keeping.prefixes->n_prefix > 0, max_bytes > 1000);
-        for (size_t i = 0; i < MPQ_COUNT(bits); i++) {
-            double loss[N_SAMPLE], again[N_SAMPLE];
-            CHECK_OK(&net->ctx, mpq_evaluate_samples(&net->ctx, &f->evaluator, bits[i], loss));
-            CHECK_OK(&net->ctx, mpq_evaluate_samples(&net->ctx, &keeping, bits[i], again));
-            assert_memory_equal(loss, again, sizeof loss);
-            n_used += !mpq_prefixes_begins_anew(keeping.prefixes);
-        }
-        if (max_bytes > 20000) {
-            assert_int_equal(keeping.prefixes->n_prefix, N_LAYER - 1);
-            assert_int_equal(n_used, 5); /* nothing shares anything with what came up just once */
-        }
-    }
+    for (int i = 0; i < MOST_NETWORKS; i++)
+        CHECK_OK(&net->ctx,
+                 mpq_network_create(&net->ctx, net->arena, net->graph, BATCH,
+                                    &(struct mpq_exec_options){.keep_all = true}, &network[i]));
+    for (uint32_t n = 0; n <= MOST_NETWORKS; n++)
+        for (size_t max_bytes = 0; max_bytes < 100000; max_bytes = 2 * max_bytes + 1000)
+            check_prefixes(net, f, network, n, room, max_bytes);
+    mpq_thread_set_count(1);
 }
 
 /* ---- sensitivities ---- */
@@ -384,7 +402,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(a_loss_takes_what_its_products_do, net_setup, net_teardown),
-        cmocka_unit_test_setup_teardown(prefixes_change_no_loss, net_setup, net_teardown),
+        cmocka_unit_test_setup_teardown(prefixes_and_networks_change_no_loss, net_setup,
+                                        net_teardown),
         cmocka_unit_test(the_ends_and_the_middle_are_measured),
         cmocka_unit_test(losses_between_the_measured_follow_the_error),
         cmocka_unit_test_setup_teardown(sensitivities_are_losses_of_allocations, net_setup,
