@@ -18,9 +18,7 @@ import tempfile
 import time
 
 SHARED = pathlib.Path(__file__).resolve().parents[3] / "shared"
-# Half of this file's nodes is names: it does not get to 20 % with them.
-VIT = ["--names", "none", "--preprocess", "unit", "--mean", "0.4914,0.4822,0.4465", "--std",
-       "0.2023,0.1994,0.2010"]
+VIT = ["--preprocess", "unit", "--mean", "0.4914,0.4822,0.4465", "--std", "0.2023,0.1994,0.2010"]
 
 # model: data folder, calibration, evaluation, options, sizes
 CASES = {
