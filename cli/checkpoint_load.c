@@ -420,6 +420,10 @@ enum mpq_status mpq_checkpoint_options(struct mpq_ctx *ctx, struct mpq_arena *ar
     struct reader r = {ctx, arena, path, NULL};
     struct mpq_tensor text;
     MPQ_TRY(mpq_npz_open(ctx, arena, path, &r.npz));
+    if (!mpq_npz_has(r.npz, "options"))
+        return mpq_fail(ctx, MPQ_E_FORMAT,
+                        "%s: is no checkpoint, or one of --recipe paper, which convert resumes",
+                        path);
     MPQ_TRY(read_array(&r, "options", MPQ_UINT8, -MANY, &text));
     *out_text = mpq_arena_printf(ctx, arena, "%.*s", (int)mpq_shape_count(&text.shape),
                                  (const char *)text.data);

@@ -184,8 +184,8 @@ static void print_layers(const struct model_facts *facts)
     int width = name_width(layers);
     for (uint32_t l = 0; l < layers->n_layer; l++)
         total += (uint64_t)layers->layer[l].n_param;
-    printf("\n%" PRIu32 " layers can be quantized, %" PRIu64 " parameters\n", layers->n_layer,
-           total);
+    printf("\n%" PRIu32 " layer%s can be quantized, %" PRIu64 " parameters\n", layers->n_layer,
+           layers->n_layer == 1 ? "" : "s", total);
     if (!layers->n_layer)
         return;
     printf("%4s  %-*s  %-8s  %-18s  %10s  %6s  %12s\n", "", width, "name", "op", "weight", "params",
@@ -212,7 +212,8 @@ static void print_rejected(const struct model_facts *facts)
 {
     const struct mpq_layer_table *layers = &facts->layers;
     if (layers->n_rejected)
-        printf("\n%" PRIu32 " nodes with parameters stay float\n", layers->n_rejected);
+        printf("\n%" PRIu32 " node%s with parameters stay%s float\n", layers->n_rejected,
+               layers->n_rejected == 1 ? "" : "s", layers->n_rejected == 1 ? "s" : "");
     for (uint32_t i = 0; i < layers->n_rejected; i++) {
         const struct mpq_node *node = &facts->graph->node[layers->rejected[i].node];
         printf("  %s (%s): %s\n", node_name(facts->graph, node), node->op_type,
@@ -236,16 +237,19 @@ static enum mpq_status print_carried(struct mpq_ctx *ctx, struct mpq_arena *aren
 static void print_weights(const struct mpq_graph *graph)
 {
     enum { MIN_ELEMENTS = 64 }; /* as for the layer table's rejected nodes */
-    printf("\nweights\n");
+    bool any = false;
     for (mpq_node_id i = 0; i < graph->n_node; i++) {
         const struct mpq_node *node = &graph->node[i];
         for (uint32_t k = 0; k < node->n_in; k++) {
             const struct mpq_tensor *weight =
                 node->in[k] == MPQ_NO_VALUE ? NULL : graph->value[node->in[k]].constant;
             if (weight && !mpq_dtype_is_integer(weight->dtype) &&
-                mpq_shape_count(&weight->shape) >= MIN_ELEMENTS)
-                printf("  %s (%s): %s %s\n", node_name(graph, node), node->op_type,
-                       mpq_dtype_name(weight->dtype), MPQ_SHAPE_TEXT(&weight->shape));
+                mpq_shape_count(&weight->shape) >= MIN_ELEMENTS) {
+                printf("%s  %s (%s): %s %s\n", any ? "" : "\nweights\n", node_name(graph, node),
+                       node->op_type, mpq_dtype_name(weight->dtype),
+                       MPQ_SHAPE_TEXT(&weight->shape));
+                any = true;
+            }
         }
     }
 }

@@ -132,8 +132,9 @@ enum mpq_status mpq_pipeline_search_drop(struct mpq_ctx *ctx, struct mpq_pipelin
     best = p->found;
     high = best.cost[0];
     MPQ_TRY(least_size(ctx, p, &low));
-    while ((double)high > SIZE_STEP * (double)low) {
+    while ((double)high > SIZE_STEP * (double)low && high > low + 1) {
         uint64_t middle = (uint64_t)sqrt((double)low * (double)high);
+        middle += middle == low; /* of files of a few hundred bytes */
         MPQ_TRY(try_size(ctx, &judge, middle, few, &drop, &is_within));
         if (is_within) {
             best = p->found;

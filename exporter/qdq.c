@@ -489,6 +489,28 @@ static void write_own_input(struct mpq_qdq *qdq, mpq_node_id node)
                                          &qdq->plan->act_quant[act->own_group[node]], NULL);
 }
 
+/* L12 of README.md: whether ONNX Runtime would quantize a weight that is to be float, because a
+ * DequantizeLinear makes what the node reads beside it. */
+static bool has_weight_at_risk(const struct mpq_qdq *qdq, mpq_node_id n)
+{
+    const struct mpq_node *node = &qdq->plan->graph->node[n];
+    bool is_product = mpq_node_is(node, "Conv") || mpq_node_is(node, "ConvTranspose") ||
+                      mpq_node_is(node, "Gemm");
+    if (!is_product || !(qdq->plan->target->readers & MPQ_FOR_ONNXRUNTIME) ||
+        node->in[1] == MPQ_NO_VALUE || !qdq->plan->graph->value[node->in[1]].constant ||
+        (group_of(qdq, node->in[0]) == MPQ_NO_GROUP && !qdq->own_input))
+        return false;
+    uint32_t l = qdq->layer_of[node->in[1]];
+    return l == NO_LAYER || !is_replaced(qdq, n, 1) || !(input_scale(qdq, l) > 0.0f);
+}
+
+/* A Sum of one is the same value, made by no DequantizeLinear, and a copy at most. */
+static void shield_weight(struct mpq_qdq *qdq, mpq_node_id node)
+{
+    if (has_weight_at_risk(qdq, node))
+        qdq->own_input = MPQ_BUILD_OP(&qdq->build, "Sum", {mpq_qdq_input(qdq, node, 0)});
+}
+
 const char *mpq_qdq_added_bias(struct mpq_qdq *qdq, mpq_node_id node)
 {
     const struct mpq_graph *graph = qdq->plan->graph;
@@ -511,6 +533,7 @@ enum mpq_status mpq_qdq_before_node(struct mpq_qdq *qdq, mpq_node_id node)
 {
     const struct mpq_layer_table *layers = qdq->plan->layers;
     write_own_input(qdq, node);
+    shield_weight(qdq, node);
     for (; qdq->n_done < layers->n_layer && layers->layer[qdq->n_done].node == node;
          qdq->n_done++) {
         uint32_t l = qdq->n_done;

@@ -231,7 +231,8 @@ static enum mpq_status check(struct mpq_searcher *s)
         for (uint32_t b = MPQ_MIN_BITS; b <= MPQ_MAX_BITS; b++)
             has_width |= mpq_searcher_allows(s, u, b);
         if (!has_width)
-            return mpq_fail(s->ctx, MPQ_E_NUMERIC, "%s %u has no width to choose from",
+            return mpq_fail(s->ctx, MPQ_E_NUMERIC,
+                            "%s %u has no width to choose from: its loss is a number at none",
                             is_group ? "group of activations" : "layer",
                             is_group ? u - s->problem->n_layer : u);
     }

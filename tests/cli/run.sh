@@ -349,7 +349,7 @@ refuse 2 '--max-drop finds the size' search t.npz --size 10% --max-drop 3
 refuse 2 'is not a list of sizes' search t.npz --size 10%,
 refuse 2 'from 2 to 64' search t.npz --pareto 1
 refuse 4 'the smallest needs' search t.npz --size 90%,2% -o out/n.onnx
-refuse 1 'good.npz: is no checkpoint' search good.npz --size 90% -o out/n.onnx
+refuse 1 'good.npz: is no checkpoint, or one of --recipe paper' search good.npz --size 90% -o out/n.onnx
 refuse 1 'moved.onnx' search t.npz --model moved.onnx --size 90% -o out/n.onnx
 refuse 1 'no activations of 6 bits' search t.npz --act-bits 6,8 --size 90% -o out/n.onnx
 refuse 1 'no array' search t.npz --bits 3,8 --size 90% -o out/n.onnx

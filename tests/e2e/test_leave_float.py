@@ -76,6 +76,14 @@ class LeaveFloat(unittest.TestCase):
         ops = optimized_ops(path)
         self.assertEqual((ops["QLinearConv"], ops["Conv"] + ops["FusedConv"]), (8, 2))
 
+    def test_excluded_layers_are_float_in_onnx_runtime(self):
+        """It would quantize their weights itself, one scale a tensor, where a DequantizeLinear feeds them."""
+        for target in "ort", "int8":
+            path, _ = self.quantize(f"excluded_{target}", "--exclude", "/layer2/conv1/Conv", "--target", target,
+                                    "--float-macs", "0%", model=MODELS / "digits_cnn.onnx")
+            ops = optimized_ops(path)
+            self.assertEqual((ops["QLinearConv"], ops["Conv"] + ops["FusedConv"]), (9, 1))
+
     def test_not_where_that_is_too_much(self):
         for options in (("--float-macs", "2%"), ("--bitops", "W8A8"), ("--target", "qnn")):
             with self.subTest(options=options):
