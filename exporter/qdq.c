@@ -489,6 +489,19 @@ static void write_own_input(struct mpq_qdq *qdq, mpq_node_id node)
                                          &qdq->plan->act_quant[act->own_group[node]], NULL);
 }
 
+/* Whether what the node makes is quantized, by itself or behind a Relu or Clip. */
+static bool makes_quantized(const struct mpq_qdq *qdq, const struct mpq_node *node)
+{
+    const struct mpq_graph *graph = qdq->plan->graph;
+    bool is_quantized = group_of(qdq, node->out[0]) != MPQ_NO_GROUP;
+    for (mpq_node_id n = 0; n < graph->n_node && !is_quantized; n++) {
+        const struct mpq_node *next = &graph->node[n];
+        is_quantized = (mpq_node_is(next, "Relu") || mpq_node_is(next, "Clip")) &&
+                       next->in[0] == node->out[0] && group_of(qdq, next->out[0]) != MPQ_NO_GROUP;
+    }
+    return is_quantized;
+}
+
 /* L12 of README.md: whether ONNX Runtime would quantize a weight that is to be float, because a
  * DequantizeLinear makes what the node reads beside it. */
 static bool has_weight_at_risk(const struct mpq_qdq *qdq, mpq_node_id n)
@@ -501,7 +514,8 @@ static bool has_weight_at_risk(const struct mpq_qdq *qdq, mpq_node_id n)
         (group_of(qdq, node->in[0]) == MPQ_NO_GROUP && !qdq->own_input))
         return false;
     uint32_t l = qdq->layer_of[node->in[1]];
-    return l == NO_LAYER || !is_replaced(qdq, n, 1) || !(input_scale(qdq, l) > 0.0f);
+    bool is_float = l == NO_LAYER || !is_replaced(qdq, n, 1) || !(input_scale(qdq, l) > 0.0f);
+    return is_float && makes_quantized(qdq, node);
 }
 
 /* A Sum of one is the same value, made by no DequantizeLinear, and a copy at most. */
