@@ -167,8 +167,8 @@ enum mpq_status mpq_pipeline_refined_share(struct mpq_ctx *ctx, struct mpq_pipel
 
 /* Round for the allocation found, for the best by the estimate, and for the best by what refining
  * leaves of that, should they differ: the search compares what is not refined yet. A resumed run,
- * which is to take seconds, does so for the last, and for the first only where that does not help
- * and the loss is more than next to nothing.
+ * which is to take seconds, does so for the first alone, also for the last where that is cheap, and
+ * for the last alone where the first loses next to nothing.
  * The best on the decide part is kept, p->net and the allocation, where it is better than what was
  * found by more than the standard error. */
 enum mpq_status mpq_pipeline_refine(struct mpq_ctx *ctx, struct mpq_pipeline *p) MPQ_CHECKED;

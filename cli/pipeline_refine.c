@@ -10,6 +10,9 @@
 
 enum { LEAST_SAMPLES = 32, MOST_SAMPLES = 512 };
 
+/* Multiplications of a pass over the samples that refine an allocation. */
+static const double ROUND_MACS = 5e10;
+
 /* Positions of a convolution that count where only shares are measured. */
 enum { SHARE_POSITIONS = 8192 };
 
@@ -83,7 +86,8 @@ enum mpq_status mpq_pipeline_round(struct mpq_ctx *ctx, struct mpq_pipeline *p,
     MPQ_TRY(mpq_supernet_copy(ctx, p->arena, family, net));
     struct mpq_arena *scratch = mpq_arena_create(ctx);
     enum mpq_status status =
-        scratch ? make_source(ctx, scratch, p, &samples, n_sample(p, 5e10), &source) : MPQ_E_NOMEM;
+        scratch ? make_source(ctx, scratch, p, &samples, n_sample(p, ROUND_MACS), &source)
+                : MPQ_E_NOMEM;
     if (status == MPQ_OK)
         status = mpq_round_allocation(ctx, p->arena, net, &source, bits, 0, p->layers.n_layer);
     mpq_arena_free(scratch);
@@ -135,10 +139,9 @@ struct rivals {
     int n;
 };
 
-/* The best by what refining leaves of the estimate, and what part of that which is left of the
- * found one's it promises to take off. */
+/* The best by what refining leaves of the estimate. */
 static enum mpq_status find_rival(struct mpq_ctx *ctx, struct mpq_pipeline *p,
-                                  struct mpq_search_result *out, double *out_promise)
+                                  struct mpq_search_result *out)
 {
     struct mpq_search_problem problem = p->problem;
     size_t n_entry = ((size_t)p->layers.n_layer + p->n_act) * MPQ_N_BITS;
@@ -151,10 +154,7 @@ static enum mpq_status find_rival(struct mpq_ctx *ctx, struct mpq_pipeline *p,
         loss[i] *= p->refined_share[i / MPQ_N_BITS];
     problem.sensitivity = loss;
     problem.score = NULL;
-    MPQ_TRY(mpq_search(ctx, p->arena, &problem, out));
-    *out_promise =
-        1 - mpq_search_estimate(&problem, out->bits) / mpq_search_estimate(&problem, p->found.bits);
-    return MPQ_OK;
+    return mpq_search(ctx, p->arena, &problem, out);
 }
 
 /* ---- refining ---- */
@@ -228,29 +228,27 @@ static void offer(const struct mpq_pipeline *p, uint8_t *bits, const uint64_t *c
     memcpy(r->rival[r->n++].cost, cost, sizeof r->rival->cost);
 }
 
-/* A resumed run refines the second only where the first is not better for it: the one that was
- * evaluated comes first unless shares, which are known to a few percent, promise more. */
+/* Whether refining takes next to nothing, as of a keyword spotter. */
+static bool is_refining_cheap(const struct mpq_pipeline *p)
+{
+    return 2.0 * n_sample(p, ROUND_MACS) * (double)mpq_pipeline_macs(p) < 1e10;
+}
+
+/* A resumed run, which is to take seconds, refines what was evaluated: refined, it is the better of
+ * the two for all but small networks, of which both are. Of what loses next to nothing, the best by
+ * shares alone. */
 static enum mpq_status choose_rivals(struct mpq_ctx *ctx, struct mpq_pipeline *p, struct rivals *r)
 {
-    const double least_promise = 0.05;
     const struct mpq_search_result *found = &p->found;
     struct mpq_search_result by_share;
-    double promise;
-    if (!found->estimated) {
+    bool is_lossy = found->loss >= MPQ_TUNE_LOSS_FLOOR;
+    if (is_lossy || !p->is_resumed || !found->estimated)
         offer(p, found->bits, found->cost, r);
+    if (!found->estimated || (p->is_resumed && is_lossy && !is_refining_cheap(p)))
         return MPQ_OK;
-    }
-    MPQ_TRY(find_rival(ctx, p, &by_share, &promise));
-    if (p->is_resumed) {
-        if (promise > least_promise)
-            offer(p, by_share.bits, by_share.cost, r);
-        if (found->loss >= MPQ_TUNE_LOSS_FLOOR)
-            offer(p, found->bits, found->cost, r);
-        offer(p, by_share.bits, by_share.cost, r);
-        return MPQ_OK;
-    }
-    offer(p, found->bits, found->cost, r);
-    offer(p, found->estimated, found->estimated_cost, r);
+    MPQ_TRY(find_rival(ctx, p, &by_share));
+    if (!p->is_resumed)
+        offer(p, found->estimated, found->estimated_cost, r);
     offer(p, by_share.bits, by_share.cost, r);
     return MPQ_OK;
 }
@@ -262,7 +260,7 @@ enum mpq_status mpq_pipeline_refine(struct mpq_ctx *ctx, struct mpq_pipeline *p)
         return MPQ_OK;
     const struct mpq_supernet family = p->net;
     MPQ_TRY(choose_rivals(ctx, p, &rivals));
-    for (int i = 0; i < rivals.n && !(p->is_resumed && p->refining_helped); i++)
+    for (int i = 0; i < rivals.n; i++)
         MPQ_TRY(try_refined(ctx, p, &family, rivals.rival[i].bits, rivals.rival[i].cost));
     mpq_pipeline_set_activations(p, p->bits);
     bool specializes = p->n_step && !p->is_resumed && has_narrow_layer(p, p->bits);
