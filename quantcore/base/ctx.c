@@ -58,10 +58,15 @@ void mpq_log(struct mpq_ctx *ctx, enum mpq_log_level level, const char *format, 
     ctx->log(ctx->user, level, line);
 }
 
+bool mpq_is_cancelled(const struct mpq_ctx *ctx)
+{
+    return ctx->cancel && *ctx->cancel;
+}
+
 enum mpq_status mpq_step(struct mpq_ctx *ctx, const char *stage, uint64_t step, uint64_t n_steps,
                          double loss)
 {
-    if (ctx->cancel && *ctx->cancel)
+    if (mpq_is_cancelled(ctx))
         return mpq_fail(ctx, MPQ_E_CANCELLED, "interrupted during %s", stage);
     if (ctx->progress)
         ctx->progress(ctx->user, &(struct mpq_progress){stage, step, n_steps, loss});

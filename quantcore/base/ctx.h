@@ -72,6 +72,9 @@ void mpq_ctx_clear(struct mpq_ctx *ctx);
 void mpq_log(struct mpq_ctx *ctx, enum mpq_log_level level, const char *format, ...)
     MPQ_PRINTF(3, 4);
 
+/* Whether the user has asked to stop. */
+bool mpq_is_cancelled(const struct mpq_ctx *ctx);
+
 /* Tell the listener; CANCELLED once the user has asked to stop, else OK. */
 enum mpq_status mpq_step(struct mpq_ctx *ctx, const char *stage, uint64_t step, uint64_t n_steps,
                          double loss) MPQ_CHECKED;

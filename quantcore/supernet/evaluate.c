@@ -115,17 +115,12 @@ struct evaluation {
     double *loss; /* [n_sample] */
 };
 
-static bool is_cancelled(const struct mpq_ctx *ctx)
-{
-    return ctx->cancel && *ctx->cancel;
-}
-
 static void run_networks(void *arg, int64_t first, int64_t last, int thread)
 {
     const struct evaluation *run = arg;
     const struct mpq_evaluator *e = run->evaluator;
     (void)thread;
-    for (uint32_t b = 0; b < mpq_evaluator_batches(e) && !is_cancelled(run->ctx); b++) {
+    for (uint32_t b = 0; b < mpq_evaluator_batches(e) && !mpq_is_cancelled(run->ctx); b++) {
         uint32_t i = b % run->n_network, begin = b * e->network->batch;
         struct mpq_network *network = &e->network[i];
         if (i < first || i >= last)
@@ -148,7 +143,7 @@ enum mpq_status mpq_evaluate_samples(struct mpq_ctx *ctx, struct mpq_evaluator *
         mpq_supernet_apply(e->net, e->network[i].exec, bits);
     mpq_prefixes_begin(prefixes, bits);
     mpq_gemm_parallel_for(run.n_network, 1, run_networks, &run);
-    if (is_cancelled(ctx))
+    if (mpq_is_cancelled(ctx))
         return mpq_fail(ctx, MPQ_E_CANCELLED, "interrupted during evaluation");
     if (e->prefixes)
         mpq_prefixes_end(prefixes, bits);
@@ -161,7 +156,7 @@ enum mpq_status mpq_evaluate(struct mpq_ctx *ctx, struct mpq_evaluator *e, const
     double loss = 0;
     mpq_supernet_apply(e->net, e->network->exec, bits);
     for (uint32_t b = 0; b < mpq_evaluator_batches(e); b++) {
-        if (is_cancelled(ctx))
+        if (mpq_is_cancelled(ctx))
             return mpq_fail(ctx, MPQ_E_CANCELLED, "interrupted during evaluation");
         mpq_evaluator_load(e, b);
         loss += mpq_evaluator_run(e, b, 0);
