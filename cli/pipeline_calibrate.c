@@ -13,6 +13,9 @@
  * nothing. */
 enum { FIRST = 4, FEW = 16, MAX_JUDGING = 256 };
 
+/* Multiplications that a look at what one activation costs may take; by FIRST samples at least. */
+static const double look_macs = 2e10;
+
 /* A loss by activations that is next to nothing. */
 #define LEAST_LOSS 1e-3
 
@@ -135,7 +138,10 @@ static enum mpq_status make_judge(struct mpq_ctx *ctx, struct mpq_arena *scratch
                                    &out->targets));
     }
     out->few = out->targets;
+    double affordable = fmax(look_macs / (double)mpq_pipeline_macs(p), FIRST);
     out->few.n_sample = n < FEW ? n : FEW;
+    if (affordable < out->few.n_sample)
+        out->few.n_sample = (uint32_t)affordable;
     return activation_losses(ctx, p, out, out->before);
 }
 
@@ -255,13 +261,12 @@ static enum mpq_status choose_float(struct mpq_ctx *ctx, const struct mpq_pipeli
                                     double *out_noise, bool *out_stays_float)
 {
     struct mpq_network network;
-    double error, min_share = fmax(MPQ_LEAVE_FLOAT_SHARE, LEAST_LOSS / mean_loss(judge, &error));
     struct mpq_leave_float problem = {.graph = p->graph,
                                       .binding = &p->binding,
                                       .layers = &p->layers,
                                       .plan = &p->act,
                                       .max_macs = p->options->float_macs,
-                                      .min_share = min_share,
+                                      .min_share = MPQ_LEAVE_FLOAT_SHARE,
                                       .network = &network,
                                       .act_quant = p->act_quant,
                                       .samples = &judge->samples,
@@ -302,10 +307,11 @@ static enum mpq_status leave_float(struct mpq_ctx *ctx, struct mpq_pipeline *p,
 }
 
 /* The loss by activations from which on something is done about it; more where runs of the network
- * are what takes the time. */
+ * are what takes the time and no effort is asked for. */
 static double least_loss(const struct mpq_pipeline *p)
 {
-    return mpq_pipeline_affordable(p) > MPQ_LEAST_OBSERVED ? LEAST_LOSS : MPQ_TUNE_LOSS_FLOOR;
+    bool is_cheap = mpq_pipeline_affordable(p) > MPQ_LEAST_OBSERVED;
+    return is_cheap || p->options->effort != MPQ_EFFORT_NONE ? LEAST_LOSS : MPQ_TUNE_LOSS_FLOOR;
 }
 
 /* More samples judge from now on, and much more of them ranges are taken from if what is lost is

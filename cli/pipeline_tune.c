@@ -201,13 +201,17 @@ static enum mpq_status tune(struct mpq_ctx *ctx, struct mpq_pipeline *p, struct 
                             struct family_watch *watch)
 {
     bool is_family = __builtin_popcount(p->candidates) > 1;
+    int narrowest = mpq_bits_lowest(p->candidates);
+    /* The rates are those of families down to 2 bits; levels that all lie closer take smaller
+     * steps. */
+    double finer = narrowest > 4 ? exp2(4 - narrowest) : 1;
     const struct mpq_tune_options options = {
         .n_random = is_family ? 3 : 0,
         .freeze = is_family && !p->options->no_freeze,
         .align = is_family && !p->options->no_align,
-        .weight_rate = 5e-5,
-        .scale_rate = 2e-4,
-        .bias_rate = 1e-4,
+        .weight_rate = 5e-5 * finer,
+        .scale_rate = 2e-4 * finer,
+        .bias_rate = 1e-4 * finer,
         .align_weight = 0.1,
         .watch = look,
         .watch_arg = watch,

@@ -8,7 +8,7 @@
 #define BYTES_FROM 112
 
 #define COUNTS_FROM (1.0f / 64) /* of the layer's largest channel      */
-#define SPARE       0.5         /* octaves that the window holds more than the float weights need */
+#define SPARE       1.0         /* octaves that the window holds more than the float weights need */
 
 enum { LEAST_STEPS = 16, MOST_STEPS = 64 };
 

@@ -155,6 +155,7 @@ static enum mpq_status add_group(struct mpq_ctx *ctx, const struct search *s, st
                                  bool *out_found)
 {
     const struct outcome now = *best;
+    double most = 0; /* share of the noise over that of the multiplications */
     *out_found = false;
     for (uint32_t g = 0; g < s->p->plan->n_group; g++) {
         struct outcome with;
@@ -162,10 +163,12 @@ static enum mpq_status add_group(struct mpq_ctx *ctx, const struct search *s, st
             continue;
         MPQ_TRY(find_outcome(ctx, s, now.stays_float, g, &with));
         double share = (noise_taken(s, &with) - noise_taken(s, &now)) / s->all;
-        if (share < s->p->min_share || share * s->all_macs < with.macs - now.macs ||
-            with.macs > s->p->max_macs * s->all_macs ||
-            noise_taken(s, &with) <= noise_taken(s, best))
+        double macs = (with.macs - now.macs) / s->all_macs;
+        double price = macs > 0 ? share / macs : (double)INFINITY;
+        if (share < s->p->min_share || price < 1 || price <= most ||
+            with.macs > s->p->max_macs * s->all_macs)
             continue;
+        most = price;
         *best = with;
         *out_found = true;
     }

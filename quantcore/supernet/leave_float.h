@@ -7,7 +7,7 @@
 #include "quantcore/supernet/network.h"
 
 /* A group is not left float for less than this share of the noise of all. */
-#define MPQ_LEAVE_FLOAT_SHARE 0.05
+#define MPQ_LEAVE_FLOAT_SHARE 0.02
 
 /* What the network, with activations as they are quantized now, adds to the float model's outputs:
  * the mean square in units of their variance, added over the outputs and averaged over the samples.
@@ -32,10 +32,10 @@ struct mpq_leave_float {
 };
 
 /* out_stays_float [n_value]. One group after the other, the one that takes most of the noise with
- * it first, and with each all groups whose kernels go with it; as long as it takes at least
- * min_share of what all make, *out_noise, and no less a share of that than the multiplications that
- * become float are of all. A group's noise is that of quantizing it alone. Sets of groups are
- * halved, and one that makes too little is not looked into. */
+ * it for its multiplications first, and with each all groups whose kernels go with it; as long as
+ * it takes at least min_share of what all make, *out_noise, and no less a share of that than the
+ * multiplications that become float are of all. A group's noise is that of quantizing it alone.
+ * Sets of groups are halved, and one that makes too little is not looked into. */
 enum mpq_status mpq_leave_float(struct mpq_ctx *ctx, struct mpq_arena *scratch,
                                 const struct mpq_leave_float *problem, double *out_noise,
                                 bool *out_stays_float) MPQ_CHECKED;

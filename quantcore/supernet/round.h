@@ -9,8 +9,9 @@
 #include "quantcore/supernet/moments.h"
 #include "quantcore/supernet/supernet.h"
 
-/* Offsets (struct mpq_supernet_width) of every width of every layer, for the inputs that layers
- * have with all widths at their widest; the source has no float network. The biases follow, so that
+/* Offsets and channel scales (struct mpq_supernet_width) of every width of every layer, for the
+ * inputs that layers have with all widths at their widest; the source has no float network. The
+ * biases follow, so that
  * the mean of each output channel stays. Memory for the codes comes from `arena`. Layers with more
  * than 4608 inputs a weight channel, or whose moments cannot be factorised, get none and round to
  * the nearest. What a weight is rounded from, the offset keeps: corrected by the errors before it,

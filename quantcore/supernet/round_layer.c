@@ -18,9 +18,14 @@ enum {
 /* One width of a layer at work. */
 struct job {
     const struct mpq_levels *levels;
-    const mpq_real *scale; /* [n_channel] */
-    mpq_real *offset;      /* [n_param] to find */
+    mpq_real *scale;  /* [n_channel] given, to become those that serve best */
+    mpq_real *offset; /* [n_param] to find */
 };
+
+/* Scales are tried in steps of a sixteenth of an octave, from LOWEST to HIGHEST of the given one:
+ * below that clipped weights are made up for on the samples only. Of few inputs all are tried; of
+ * many, whose errors change little from step to step, every other. */
+enum { STEPS = 16, LOWEST = -2, HIGHEST = 6, FEW = 64, MANY = 1024 };
 
 /* One group of a layer, its k inputs taken in `order`, the strongest first. */
 struct rounding {
@@ -32,8 +37,7 @@ struct rounding {
     const double *upper;  /* [k, k] u with u^T u = (X^T X + damping)^-1, in order      */
     const int32_t *order;
     int64_t k, first_channel;
-    double *row; /* [thread][ABREAST + 1, k] weights of the channels at work, as corrected so far;
-                    room */
+    double *row; /* [thread][N_ROW, k], see struct abreast */
 };
 
 /* Moves the channel's weights w to those whose answer to X is nearest to the float model's to F,
@@ -86,48 +90,106 @@ static void take_off(double *restrict x, int64_t k, const double *restrict u, do
                 x[c * k + i] -= by[j][c] * u[j * k + i];
 }
 
-/* Round input j of n <= ABREAST channels from c on; `step` has their errors then, in units of u's
- * diagonal. */
-static void round_input(const struct rounding *r, int64_t c, int64_t n, int64_t j,
-                        const double *row, double *step)
+/* Channels that are rounded together: [ABREAST, k] in the order of inputs. */
+struct abreast {
+    int64_t first, n;         /* n <= ABREAST; rows of those that are not there are swept, too */
+    double *aim, *row, *best; /* weights to round; the same as corrected so far; with least error */
+    double scale[ABREAST], error[ABREAST]; /* of `row`; error of the outputs, squared */
+    double best_scale[ABREAST], least[ABREAST];
+};
+
+enum { N_ROW = 3 * ABREAST };
+
+/* Round input j of all channels; `step` has their errors then, in units of u's diagonal. */
+static void round_input(const struct rounding *r, struct abreast *a, int64_t j, double *step)
 {
-    int64_t k = r->k;
-    for (int64_t i = 0; i < n; i++) {
-        double scale = (double)r->job.scale[c + i], w = row[i * k + j];
-        int8_t level = mpq_levels_nearest(r->job.levels, (mpq_real)(w / scale));
-        int64_t at = mpq_layer_weight_index(r->layer, c + i, r->order[j]);
-        step[i] = (w - level * scale) / r->upper[j * k + j];
-        r->job.offset[at] = (mpq_real)(w - (double)r->w[at]);
+    for (int64_t i = 0; i < a->n; i++) {
+        double w = a->row[i * r->k + j];
+        int8_t level = mpq_levels_nearest(r->job.levels, (mpq_real)(w / a->scale[i]));
+        step[i] = (w - level * a->scale[i]) / r->upper[j * r->k + j];
+        a->error[i] += step[i] * step[i];
     }
 }
 
-/* n <= ABREAST channels from c on; rows of those that are not there are swept, too. What is behind
- * a panel of inputs comes from memory once for all of them. */
-static void round_abreast(const struct rounding *r, int64_t c, int64_t n, double *row)
+/* What is behind a panel of inputs comes from memory once for all channels. */
+static void sweep(const struct rounding *r, struct abreast *a)
 {
     int64_t k = r->k;
-    for (int64_t i = 0; i < n; i++) {
-        for (int64_t j = 0; j < k; j++)
-            row[i * k + j] = (double)r->w[mpq_layer_weight_index(r->layer, c + i, r->order[j])];
-        if (r->miss)
-            aim_at_float(r, c + i, row + i * k, row + ABREAST * k);
-    }
     double step[PANEL][ABREAST] = {0};
+    memcpy(a->row, a->aim, (size_t)(ABREAST * k) * sizeof *a->row);
+    memset(a->error, 0, sizeof a->error);
     for (int64_t first = 0, end; first < k; first = end) {
         end = k - first < PANEL ? k : first + PANEL;
         for (int64_t j = first; j < end; j++) {
             double(*one)[ABREAST] = step + (j - first);
-            round_input(r, c, n, j, row, *one);
-            take_off(row + j + 1, k, r->upper + j * k + j + 1, one, 1, end - j - 1);
+            round_input(r, a, j, *one);
+            take_off(a->row + j + 1, k, r->upper + j * k + j + 1, one, 1, end - j - 1);
         }
-        take_off(row + end, k, r->upper + first * k + end, step, end - first, k - end);
+        take_off(a->row + end, k, r->upper + first * k + end, step, end - first, k - end);
+    }
+}
+
+/* Round with the scales that many steps from the given ones; whether a channel errs least
+ * so far. */
+static bool try_scales(const struct rounding *r, struct abreast *a, int shift)
+{
+    bool is_better = false;
+    for (int64_t i = 0; i < a->n; i++) {
+        double scale = (double)r->job.scale[a->first + i] * exp2((double)shift / STEPS);
+        a->scale[i] = (double)mpq_scale_round(r->layer, (float)scale);
+    }
+    sweep(r, a);
+    for (int64_t i = 0; i < a->n; i++) {
+        if (shift && !(a->error[i] < a->least[i]))
+            continue;
+        is_better = true;
+        a->least[i] = a->error[i];
+        a->best_scale[i] = a->scale[i];
+        memcpy(a->best + i * r->k, a->row + i * r->k, (size_t)r->k * sizeof *a->row);
+    }
+    return is_better;
+}
+
+/* Away from the given scales, either way, until none of the channels gains. What those were fitted
+ * to is not what is left once inputs make up for each other: few levels serve better further apart,
+ * and the weights of few inputs may by chance all lie near to levels. */
+static void find_scales(const struct rounding *r, struct abreast *a)
+{
+    int stride = r->k > MANY ? 2 : 1;
+    bool gains = true;
+    try_scales(r, a, 0);
+    for (int shift = stride; shift <= HIGHEST && (gains || r->k <= FEW); shift += stride)
+        gains = try_scales(r, a, shift);
+    gains = true;
+    for (int shift = -stride; shift >= LOWEST && (gains || r->k <= FEW); shift -= stride)
+        gains = try_scales(r, a, shift);
+}
+
+static void round_abreast(const struct rounding *r, int64_t c, int64_t n, double *room)
+{
+    int64_t k = r->k;
+    struct abreast a = {
+        .first = c, .n = n, .aim = room, .row = room + ABREAST * k, .best = room + 2 * ABREAST * k};
+    for (int64_t i = 0; i < n; i++) {
+        for (int64_t j = 0; j < k; j++)
+            a.aim[i * k + j] = (double)r->w[mpq_layer_weight_index(r->layer, c + i, r->order[j])];
+        if (r->miss)
+            aim_at_float(r, c + i, a.aim + i * k, a.row);
+    }
+    find_scales(r, &a);
+    for (int64_t i = 0; i < n; i++) {
+        r->job.scale[c + i] = (mpq_real)a.best_scale[i];
+        for (int64_t j = 0; j < k; j++) {
+            int64_t at = mpq_layer_weight_index(r->layer, c + i, r->order[j]);
+            r->job.offset[at] = (mpq_real)(a.best[i * k + j] - (double)r->w[at]);
+        }
     }
 }
 
 static void round_channels(void *arg, int64_t begin, int64_t end, int thread)
 {
     const struct rounding *r = arg;
-    double *row = r->row + thread * (ABREAST + 1) * r->k;
+    double *row = r->row + thread * N_ROW * r->k;
     for (int64_t c = begin; c < end; c += ABREAST)
         round_abreast(r, r->first_channel + c, end - c < ABREAST ? end - c : ABREAST, row);
 }
@@ -221,8 +283,8 @@ static enum mpq_status round_groups(struct mpq_ctx *ctx, struct mpq_arena *scrat
     mpq_real *miss = NULL;
     int32_t *order = mpq_arena_alloc(ctx, scratch, (size_t)k, sizeof *order);
     struct strength *strength = mpq_arena_alloc(ctx, scratch, (size_t)k, sizeof *strength);
-    double *row = mpq_arena_alloc(ctx, scratch, (size_t)((ABREAST + 1) * k * mpq_thread_count()),
-                                  sizeof *row);
+    double *row =
+        mpq_arena_alloc(ctx, scratch, (size_t)(N_ROW * k * mpq_thread_count()), sizeof *row);
     if (!order || !strength || !row)
         return MPQ_E_NOMEM;
     if (moments->lack) {
@@ -263,30 +325,34 @@ enum mpq_status mpq_round_layer(struct mpq_ctx *ctx, struct mpq_arena *scratch,
     double *wanted = mpq_arena_alloc(ctx, scratch, n_channel, sizeof *wanted);
     double *got = mpq_arena_alloc(ctx, scratch, n_channel, sizeof *got);
     int8_t *q = mpq_arena_alloc(ctx, scratch, n_param, 1);
+    mpq_real *scale = mpq_arena_alloc(ctx, scratch, n_channel, sizeof *scale);
     mpq_real *target = mpq_arena_alloc(ctx, scratch, n_param, sizeof *target);
-    if (!wanted || !got || !q || !target)
+    if (!wanted || !got || !q || !scale || !target)
         return MPQ_E_NOMEM;
     for (int b = MPQ_MIN_BITS; b <= MPQ_MAX_BITS; b++) {
         struct mpq_supernet_width *width = &net_layer->width[b];
         if (!(mask >> b & 1))
             continue;
-        mpq_real *scale = mpq_arena_alloc(ctx, scratch, n_channel, sizeof *scale);
-        if (!scale)
+        mpq_real *begin = mpq_arena_alloc(ctx, scratch, n_channel, sizeof *begin);
+        if (!begin)
             return MPQ_E_NOMEM;
         for (size_t c = 0; c < n_channel; c++)
-            scale[c] = mpq_scale_round(layer, (float)width->scale[c]);
-        job[n_job++] = (struct job){&width->levels, scale, offset[b]};
+            begin[c] = mpq_scale_round(layer, (float)width->scale[c]);
+        job[n_job++] = (struct job){&width->levels, begin, offset[b]};
     }
     MPQ_TRY(round_groups(ctx, scratch, layer, net_layer->w, moments, upper, job, n_job));
     for (int i = 0; i < n_job; i++) {
         struct mpq_supernet_width *width = &net_layer->width[job[i].levels->bits];
-        width->offset = job[i].offset;
-        if (!width->bias)
-            continue;
         /* What the mean is now, it was before with the nearest codes and the bias as it is; the
          * float model knows best. */
-        mpq_levels_encode(&width->levels, layer, net_layer->w, job[i].scale, q);
-        mean_output(layer, moments, q, job[i].scale, wanted);
+        for (size_t c = 0; c < n_channel; c++)
+            scale[c] = mpq_scale_round(layer, (float)width->scale[c]);
+        mpq_levels_encode(&width->levels, layer, net_layer->w, scale, q);
+        mean_output(layer, moments, q, scale, wanted);
+        width->offset = job[i].offset;
+        memcpy(width->scale, job[i].scale, n_channel * sizeof *width->scale);
+        if (!width->bias)
+            continue;
         if (moments->lack) {
             mean_float_output(layer, moments, wanted);
             memcpy(width->bias, graph->value[layer->bias].constant->data,
@@ -307,7 +373,7 @@ size_t mpq_round_bytes(const struct mpq_layer *layer)
     size_t k = (size_t)(layer->n_outer * layer->n_inner);
     size_t of_weights = (size_t)layer->n_param * (3 * sizeof(mpq_real) + 1);
     size_t of_channels = (size_t)layer->n_channel * (2 * sizeof(double) + 8 * sizeof(mpq_real));
-    size_t of_rows = k * (sizeof(struct strength) + 4 +
-                          (ABREAST + 1) * sizeof(double) * (size_t)mpq_thread_count());
+    size_t of_rows =
+        k * (sizeof(struct strength) + 4 + N_ROW * sizeof(double) * (size_t)mpq_thread_count());
     return k * k * sizeof(double) + of_weights + of_channels + of_rows;
 }

@@ -8,7 +8,8 @@
 #include "quantcore/supernet/supernet.h"
 
 /* The widths in `mask` of a layer of the supernet: width b's codes become those of the latent
- * weights plus offset[b] [n_param], which is written, and stay with net_layer; its biases keep the
+ * weights plus offset[b] [n_param], which is written, and stay with net_layer; its channel scales
+ * those near the ones it had with which the second-order error comes out least; its biases keep the
  * mean output that the float model has over the rows of F, or, without moments->lack, the width
  * had. upper [k, k] is room; `scratch` may be reset after it. */
 enum mpq_status mpq_round_layer(struct mpq_ctx *ctx, struct mpq_arena *scratch,

@@ -22,15 +22,21 @@ OPTIONS = "--no-equalize", "--effort", "none", "--bits", "8", "--size", "100%", 
 
 
 MILD = SCRATCH / "mild.onnx"  # the same, reaching so far only that little is lost
+BOTH = SCRATCH / "both.onnx"  # with a second one
 
 
-def make_wide(path, reach):
+def make_wide(path, reach, cheap_reach=None):
+    """The cheap one is what the last layer reads, a thousandth of the products."""
     model = onnx.load(MODELS / "digits_cnn.onnx")
     for tensor in model.graph.initializer:
         array = numpy_helper.to_array(tensor).copy()
         if tensor.name == "layer1.bn1.bias":
             array[0] = reach
         if tensor.name == "layer1.conv2.weight":
+            array[:, 0] = 0
+        if cheap_reach and tensor.name == "bn_head.bias":
+            array[0] = cheap_reach
+        if cheap_reach and tensor.name == "fc.weight":
             array[:, 0] = 0
         tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
     onnx.save(model, path)
@@ -59,6 +65,7 @@ class LeaveFloat(unittest.TestCase):
     def setUpClass(cls):
         make_wide(WIDE, 1000)
         make_wide(MILD, 300)
+        make_wide(BOTH, 1000, 700)
 
     def quantize(self, name, *options, model=WIDE):
         path = SCRATCH / f"{name}.onnx"
@@ -83,6 +90,12 @@ class LeaveFloat(unittest.TestCase):
                                     "--float-macs", "0%", model=MODELS / "digits_cnn.onnx")
             ops = optimized_ops(path)
             self.assertEqual((ops["QLinearConv"], ops["Conv"] + ops["FusedConv"]), (9, 1))
+
+    def test_the_cheap_one_first(self):
+        """There is room for the layers around the other one and no more."""
+        path, _ = self.quantize("both_left", "--float-macs", "41.74%", model=BOTH)
+        self.assertIn("/fc/Gemm", float_layers(path))
+        self.assertTrue(AROUND.isdisjoint(float_layers(path)))
 
     def test_not_where_that_is_too_much(self):
         for options in (("--float-macs", "2%"), ("--bitops", "W8A8"), ("--target", "qnn")):

@@ -4,6 +4,7 @@
 
 #include "quantcore/base/rng.h"
 #include "quantcore/ops/kernel/linear_algebra.h"
+#include "quantcore/quant/scale.h"
 #include "quantcore/supernet/moment_walk.h"
 #include "quantcore/supernet/round.h"
 #include "tests/check.h"
@@ -176,6 +177,92 @@ static void a_grouped_strided_convolution_errs_less(void **state)
     check_layer(net, &t, t.layer.y);
 }
 
+/* Sample s is input s alone. */
+static enum mpq_status read_unit(struct mpq_ctx *ctx, void *arg, const uint32_t *index, uint32_t n,
+                                 struct mpq_tensor *const *input)
+{
+    (void)ctx, (void)arg;
+    int64_t count = mpq_shape_count(&input[0]->shape) / n;
+    mpq_real *x = input[0]->data;
+    for (uint32_t s = 0; s < n; s++)
+        for (int64_t i = 0; i < count; i++)
+            x[s * count + i] = i == index[s];
+    return MPQ_OK;
+}
+
+static double scale_error(const struct net *net, const struct trial *t,
+                          const struct mpq_levels *levels, int64_t c, double scale)
+{
+    const float *w = net->graph->value[t->layer.weight].constant->data;
+    double sum = 0;
+    for (int64_t i = 0; i < t->layer.n_outer; i++) {
+        double x = (double)w[i * t->layer.n_channel + c];
+        double error = x - scale * mpq_levels_nearest(levels, (mpq_real)(x / scale));
+        sum += error * error;
+    }
+    return sum;
+}
+
+/* Of inputs that say nothing about each other each weight becomes the level nearest to it, so all
+ * there is to find is the scale. */
+static void scales_err_least_nearby(void **state)
+{
+    enum { K = 12 };
+    struct net *net = *state;
+    struct trial t = {0};
+    const struct mpq_samples samples = {read_unit, NULL};
+    uint32_t sample[K];
+    mpq_value_id x = net_input(net, "x", MPQ_SHAPE(-1, K));
+    t.layer = (struct mpq_layer){.x_axis = -1,
+                                 .x_group_axis = -1,
+                                 .n_group = 1,
+                                 .n_outer = K,
+                                 .n_channel = 9,
+                                 .n_inner = 1,
+                                 .n_param = 9 * K,
+                                 .scale_steps = 16};
+    t.layer.weight = net_random(net, "w", MPQ_SHAPE(K, 9), false);
+    t.layer.bias = MPQ_NO_VALUE;
+    t.layer.x = x;
+    t.layer.y = net_node(net, "MatMul", "y", NET_NO_ATTRS, NET_IN(x, t.layer.weight));
+    net_output(net, t.layer.y);
+    t.table = (struct mpq_layer_table){.n_layer = 1, .layer = &t.layer};
+    mpq_real power[K], mean[K] = {0}, before[9][9];
+    for (uint32_t i = 0; i < K; i++) {
+        sample[i] = i;
+        power[i] = 1;
+    }
+    const struct mpq_layer_stats stats = {mean, power, 1};
+    CHECK_OK(&net->ctx,
+             mpq_network_create(&net->ctx, net->arena, net->graph, K,
+                                &(struct mpq_exec_options){.keep_all = true}, &t.network));
+    CHECK_OK(&net->ctx, mpq_supernet_create(&net->ctx, net->arena, net->graph, &t.table,
+                                            1 << 3 | 1 << 8, &t.net));
+    CHECK_OK(&net->ctx, mpq_supernet_fit(&net->ctx, &t.net, net->graph, &stats, 0));
+    for (int b = 3; b <= 8; b += 5)
+        memcpy(before[b], t.net.layer[0].width[b].scale, sizeof before[b]);
+    const struct mpq_moment_source source = {.network = &t.network,
+                                             .layer_node = &t.node,
+                                             .samples = &samples,
+                                             .sample = sample,
+                                             .n_sample = K};
+    CHECK_OK(&net->ctx, mpq_round_supernet(&net->ctx, net->arena, &t.net, &source));
+    int n_moved = 0;
+    for (int b = 3; b <= 8; b += 5) {
+        const struct mpq_supernet_width *width = &t.net.layer[0].width[b];
+        for (int64_t c = 0; c < 9; c++) {
+            double error = scale_error(net, &t, &width->levels, c, (double)width->scale[c]);
+            double given = (double)mpq_scale_round(&t.layer, (float)before[b][c]);
+            n_moved += fabs(log2((double)width->scale[c] / given)) > 0.01;
+            for (int shift = -2; shift <= 6; shift++) {
+                double scale = given * exp2(shift / 16.0);
+                assert_true(error <= scale_error(net, &t, &width->levels, c, scale) * 1.0001);
+            }
+        }
+    }
+    assert_true(n_moved > 4);
+}
+
 /* The rows of X are the columns of its input. */
 static void a_left_operand_errs_less(void **state)
 {
@@ -334,6 +421,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_gemm_errs_less, net_setup, net_teardown),
         cmocka_unit_test_setup_teardown(a_grouped_strided_convolution_errs_less, net_setup,
                                         net_teardown),
+        cmocka_unit_test_setup_teardown(scales_err_least_nearby, net_setup, net_teardown),
         cmocka_unit_test_setup_teardown(a_left_operand_errs_less, net_setup, net_teardown),
         cmocka_unit_test_setup_teardown(an_allocation_makes_good_what_layers_before_got_wrong,
                                         net_setup, net_teardown),

@@ -99,14 +99,14 @@ static void channels_without_weights_do_not_count(void **state)
     assert_int_equal(steps_of(*state, 120, 6, w, 1), 16);
 }
 
-/* 256 steps, half an octave of them to spare. */
+/* 256 steps, an octave of them to spare. */
 static void steps_are_as_fine_as_the_spread_allows(void **state)
 {
     static const struct {
         double octaves;
         int steps;
-    } of[] = {{0, 64},    {3.49, 64}, {3.51, 32}, {7.49, 32}, {7.51, 16},
-              {15.4, 16}, {15.6, 0},  {-3, 64},   {-7, 32},   {-15, 16}};
+    } of[] = {{0, 64},    {2.99, 64}, {3.01, 32}, {6.99, 32}, {7.01, 16},
+              {14.9, 16}, {15.1, 0},  {-2.9, 64}, {-6.9, 32}, {-14.9, 16}};
     for (size_t i = 0; i < MPQ_COUNT(of); i++)
         assert_int_equal(steps_of(*state, 120, 0, NULL, (float)pow(2, -of[i].octaves)),
                          of[i].steps);
