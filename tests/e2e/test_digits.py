@@ -196,7 +196,7 @@ class CnnInt8(Conversion, unittest.TestCase):
 class Cnn9(Conversion, unittest.TestCase):
     """Of little more than 2 bits a weight, which tuning for itself is worth most."""
     model, percent, max_lost = "digits_cnn.onnx", 9, 6
-    options = ("--steps", "30")
+    options = ("--steps", "100")
     integer_ops = {"QLinearConv": 10, "QGemm": 1}
 
     def test_the_allocation_is_tuned_for_itself(self):
