@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "quantcore/base/integer.h"
 #include "quantcore/base/simd.h"
 #include "quantcore/base/thread.h"
 #include "quantcore/ops/kernel/gemm.h"
@@ -36,7 +37,7 @@ struct rounding {
                              where the float model's inputs are taken to be the same */
     const double *upper;  /* [k, k] u with u^T u = (X^T X + damping)^-1, in order      */
     const int32_t *order;
-    int64_t k, first_channel;
+    int64_t k, first_channel, n_channel;
     double *row; /* [thread][N_ROW, k], see struct abreast */
 };
 
@@ -186,12 +187,16 @@ static void round_abreast(const struct rounding *r, int64_t c, int64_t n, double
     }
 }
 
-static void round_channels(void *arg, int64_t begin, int64_t end, int thread)
+/* Blocks [begin, end) of ABREAST channels. Pieces are of whole blocks, or the scales of a channel
+ * would depend on how many threads there are. */
+static void round_blocks(void *arg, int64_t begin, int64_t end, int thread)
 {
     const struct rounding *r = arg;
     double *row = r->row + thread * N_ROW * r->k;
-    for (int64_t c = begin; c < end; c += ABREAST)
-        round_abreast(r, r->first_channel + c, end - c < ABREAST ? end - c : ABREAST, row);
+    for (int64_t block = begin; block < end; block++) {
+        int64_t first = block * ABREAST, left = r->n_channel - first;
+        round_abreast(r, r->first_channel + first, left < ABREAST ? left : ABREAST, row);
+    }
 }
 
 struct strength {
@@ -306,8 +311,9 @@ static enum mpq_status round_groups(struct mpq_ctx *ctx, struct mpq_arena *scrat
                                  .order = order,
                                  .k = k,
                                  .first_channel = g * per_group,
+                                 .n_channel = per_group,
                                  .row = row};
-            mpq_parallel_for(per_group, ABREAST, round_channels, &r);
+            mpq_parallel_for(mpq_ceil_div(per_group, ABREAST), 1, round_blocks, &r);
         }
     }
     return MPQ_OK;
