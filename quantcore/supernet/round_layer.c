@@ -319,6 +319,12 @@ static enum mpq_status round_groups(struct mpq_ctx *ctx, struct mpq_arena *scrat
     return MPQ_OK;
 }
 
+static void round_scales(const struct mpq_layer *layer, const mpq_real *scale, mpq_real *out)
+{
+    for (int64_t c = 0; c < layer->n_channel; c++)
+        out[c] = mpq_scale_round(layer, (float)scale[c]);
+}
+
 enum mpq_status mpq_round_layer(struct mpq_ctx *ctx, struct mpq_arena *scratch,
                                 const struct mpq_layer *layer, struct mpq_supernet_layer *net_layer,
                                 mpq_bits_mask mask, const struct mpq_graph *graph,
@@ -342,8 +348,7 @@ enum mpq_status mpq_round_layer(struct mpq_ctx *ctx, struct mpq_arena *scratch,
         mpq_real *begin = mpq_arena_alloc(ctx, scratch, n_channel, sizeof *begin);
         if (!begin)
             return MPQ_E_NOMEM;
-        for (size_t c = 0; c < n_channel; c++)
-            begin[c] = mpq_scale_round(layer, (float)width->scale[c]);
+        round_scales(layer, width->scale, begin);
         job[n_job++] = (struct job){&width->levels, begin, offset[b]};
     }
     MPQ_TRY(round_groups(ctx, scratch, layer, net_layer->w, moments, upper, job, n_job));
@@ -351,19 +356,19 @@ enum mpq_status mpq_round_layer(struct mpq_ctx *ctx, struct mpq_arena *scratch,
         struct mpq_supernet_width *width = &net_layer->width[job[i].levels->bits];
         /* What the mean is now, it was before with the nearest codes and the bias as it is; the
          * float model knows best. */
-        for (size_t c = 0; c < n_channel; c++)
-            scale[c] = mpq_scale_round(layer, (float)width->scale[c]);
-        mpq_levels_encode(&width->levels, layer, net_layer->w, scale, q);
-        mean_output(layer, moments, q, scale, wanted);
+        if (width->bias && moments->lack) {
+            mean_float_output(layer, moments, wanted);
+            memcpy(width->bias, graph->value[layer->bias].constant->data,
+                   n_channel * sizeof *width->bias);
+        } else if (width->bias) {
+            round_scales(layer, width->scale, scale);
+            mpq_levels_encode(&width->levels, layer, net_layer->w, scale, q);
+            mean_output(layer, moments, q, scale, wanted);
+        }
         width->offset = job[i].offset;
         memcpy(width->scale, job[i].scale, n_channel * sizeof *width->scale);
         if (!width->bias)
             continue;
-        if (moments->lack) {
-            mean_float_output(layer, moments, wanted);
-            memcpy(width->bias, graph->value[layer->bias].constant->data,
-                   n_channel * sizeof *width->bias);
-        }
         for (size_t j = 0; j < n_param; j++)
             target[j] = net_layer->w[j] + job[i].offset[j];
         mpq_levels_encode(&width->levels, layer, target, job[i].scale, q);
