@@ -112,7 +112,8 @@ static void round_input(const struct rounding *r, struct abreast *a, int64_t j, 
     }
 }
 
-/* What is behind a panel of inputs comes from memory once for all channels. */
+/* Round `aim` in a->scale, input after input, each of what those before it have left. What is
+ * behind a panel of inputs comes from memory once for all channels. */
 static void sweep(const struct rounding *r, struct abreast *a)
 {
     int64_t k = r->k;
@@ -130,8 +131,8 @@ static void sweep(const struct rounding *r, struct abreast *a)
     }
 }
 
-/* Round with the scales that many steps from the given ones; whether a channel errs least
- * so far. */
+/* Round with the scales that many steps from the given ones; whether any channel errs less than it
+ * has so far. */
 static bool try_scales(const struct rounding *r, struct abreast *a, int shift)
 {
     bool is_better = false;
@@ -151,9 +152,10 @@ static bool try_scales(const struct rounding *r, struct abreast *a, int shift)
     return is_better;
 }
 
-/* Away from the given scales, either way, until none of the channels gains. What those were fitted
- * to is not what is left once inputs make up for each other: few levels serve better further apart,
- * and the weights of few inputs may by chance all lie near to levels. */
+/* Away from the given scales, either way, until none of the channels gains; of FEW inputs, to the
+ * end. What those were fitted to is not what is left once inputs make up for each other: few levels
+ * serve better further apart, and the weights of few inputs may by chance all lie near to levels.
+ */
 static void find_scales(const struct rounding *r, struct abreast *a)
 {
     int stride = r->k > MANY ? 2 : 1;
