@@ -260,10 +260,12 @@ static size_t gram_elements(const struct mpq_layer *layer)
     return (size_t)(layer->n_group * k * k);
 }
 
-/* Whether (F - X)^T X takes fewer products than (F - X) w, and that times X, do. */
+/* Whether (F - X)^T X takes fewer products than (F - X) w, and that times X, do. Of filters of one
+ * channel rows hold (F - X) w itself (tap_rows.h). */
 static bool sums_cross(const struct mpq_layer *layer)
 {
-    return layer->n_outer * layer->n_inner <= 2 * (layer->n_channel / layer->n_group);
+    return layer->n_group < layer->n_channel &&
+           layer->n_outer * layer->n_inner <= 2 * (layer->n_channel / layer->n_group);
 }
 
 /* Numbers that a thread's rows of k inputs and what comes from them may take. */

@@ -49,8 +49,8 @@ struct mpq_moment_room {
     int *owner;   /* [n_layer] the thread that gathers it       */
 };
 
-/* What the moments of a layer take, and the room to gather them. */
-size_t mpq_moments_bytes(const struct mpq_layer *layer, bool has_cross);
+/* What the moments of a layer take, with `lack` or without, and the room to gather them. */
+size_t mpq_moments_bytes(const struct mpq_layer *layer, bool has_lack);
 
 /* Moments of layers [begin, end), out[begin..end), for whoever runs the source's network; the rest
  * of `out` is left alone. Of a convolution 128 to 4096 positions of each sample count, about

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "quantcore/base/integer.h"
 #include "quantcore/base/simd.h"
 #include "quantcore/base/thread.h"
 #include "quantcore/ops/kernel/gemm.h"
@@ -36,7 +37,7 @@ struct rounding {
                              where the float model's inputs are taken to be the same */
     const double *upper;  /* [k, k] u with u^T u = (X^T X + damping)^-1, in order      */
     const int32_t *order;
-    int64_t k, first_channel;
+    int64_t k, first_channel, n_channel;
     double *row; /* [thread][N_ROW, k], see struct abreast */
 };
 
@@ -111,7 +112,8 @@ static void round_input(const struct rounding *r, struct abreast *a, int64_t j, 
     }
 }
 
-/* What is behind a panel of inputs comes from memory once for all channels. */
+/* Round `aim` in a->scale, input after input, each of what those before it have left. What is
+ * behind a panel of inputs comes from memory once for all channels. */
 static void sweep(const struct rounding *r, struct abreast *a)
 {
     int64_t k = r->k;
@@ -129,8 +131,8 @@ static void sweep(const struct rounding *r, struct abreast *a)
     }
 }
 
-/* Round with the scales that many steps from the given ones; whether a channel errs least
- * so far. */
+/* Round with the scales that many steps from the given ones; whether any channel errs less than it
+ * has so far. */
 static bool try_scales(const struct rounding *r, struct abreast *a, int shift)
 {
     bool is_better = false;
@@ -150,9 +152,10 @@ static bool try_scales(const struct rounding *r, struct abreast *a, int shift)
     return is_better;
 }
 
-/* Away from the given scales, either way, until none of the channels gains. What those were fitted
- * to is not what is left once inputs make up for each other: few levels serve better further apart,
- * and the weights of few inputs may by chance all lie near to levels. */
+/* Away from the given scales, either way, until none of the channels gains; of FEW inputs, to the
+ * end. What those were fitted to is not what is left once inputs make up for each other: few levels
+ * serve better further apart, and the weights of few inputs may by chance all lie near to levels.
+ */
 static void find_scales(const struct rounding *r, struct abreast *a)
 {
     int stride = r->k > MANY ? 2 : 1;
@@ -186,12 +189,16 @@ static void round_abreast(const struct rounding *r, int64_t c, int64_t n, double
     }
 }
 
-static void round_channels(void *arg, int64_t begin, int64_t end, int thread)
+/* Blocks [begin, end) of ABREAST channels. Pieces are of whole blocks, or the scales of a channel
+ * would depend on how many threads there are. */
+static void round_blocks(void *arg, int64_t begin, int64_t end, int thread)
 {
     const struct rounding *r = arg;
     double *row = r->row + thread * N_ROW * r->k;
-    for (int64_t c = begin; c < end; c += ABREAST)
-        round_abreast(r, r->first_channel + c, end - c < ABREAST ? end - c : ABREAST, row);
+    for (int64_t block = begin; block < end; block++) {
+        int64_t first = block * ABREAST, left = r->n_channel - first;
+        round_abreast(r, r->first_channel + first, left < ABREAST ? left : ABREAST, row);
+    }
 }
 
 struct strength {
@@ -306,11 +313,18 @@ static enum mpq_status round_groups(struct mpq_ctx *ctx, struct mpq_arena *scrat
                                  .order = order,
                                  .k = k,
                                  .first_channel = g * per_group,
+                                 .n_channel = per_group,
                                  .row = row};
-            mpq_parallel_for(per_group, ABREAST, round_channels, &r);
+            mpq_parallel_for(mpq_ceil_div(per_group, ABREAST), 1, round_blocks, &r);
         }
     }
     return MPQ_OK;
+}
+
+static void round_scales(const struct mpq_layer *layer, const mpq_real *scale, mpq_real *out)
+{
+    for (int64_t c = 0; c < layer->n_channel; c++)
+        out[c] = mpq_scale_round(layer, (float)scale[c]);
 }
 
 enum mpq_status mpq_round_layer(struct mpq_ctx *ctx, struct mpq_arena *scratch,
@@ -336,8 +350,7 @@ enum mpq_status mpq_round_layer(struct mpq_ctx *ctx, struct mpq_arena *scratch,
         mpq_real *begin = mpq_arena_alloc(ctx, scratch, n_channel, sizeof *begin);
         if (!begin)
             return MPQ_E_NOMEM;
-        for (size_t c = 0; c < n_channel; c++)
-            begin[c] = mpq_scale_round(layer, (float)width->scale[c]);
+        round_scales(layer, width->scale, begin);
         job[n_job++] = (struct job){&width->levels, begin, offset[b]};
     }
     MPQ_TRY(round_groups(ctx, scratch, layer, net_layer->w, moments, upper, job, n_job));
@@ -345,19 +358,19 @@ enum mpq_status mpq_round_layer(struct mpq_ctx *ctx, struct mpq_arena *scratch,
         struct mpq_supernet_width *width = &net_layer->width[job[i].levels->bits];
         /* What the mean is now, it was before with the nearest codes and the bias as it is; the
          * float model knows best. */
-        for (size_t c = 0; c < n_channel; c++)
-            scale[c] = mpq_scale_round(layer, (float)width->scale[c]);
-        mpq_levels_encode(&width->levels, layer, net_layer->w, scale, q);
-        mean_output(layer, moments, q, scale, wanted);
+        if (width->bias && moments->lack) {
+            mean_float_output(layer, moments, wanted);
+            memcpy(width->bias, graph->value[layer->bias].constant->data,
+                   n_channel * sizeof *width->bias);
+        } else if (width->bias) {
+            round_scales(layer, width->scale, scale);
+            mpq_levels_encode(&width->levels, layer, net_layer->w, scale, q);
+            mean_output(layer, moments, q, scale, wanted);
+        }
         width->offset = job[i].offset;
         memcpy(width->scale, job[i].scale, n_channel * sizeof *width->scale);
         if (!width->bias)
             continue;
-        if (moments->lack) {
-            mean_float_output(layer, moments, wanted);
-            memcpy(width->bias, graph->value[layer->bias].constant->data,
-                   n_channel * sizeof *width->bias);
-        }
         for (size_t j = 0; j < n_param; j++)
             target[j] = net_layer->w[j] + job[i].offset[j];
         mpq_levels_encode(&width->levels, layer, target, job[i].scale, q);

@@ -37,7 +37,7 @@ struct tuner {
     uint32_t *layer_of;   /* [n_value] the layer whose output it is */
     uint32_t path;        /* that is run: 0 is the widest */
     uint8_t *last_bits;   /* of the path run before */
-    mpq_node_id *node_of; /* [n_layer] in the graph */
+    mpq_node_id *node_of; /* [n_layer] the first that reads its weight */
 };
 
 /* ---- setting up ---- */
@@ -165,7 +165,7 @@ static enum mpq_status create(struct mpq_ctx *ctx, struct mpq_arena *arena, stru
         return MPQ_E_NOMEM;
     for (uint32_t l = 0; l < layers->n_layer; l++)
         t->layer_of[layers->layer[l].y] = l;
-    for (mpq_node_id n = 0; n < graph->n_node; n++)
+    for (mpq_node_id n = graph->n_node; n-- > 0;)
         for (uint32_t l = 0; l < layers->n_layer; l++)
             for (uint32_t i = 0; i < graph->node[n].n_in; i++)
                 if (graph->node[n].in[i] == layers->layer[l].weight)

@@ -343,6 +343,62 @@ static void one_allocation_is_tuned_until_its_watch_has_enough(void **state)
     assert_int_equal(result.n_step, STOP);
 }
 
+/* Both nodes compute anew with the width of a random path, not just the last one. */
+static void a_weight_of_two_nodes_has_one_width_on_a_path(void **state)
+{
+    struct net *net = *state;
+    const struct mpq_samples samples = {read_normal, NULL};
+    struct mpq_layer layer = {.x_axis = -1,
+                              .x_group_axis = -1,
+                              .is_weight_only = true,
+                              .n_group = 1,
+                              .n_outer = WIDTH,
+                              .n_channel = WIDTH,
+                              .n_inner = 1,
+                              .n_param = WIDTH * WIDTH,
+                              .bias = MPQ_NO_VALUE};
+    const struct mpq_layer_table table = {.n_layer = 1, .layer = &layer};
+    mpq_real one[WIDTH];
+    for (int i = 0; i < WIDTH; i++)
+        one[i] = 1;
+    const struct mpq_layer_stats stats = {one, one, 1};
+    const uint32_t sample[BATCH] = {0, 1, 2, 3, 4, 5, 6, 7};
+    const mpq_node_id node = 0;
+    struct mpq_network network;
+    struct mpq_supernet supernet;
+    struct mpq_targets targets;
+    struct mpq_evaluator evaluator;
+    struct mpq_sampler sampler;
+    struct mpq_tune_result result;
+    double sensitivity[MPQ_N_BITS] = {[2] = 1}, loss;
+    uint8_t bits = 0;
+    layer.x = net_input(net, "x", MPQ_SHAPE(-1, WIDTH));
+    layer.weight = net_random(net, "w", MPQ_SHAPE(WIDTH, WIDTH), false);
+    layer.y = net_node(net, "MatMul", "h", NET_NO_ATTRS, NET_IN(layer.x, layer.weight));
+    net_output(net, net_node(net, "MatMul", "y", NET_NO_ATTRS, NET_IN(layer.y, layer.weight)));
+    CHECK_OK(&net->ctx, mpq_network_create(&net->ctx, net->arena, net->graph, BATCH,
+                                           &(struct mpq_exec_options){.keep_all = true}, &network));
+    CHECK_OK(&net->ctx, mpq_supernet_create(&net->ctx, net->arena, net->graph, &table,
+                                            1 << 2 | 1 << 8, &supernet));
+    CHECK_OK(&net->ctx, mpq_supernet_fit(&net->ctx, &supernet, net->graph, &stats, 0));
+    CHECK_OK(&net->ctx, mpq_targets_create(&net->ctx, net->arena, &network, &samples, sample, BATCH,
+                                           &targets));
+    CHECK_OK(&net->ctx, mpq_evaluator_create(&net->ctx, net->arena, &supernet, &network, &samples,
+                                             &targets, &node, &evaluator));
+    CHECK_OK(&net->ctx,
+             mpq_sampler_create(&net->ctx, net->arena, &supernet, sensitivity, &sampler));
+    for (net->ctx.seed = 0; bits != 2; net->ctx.seed++)
+        mpq_sampler_draw(&sampler, net->ctx.seed, 0, 1, &bits);
+    net->ctx.seed--;
+    CHECK_OK(&net->ctx, mpq_evaluate(&net->ctx, &evaluator, &bits, &loss));
+    CHECK_OK(&net->ctx,
+             mpq_tune(&net->ctx, &supernet, net->graph, BATCH, &samples, &targets,
+                      &(struct mpq_tune_options){
+                          .n_step = 1, .n_random = 1, .sensitivity = sensitivity, .stats = &stats},
+                      &result));
+    CHECK_NEAR(result.first_loss, loss, 1e-4, 0);
+}
+
 /* ---- what refining leaves ---- */
 
 /* Of four layers the second and the last are read by nobody: what they lose stays. The third's
@@ -412,6 +468,8 @@ int main(void)
                                         net_setup, net_teardown),
         cmocka_unit_test_setup_teardown(one_allocation_is_tuned_until_its_watch_has_enough,
                                         net_setup, net_teardown),
+        cmocka_unit_test_setup_teardown(a_weight_of_two_nodes_has_one_width_on_a_path, net_setup,
+                                        net_teardown),
         cmocka_unit_test_setup_teardown(shares_are_what_later_layers_do_not_make_good, net_setup,
                                         net_teardown),
     };

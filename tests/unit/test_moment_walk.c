@@ -10,7 +10,7 @@
 #include "tests/check.h"
 #include "tests/unit/net.h"
 
-enum { N_LAYER = 4, BATCH = 4, N_SAMPLE = 90, MOST_NETWORKS = 3 };
+enum { N_LAYER = 5, BATCH = 4, N_SAMPLE = 90, MOST_NETWORKS = 3 };
 enum { N_ENOUGH = 16 }; /* batches that run at least */
 enum { MOST_ROWS = BATCH * 81, MOST_INPUTS = 72 };
 
@@ -31,22 +31,28 @@ static enum mpq_status read_normal(struct mpq_ctx *ctx, void *arg, const uint32_
     return MPQ_OK;
 }
 
-/* Convolutions, the second depthwise, the last one wide, that leave less and less of an image. */
+enum { WIDE = 3 }; /* the layer whose (F - X)^T X is summed */
+
+/* Convolutions, the second depthwise, the fourth one wide, that leave less and less of an image;
+ * and one that is depthwise of one tap. */
 static void build(struct net *net, struct mpq_layer *layer)
 {
     const struct mpq_attr attrs[N_LAYER][3] = {
         {NET_INT("group", 1), NET_INTS("strides", 1, 1), NET_INTS("pads", 1, 1, 1, 1)},
         {NET_INT("group", 8), NET_INTS("strides", 2, 2), NET_INTS("pads", 1, 1, 1, 1)},
         {NET_INT("group", 1), NET_INTS("strides", 1, 1), NET_INTS("pads", 1, 1, 1, 1)},
-        {NET_INT("group", 1), NET_INTS("strides", 2, 2), NET_INTS("pads", 1, 1, 1, 1)}};
-    static const int64_t in[N_LAYER] = {3, 8, 8, 4}, out[N_LAYER] = {8, 8, 4, 20};
+        {NET_INT("group", 1), NET_INTS("strides", 2, 2), NET_INTS("pads", 1, 1, 1, 1)},
+        {NET_INT("group", 20), NET_INTS("strides", 1, 1), NET_INTS("pads", 0, 0, 0, 0)}};
+    static const int64_t in[N_LAYER] = {3, 8, 8, 4, 20}, out[N_LAYER] = {8, 8, 4, 20, 20};
+    static const int64_t edge[N_LAYER] = {3, 3, 3, 3, 1};
     mpq_value_id x = net_input(net, "x", MPQ_SHAPE(-1, 3, 9, 9));
     for (int l = 0; l < N_LAYER; l++) {
         char name[3][16];
         for (int i = 0; i < 3; i++)
             snprintf(name[i], sizeof name[i], "%c%d", "wyr"[i], l);
-        int64_t per_group = in[l] / attrs[l][0].i;
-        mpq_value_id w = net_random(net, name[0], MPQ_SHAPE(out[l], per_group, 3, 3), false);
+        int64_t per_group = in[l] / attrs[l][0].i, n_inner = per_group * edge[l] * edge[l];
+        mpq_value_id w =
+            net_random(net, name[0], MPQ_SHAPE(out[l], per_group, edge[l], edge[l]), false);
         layer[l] = (struct mpq_layer){.node = (mpq_node_id)(2 * l),
                                       .x = x,
                                       .weight = w,
@@ -55,8 +61,8 @@ static void build(struct net *net, struct mpq_layer *layer)
                                       .n_group = attrs[l][0].i,
                                       .n_outer = 1,
                                       .n_channel = out[l],
-                                      .n_inner = per_group * 9,
-                                      .n_param = out[l] * per_group * 9};
+                                      .n_inner = n_inner,
+                                      .n_param = out[l] * n_inner};
         layer[l].y = net_node(net, "Conv", name[1], 3, attrs[l], NET_IN(x, w));
         x = net_node(net, "Relu", name[2], NET_NO_ATTRS, NET_IN(layer[l].y));
     }
@@ -178,7 +184,7 @@ static void walk(struct net *net, const struct mpq_layer_table *table,
     assert_true(moves ? walk.n_kept > 2 * n_kept_first : walk.n_kept == n_kept_first);
 }
 
-static const mpq_node_id node[N_LAYER] = {0, 2, 4, 6};
+static const mpq_node_id node[N_LAYER] = {0, 2, 4, 6, 8};
 
 static void sums_are_what_they_are_defined_as(void **state)
 {
@@ -200,7 +206,7 @@ static void sums_are_what_they_are_defined_as(void **state)
         struct mpq_moments got[N_LAYER];
         CHECK_OK(&net->ctx,
                  mpq_moments_gather(&net->ctx, net->arena, &table, &source, l, l + 1, NULL, got));
-        assert_true((l == N_LAYER - 1) == (got[l].cross != NULL));
+        assert_true((l == WIDE) == (got[l].cross != NULL));
         check_sums(&nets.fake[0], &nets.in_float[0], &layer[l], &got[l]);
     }
 }

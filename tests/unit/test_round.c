@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "quantcore/base/rng.h"
+#include "quantcore/base/thread.h"
 #include "quantcore/ops/kernel/linear_algebra.h"
 #include "quantcore/quant/scale.h"
 #include "quantcore/supernet/moment_walk.h"
@@ -263,6 +264,61 @@ static void scales_err_least_nearby(void **state)
     assert_true(n_moved > 4);
 }
 
+/* Of so many inputs not all scales are tried: that depends on the channels that are rounded
+ * together, and these not on the threads. */
+static void scales_are_the_same_by_any_number_of_threads(void **state)
+{
+    enum { K = 70, N_CHANNEL = 44, N_SAMPLE = 160, BITS = 3, MOST_THREADS = 4 };
+    struct net *net = *state;
+    const struct mpq_samples samples = {read_correlated, NULL};
+    struct mpq_layer layer = {.x_axis = -1,
+                              .x_group_axis = -1,
+                              .n_group = 1,
+                              .n_outer = K,
+                              .n_channel = N_CHANNEL,
+                              .n_inner = 1,
+                              .n_param = K * N_CHANNEL,
+                              .bias = MPQ_NO_VALUE,
+                              .scale_steps = 16};
+    const struct mpq_layer_table table = {.n_layer = 1, .layer = &layer};
+    const mpq_node_id node = 0;
+    mpq_real power[K];
+    uint32_t sample[N_SAMPLE];
+    struct mpq_network network;
+    struct mpq_supernet fitted, by_one, by_more;
+    struct mpq_moments moments;
+    for (int i = 0; i < K; i++)
+        power[i] = 1;
+    for (uint32_t i = 0; i < N_SAMPLE; i++)
+        sample[i] = i;
+    const struct mpq_layer_stats stats = {power, power, 1};
+    layer.x = net_input(net, "x", MPQ_SHAPE(-1, K));
+    layer.weight = net_random(net, "w", MPQ_SHAPE(K, N_CHANNEL), false);
+    layer.y = net_node(net, "MatMul", "y", NET_NO_ATTRS, NET_IN(layer.x, layer.weight));
+    net_output(net, layer.y);
+    CHECK_OK(&net->ctx, mpq_network_create(&net->ctx, net->arena, net->graph, 16,
+                                           &(struct mpq_exec_options){.keep_all = true}, &network));
+    const struct mpq_moment_source source = {.network = &network,
+                                             .layer_node = &node,
+                                             .samples = &samples,
+                                             .sample = sample,
+                                             .n_sample = N_SAMPLE};
+    CHECK_OK(&net->ctx,
+             mpq_moments_gather(&net->ctx, net->arena, &table, &source, 0, 1, NULL, &moments));
+    CHECK_OK(&net->ctx,
+             mpq_supernet_create(&net->ctx, net->arena, net->graph, &table, 1 << BITS, &fitted));
+    CHECK_OK(&net->ctx, mpq_supernet_fit(&net->ctx, &fitted, net->graph, &stats, 0));
+    for (int n = 1; n <= MOST_THREADS; n++) {
+        struct mpq_supernet *to = n == 1 ? &by_one : &by_more;
+        mpq_thread_set_count(n);
+        CHECK_OK(&net->ctx, mpq_supernet_copy(&net->ctx, net->arena, &fitted, to));
+        CHECK_OK(&net->ctx, mpq_round_from(&net->ctx, net->arena, to, net->graph, &moments));
+        assert_memory_equal(to->layer->width[BITS].scale, by_one.layer->width[BITS].scale,
+                            N_CHANNEL * sizeof(mpq_real));
+    }
+    mpq_thread_set_count(1);
+}
+
 /* The rows of X are the columns of its input. */
 static void a_left_operand_errs_less(void **state)
 {
@@ -422,6 +478,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_grouped_strided_convolution_errs_less, net_setup,
                                         net_teardown),
         cmocka_unit_test_setup_teardown(scales_err_least_nearby, net_setup, net_teardown),
+        cmocka_unit_test_setup_teardown(scales_are_the_same_by_any_number_of_threads, net_setup,
+                                        net_teardown),
         cmocka_unit_test_setup_teardown(a_left_operand_errs_less, net_setup, net_teardown),
         cmocka_unit_test_setup_teardown(an_allocation_makes_good_what_layers_before_got_wrong,
                                         net_setup, net_teardown),
