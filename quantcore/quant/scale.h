@@ -33,8 +33,8 @@ float mpq_scale_of_step(int steps, int step);
 /* Set scale_steps of layers, all to the same. Bytes where the file gets smaller by them and the
  * window holds every channel that counts: those whose largest |w| is at least a 64th of the
  * layer's, since 8-bit activations tell few others from 0. Steps are the finest for which it does,
- * with an octave to spare: widths, rounding and learned scales move scales against each other by up
- * to one and a quarter; 16 an octave where there are channels that do not count. A channel below
+ * with an octave to spare, in which widths, rounding and learned scales move scales against each
+ * other; 16 an octave where there are channels that do not count. A channel below
  * the window (batch norm leaves channels without weights) is rounded to levels in its least scale.
  * Layers have FLOAT weights. NOMEM only. */
 enum mpq_status mpq_scale_choose(struct mpq_ctx *ctx, struct mpq_arena *arena,

@@ -290,8 +290,8 @@ static enum mpq_status round_groups(struct mpq_ctx *ctx, struct mpq_arena *scrat
     mpq_real *miss = NULL;
     int32_t *order = mpq_arena_alloc(ctx, scratch, (size_t)k, sizeof *order);
     struct strength *strength = mpq_arena_alloc(ctx, scratch, (size_t)k, sizeof *strength);
-    double *row =
-        mpq_arena_alloc(ctx, scratch, (size_t)(N_ROW * k * mpq_thread_count()), sizeof *row);
+    int64_t n_thread = mpq_thread_is_inside() ? 1 : mpq_thread_count();
+    double *row = mpq_arena_alloc(ctx, scratch, (size_t)(N_ROW * k * n_thread), sizeof *row);
     if (!order || !strength || !row)
         return MPQ_E_NOMEM;
     if (moments->lack) {
@@ -386,7 +386,6 @@ size_t mpq_round_bytes(const struct mpq_layer *layer)
     size_t k = (size_t)(layer->n_outer * layer->n_inner);
     size_t of_weights = (size_t)layer->n_param * (3 * sizeof(mpq_real) + 1);
     size_t of_channels = (size_t)layer->n_channel * (2 * sizeof(double) + 8 * sizeof(mpq_real));
-    size_t of_rows =
-        k * (sizeof(struct strength) + 4 + N_ROW * sizeof(double) * (size_t)mpq_thread_count());
+    size_t of_rows = k * (sizeof(struct strength) + 4 + N_ROW * sizeof(double));
     return k * k * sizeof(double) + of_weights + of_channels + of_rows;
 }

@@ -18,7 +18,8 @@ enum mpq_status mpq_round_layer(struct mpq_ctx *ctx, struct mpq_arena *scratch,
                                 const struct mpq_moments *moments, double *upper,
                                 mpq_real *const *offset) MPQ_CHECKED;
 
-/* Bytes that it takes besides the moments and the offsets. */
+/* Bytes that it takes besides the moments and the offsets, and on one thread: where a layer is
+ * rounded by all of them, each of the others takes a part of as much. */
 size_t mpq_round_bytes(const struct mpq_layer *layer);
 
 #endif
