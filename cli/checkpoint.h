@@ -21,7 +21,8 @@
  *                                 NaN: no candidate
  *   refined_share    double [L]   share of what a layer's widths add to the loss that refining
  *                                 leaves; NaN: not measured
- *   sensitivity_id   uint64 [1]   fingerprint of the float outputs that these were measured against
+ *   answers_print    double [9]   tells the float answers that these were measured against from
+ *                                 others (mpq_answers_print)
  *   answer_id        uint64 [N]   fingerprint of each sample that reports; these and
  *   answerI          float        what the float model's output I is for all of them: not where
  *                                 there are no samples, or too many
@@ -32,6 +33,7 @@
 #define MPQ_CLI_CHECKPOINT_H
 
 #include "cli/answers.h"
+#include "cli/checkpoint_id.h"
 #include "quantcore/pass/equalize.h"
 #include "quantcore/supernet/network.h"
 #include "quantcore/supernet/supernet.h"
@@ -49,7 +51,7 @@ struct mpq_checkpoint {
     double *uniform_loss;  /* [MPQ_N_BITS * n_decide] each sample's with all layers at a width */
     double *refined_share; /* [n_layer] */
     uint32_t n_decide;
-    uint64_t sensitivity_id;
+    double answers_print[MPQ_ANSWERS_PRINT];
     const struct mpq_answers *answers; /* writing: NULL, there are none */
     const char *options;
 };
@@ -82,7 +84,7 @@ enum mpq_status mpq_checkpoint_floats(struct mpq_ctx *ctx, struct mpq_arena *are
 /* Fill `answers` where the file has that many of this size, of a float model that answers as this
  * one does; answers->n_sample stays 0 where it does not. */
 enum mpq_status mpq_checkpoint_load_answers(struct mpq_ctx *ctx, struct mpq_arena *arena,
-                                            const char *path, uint64_t sensitivity_id,
+                                            const char *path, const double *answers_print,
                                             struct mpq_answers *answers) MPQ_CHECKED;
 
 /* The text of `options`, which nothing else has to be known for. */

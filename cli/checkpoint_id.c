@@ -1,6 +1,7 @@
 #include "cli/checkpoint_id.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <string.h>
 
 static uint64_t mix(uint64_t hash, const void *data, size_t bytes)
@@ -25,16 +26,34 @@ uint64_t mpq_checkpoint_value_id(const struct mpq_graph *graph, mpq_value_id v)
     return mix(HASH_START, graph->value[v].name, strlen(graph->value[v].name));
 }
 
-uint64_t mpq_checkpoint_targets_id(const struct mpq_targets *targets, const struct mpq_loss *loss)
+void mpq_answers_print(const struct mpq_targets *targets, const struct mpq_loss *loss,
+                       double out_print[MPQ_ANSWERS_PRINT])
 {
-    /* 2: losses are expected ones (supernet/network.h); earlier versions' were KL. */
-    const uint32_t kind = 2;
-    uint64_t hash = mix(HASH_START, &kind, sizeof kind);
-    hash = mix(hash, &targets->n_sample, sizeof targets->n_sample);
-    for (uint32_t h = 0; h < loss->n_head; h++)
-        hash = mix(hash, targets->target[h],
-                   targets->n_sample * (size_t)loss->head[h].n_sample * sizeof(mpq_real));
-    return hash;
+    const uint32_t n = targets->n_sample, n_part = MPQ_ANSWERS_PRINT - 1;
+    out_print[0] = n;
+    for (uint32_t part = 0; part < n_part; part++) {
+        double *sum = &out_print[1 + part];
+        *sum = 0;
+        for (uint32_t h = 0; h < loss->n_head; h++) {
+            size_t size = (size_t)loss->head[h].n_sample;
+            size_t begin = (size_t)n * part / n_part * size;
+            size_t end = (size_t)n * (part + 1) / n_part * size;
+            for (size_t i = begin; i < end; i++) {
+                const mpq_real *y = targets->target[h] + i;
+                double step = (double)y[0] - (i ? (double)y[-1] : 0);
+                *sum += step * step / ((double)size * targets->variance[h]);
+            }
+        }
+    }
+}
+
+bool mpq_answers_are_same(const double a[MPQ_ANSWERS_PRINT], const double b[MPQ_ANSWERS_PRINT])
+{
+    const double rounding = 1e-4;
+    for (int i = 0; i < MPQ_ANSWERS_PRINT; i++)
+        if (!(fabs(a[i] - b[i]) <= rounding * fabs(a[i])))
+            return false;
+    return true;
 }
 
 char *mpq_checkpoint_width_name(struct mpq_ctx *ctx, struct mpq_arena *arena, uint32_t layer,

@@ -350,13 +350,15 @@ static enum mpq_status read_sensitivity(const struct reader *r, const struct mpq
     return MPQ_OK;
 }
 
-/* Open it, and say whether what it holds was measured against the same float outputs. */
-static enum mpq_status open_measured(struct reader *r, uint64_t sensitivity_id, bool *out_is_same)
+/* Open it, and say whether what it holds was measured against the same float outputs; by
+ * earlier versions, nothing was. */
+static enum mpq_status open_measured(struct reader *r, const double *print, bool *out_is_same)
 {
-    struct mpq_tensor id;
+    struct mpq_tensor stored;
+    bool fits;
     MPQ_TRY(mpq_npz_open(r->ctx, r->arena, r->path, &r->npz));
-    MPQ_TRY(read_array(r, "sensitivity_id", MPQ_UINT64, 1, &id));
-    *out_is_same = *(uint64_t *)id.data == sensitivity_id;
+    MPQ_TRY(read_if_fits(r, "answers_print", MPQ_DOUBLE, MPQ_ANSWERS_PRINT, &stored, &fits));
+    *out_is_same = fits && mpq_answers_are_same(stored.data, print);
     return MPQ_OK;
 }
 
@@ -367,7 +369,7 @@ enum mpq_status mpq_checkpoint_load_sensitivity(struct mpq_ctx *ctx, struct mpq_
     struct reader r = {ctx, arena, path, NULL};
     bool is_same;
     *out_found = false;
-    MPQ_TRY(open_measured(&r, c->sensitivity_id, &is_same));
+    MPQ_TRY(open_measured(&r, c->answers_print, &is_same));
     return is_same ? read_sensitivity(&r, c, out_found) : MPQ_OK;
 }
 
@@ -390,13 +392,13 @@ enum mpq_status mpq_checkpoint_floats(struct mpq_ctx *ctx, struct mpq_arena *are
 }
 
 enum mpq_status mpq_checkpoint_load_answers(struct mpq_ctx *ctx, struct mpq_arena *arena,
-                                            const char *path, uint64_t sensitivity_id,
+                                            const char *path, const double *answers_print,
                                             struct mpq_answers *answers)
 {
     struct reader r = {ctx, arena, path, NULL};
     struct mpq_tensor id, array;
     bool fits, is_same;
-    MPQ_TRY(open_measured(&r, sensitivity_id, &is_same));
+    MPQ_TRY(open_measured(&r, answers_print, &is_same));
     if (!is_same)
         return MPQ_OK;
     MPQ_TRY(read_if_fits(&r, "answer_id", MPQ_UINT64, answers->n_room, &id, &fits));

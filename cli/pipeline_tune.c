@@ -251,9 +251,9 @@ static enum mpq_status round_and_tune(struct mpq_ctx *ctx, struct mpq_pipeline *
     return MPQ_OK;
 }
 
-static uint64_t sensitivity_id(const struct mpq_pipeline *p)
+static void print_answers(const struct mpq_pipeline *p, double *out_print)
 {
-    return mpq_checkpoint_targets_id(&p->decide_targets, &p->float_network.loss);
+    mpq_answers_print(&p->decide_targets, &p->float_network.loss, out_print);
 }
 
 /* Losses of single widths, from the checkpoint where it has them. */
@@ -262,7 +262,7 @@ static enum mpq_status measure_sensitivity(struct mpq_ctx *ctx, struct mpq_pipel
     if (p->is_resumed) {
         struct mpq_checkpoint checkpoint = mpq_pipeline_checkpoint(p, &p->net);
         bool is_found;
-        checkpoint.sensitivity_id = sensitivity_id(p);
+        print_answers(p, checkpoint.answers_print);
         MPQ_TRY(mpq_checkpoint_load_sensitivity(ctx, p->arena, &checkpoint, p->options->checkpoint,
                                                 &is_found));
         if (is_found)
@@ -281,11 +281,12 @@ static enum mpq_status measure_sensitivity(struct mpq_ctx *ctx, struct mpq_pipel
 static enum mpq_status load_answers(struct mpq_ctx *ctx, struct mpq_pipeline *p)
 {
     struct mpq_answers *answers;
+    double print[MPQ_ANSWERS_PRINT];
     MPQ_TRY(mpq_pipeline_room_for_answers(ctx, p, &answers));
     if (!answers)
         return MPQ_OK;
-    MPQ_TRY(mpq_checkpoint_load_answers(ctx, p->arena, p->options->checkpoint, sensitivity_id(p),
-                                        answers));
+    print_answers(p, print);
+    MPQ_TRY(mpq_checkpoint_load_answers(ctx, p->arena, p->options->checkpoint, print, answers));
     if (answers->n_sample)
         p->answers = answers;
     return MPQ_OK;
@@ -313,7 +314,7 @@ static enum mpq_status save_checkpoint(struct mpq_ctx *ctx, struct mpq_pipeline 
         MPQ_TRY(mpq_pipeline_refined_share(ctx, p));
     MPQ_TRY(mpq_pipeline_answer(ctx, p));
     struct mpq_checkpoint checkpoint = mpq_pipeline_checkpoint(p, &p->net);
-    checkpoint.sensitivity_id = sensitivity_id(p);
+    print_answers(p, checkpoint.answers_print);
     checkpoint.answers = p->answers;
     checkpoint.options = mpq_options_kept(ctx, p->arena, p->options);
     if (!checkpoint.options)
