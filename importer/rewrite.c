@@ -208,7 +208,8 @@ enum mpq_status mpq_renaming_add(struct mpq_rewrite *rewrite, struct mpq_renamin
         renaming->n++;
     }
     renaming->to[index] = to;
-    return MPQ_OK;
+    return *to ? mpq_strmap_add(rewrite->ctx, rewrite->arena, &renaming->target, to, 0, NULL)
+               : MPQ_OK;
 }
 
 char *mpq_renaming_get(const struct mpq_renaming *renaming, char *name)
@@ -285,7 +286,26 @@ static enum mpq_status copy_infos(struct mpq_rewrite *rewrite, const struct mpq_
     return MPQ_OK;
 }
 
-static enum mpq_status copy_nodes(struct mpq_rewrite *rewrite, const struct mpq_renaming *renaming,
+static enum mpq_status copy_initializers(struct mpq_rewrite *rewrite,
+                                         const struct mpq_renaming *renaming,
+                                         Onnx__GraphProto *graph)
+{
+    Onnx__TensorProto **list =
+        mpq_arena_alloc(rewrite->ctx, rewrite->arena, graph->n_initializer, sizeof *list);
+    if (!list)
+        return MPQ_E_NOMEM;
+    for (size_t i = 0; i < graph->n_initializer; i++) {
+        list[i] =
+            mpq_arena_copy(rewrite->ctx, rewrite->arena, graph->initializer[i], sizeof *list[i]);
+        if (!list[i])
+            return MPQ_E_NOMEM;
+        list[i]->name = mpq_renaming_get(renaming, list[i]->name);
+    }
+    graph->initializer = list;
+    return MPQ_OK;
+}
+
+static enum mpq_status copy_nodes(struct mpq_rewrite *rewrite, struct mpq_renaming *renaming,
                                   Onnx__NodeProto **node, size_t n, Onnx__NodeProto ***out)
 {
     Onnx__NodeProto **list =
@@ -298,20 +318,75 @@ static enum mpq_status copy_nodes(struct mpq_rewrite *rewrite, const struct mpq_
     return MPQ_OK;
 }
 
+/* Names that a body defines although the renaming knows them, and what it had for them. */
+struct hiding {
+    struct hidden {
+        char *name, *to;
+    } * hidden;
+    size_t n;
+};
+
+/* A name that a body defines means that there, not what it becomes outside; and nothing outside
+ * that is read there may come to be called like it, as an argument of a function could. */
+static enum mpq_status hide(struct mpq_rewrite *rewrite, struct mpq_renaming *renaming, char *name,
+                            struct hiding *hiding)
+{
+    char *fresh = NULL;
+    if (!name || !*name)
+        return MPQ_OK;
+    if (mpq_strmap_get(&renaming->from, name) == MPQ_STRMAP_NONE &&
+        mpq_strmap_get(&renaming->target, name) == MPQ_STRMAP_NONE)
+        return take(rewrite, name, IN_BODY);
+    hiding->hidden[hiding->n++] = (struct hidden){name, mpq_renaming_get(renaming, name)};
+    MPQ_TRY(mpq_rewrite_name(rewrite, name, &fresh));
+    return mpq_renaming_add(rewrite, renaming, name, fresh);
+}
+
+static enum mpq_status hide_all(struct mpq_rewrite *rewrite, struct mpq_renaming *renaming,
+                                const Onnx__GraphProto *body, struct hiding *out)
+{
+    size_t n = body->n_input + body->n_initializer;
+    for (size_t i = 0; i < body->n_node; i++)
+        n += body->node[i]->n_output;
+    *out = (struct hiding){
+        .hidden = mpq_arena_alloc(rewrite->ctx, rewrite->arena, n, sizeof *out->hidden)};
+    if (!out->hidden)
+        return MPQ_E_NOMEM;
+    for (size_t i = 0; i < body->n_input; i++)
+        MPQ_TRY(hide(rewrite, renaming, body->input[i]->name, out));
+    for (size_t i = 0; i < body->n_initializer; i++)
+        MPQ_TRY(hide(rewrite, renaming, body->initializer[i]->name, out));
+    for (size_t i = 0; i < body->n_node; i++)
+        for (size_t k = 0; k < body->node[i]->n_output; k++)
+            MPQ_TRY(hide(rewrite, renaming, body->node[i]->output[k], out));
+    return MPQ_OK;
+}
+
 /* Bodies nest no deeper than messages do, which was checked before they were unpacked. */
-static enum mpq_status copy_graph(struct mpq_rewrite *rewrite, const struct mpq_renaming *renaming,
+static enum mpq_status copy_graph(struct mpq_rewrite *rewrite, struct mpq_renaming *renaming,
                                   Onnx__GraphProto **graph)
 {
     Onnx__GraphProto *copy = mpq_arena_copy(rewrite->ctx, rewrite->arena, *graph, sizeof *copy);
+    struct hiding hiding;
     if (!copy)
         return MPQ_E_NOMEM;
     *graph = copy;
     copy->n_value_info = 0;
+    MPQ_TRY(hide_all(rewrite, renaming, copy, &hiding));
+    if (hiding.n) {
+        MPQ_TRY(copy_infos(rewrite, renaming, copy->input, copy->n_input, &copy->input));
+        MPQ_TRY(copy_initializers(rewrite, renaming, copy));
+    }
     MPQ_TRY(copy_infos(rewrite, renaming, copy->output, copy->n_output, &copy->output));
-    return copy_nodes(rewrite, renaming, copy->node, copy->n_node, &copy->node);
+    MPQ_TRY(copy_nodes(rewrite, renaming, copy->node, copy->n_node, &copy->node));
+    while (hiding.n-- > 0) {
+        const struct hidden *last = &hiding.hidden[hiding.n];
+        MPQ_TRY(mpq_renaming_add(rewrite, renaming, last->name, last->to));
+    }
+    return MPQ_OK;
 }
 
-static enum mpq_status copy_attr(struct mpq_rewrite *rewrite, const struct mpq_renaming *renaming,
+static enum mpq_status copy_attr(struct mpq_rewrite *rewrite, struct mpq_renaming *renaming,
                                  Onnx__AttributeProto **attr)
 {
     Onnx__AttributeProto *copy = mpq_arena_copy(rewrite->ctx, rewrite->arena, *attr, sizeof *copy);
@@ -331,8 +406,7 @@ static enum mpq_status copy_attr(struct mpq_rewrite *rewrite, const struct mpq_r
     return MPQ_OK;
 }
 
-enum mpq_status mpq_rewrite_copy_node(struct mpq_rewrite *rewrite,
-                                      const struct mpq_renaming *renaming,
+enum mpq_status mpq_rewrite_copy_node(struct mpq_rewrite *rewrite, struct mpq_renaming *renaming,
                                       const Onnx__NodeProto *node, Onnx__NodeProto **out)
 {
     Onnx__NodeProto *copy = mpq_arena_copy(rewrite->ctx, rewrite->arena, node, sizeof *copy);

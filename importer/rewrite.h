@@ -22,7 +22,7 @@ struct mpq_rewrite {
 
 /* Names of a scope and what they become in another. */
 struct mpq_renaming {
-    struct mpq_strmap from;
+    struct mpq_strmap from, target; /* target: those that some become, or have become */
     char **to;
     uint32_t n, capacity;
 };
@@ -71,9 +71,10 @@ enum mpq_status mpq_rewrite_adopt_values(struct mpq_rewrite *rewrite, const Onnx
                                          bool keeps_names,
                                          struct mpq_renaming *renaming) MPQ_CHECKED;
 
-/* A copy of the node with everything renamed, in its bodies too. Tensors are shared. */
-enum mpq_status mpq_rewrite_copy_node(struct mpq_rewrite *rewrite,
-                                      const struct mpq_renaming *renaming,
+/* A copy of the node with everything renamed, in its bodies too. Tensors are shared. What a body
+ * defines itself gets new names where the scopes would mix; the renaming is as before after that.
+ */
+enum mpq_status mpq_rewrite_copy_node(struct mpq_rewrite *rewrite, struct mpq_renaming *renaming,
                                       const Onnx__NodeProto *node,
                                       Onnx__NodeProto **out) MPQ_CHECKED;
 

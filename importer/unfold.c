@@ -46,7 +46,7 @@ static enum mpq_status find_branch(struct mpq_rewrite *rewrite, const Onnx__Node
 
 /* The nodes of a body, once. */
 static enum mpq_status put_nodes(struct mpq_rewrite *rewrite, const Onnx__GraphProto *body,
-                                 const struct mpq_renaming *renaming)
+                                 struct mpq_renaming *renaming)
 {
     for (size_t n = 0; n < body->n_node; n++) {
         Onnx__NodeProto *copy = NULL;

@@ -447,6 +447,45 @@ def regression():
         w=weight(6, 16), v=weight(16)), {"x": weight(8, 6)}
 
 
+def nested_loops():
+    """The inner body has the names of the outer one for other values, as ONNX Runtime lets it."""
+    return model(
+        """<ir_version: 8, opset_import: ["" : 16]>
+        g (float[1, 4] x) => (float[1, 4] y) {
+            two = Constant <value = int64 {2}> ()
+            three = Constant <value = int64 {3}> ()
+            yes = Constant <value = bool {1}> ()
+            s0 = MatMul (x, w)
+            y = Loop (two, yes, s0) <body = outer (int64 i, bool c, float[1, 4] s) => (bool c2, float[1, 4] s2) {
+                c2 = Identity (c)
+                s2 = Loop (three, c, s) <body = inner (int64 i, bool c, float[1, 4] s) => (bool c3, float[1, 4] t) {
+                    c3 = Identity (c)
+                    f = Cast <to = 1> (i)
+                    t = Add (s, f)
+                }>
+            }>
+        }""", w=weight(4, 4)), {"x": weight(8, 4)}
+
+
+def function_scopes():
+    """The caller has names that a body in the function has for other values."""
+    return model(
+        """<ir_version: 8, opset_import: ["" : 17, "local" : 1]>
+        g (float[1, 6] x) => (float[1, 6] y) {
+            u = MatMul (x, w)
+            v = local.choose (u)
+            y = local.choose (v)
+        }""",
+        ["""<domain: "local", opset_import: ["" : 17]> choose (a) => (y) {
+            s = ReduceSum <keepdims = 0> (a)
+            zero = Constant <value_float = 0.0> ()
+            c = Greater (s, zero)
+            y = If (c) <then_branch = t () => (float[1, 6] v) { u = Tanh (a) v = Sub (u, a) },
+                        else_branch = e () => (float[1, 6] u) { v = Neg (a) u = Abs (v) }>
+        }"""],
+        w=weight(6, 6)), {"x": weight(8, 6)}
+
+
 def lost(before, after):
     """What the device configurations and metadata of a model have become less, or ''."""
     if before.configuration != after.configuration:
@@ -479,7 +518,7 @@ def old():
 
 CASES = {case.__name__: case for case in (functions, known_if, computed_if, loop_count, loop_stops, scan, sparse,
                                           half, double, bfloat, old, narrow, overloads, newest,
-                                          devices, regression)} | CONTRIB | ATTENTION
+                                          devices, regression, nested_loops, function_scopes)} | CONTRIB | ATTENTION
 REFERENCE = {"newest", "overloads", "narrow"}  # that ONNX Runtime 1.32 does not read, or rounds activations of
 NO_LAYER = {"loop_stops", "gelus", "layer_norms", "rms_norms", "dynamic", "quantized_attention", "gather_blocks",
             "qlinear_where"}
