@@ -486,6 +486,16 @@ def function_scopes():
         w=weight(6, 6)), {"x": weight(8, 6)}
 
 
+def only_calls():
+    """A model that names no opset but that of its functions, which name theirs."""
+    return model(
+        """<ir_version: 8, opset_import: ["local" : 1]>
+        g (float[N, 6] x) => (float[N, 6] y) { a = local.layer (x, w)  y = local.layer (a, w) }""",
+        ["""<domain: "local", opset_import: ["" : 17, "com.microsoft" : 1]>
+        layer (x, w) => (y) { m = MatMul (x, w)  y = com.microsoft.Gelu (m) }"""],
+        w=weight(6, 6)), {"x": weight(8, 6)}
+
+
 def lost(before, after):
     """What the device configurations and metadata of a model have become less, or ''."""
     if before.configuration != after.configuration:
@@ -518,7 +528,8 @@ def old():
 
 CASES = {case.__name__: case for case in (functions, known_if, computed_if, loop_count, loop_stops, scan, sparse,
                                           half, double, bfloat, old, narrow, overloads, newest,
-                                          devices, regression, nested_loops, function_scopes)} | CONTRIB | ATTENTION
+                                          devices, regression, nested_loops, function_scopes,
+                                          only_calls)} | CONTRIB | ATTENTION
 REFERENCE = {"newest", "overloads", "narrow"}  # that ONNX Runtime 1.32 does not read, or rounds activations of
 NO_LAYER = {"loop_stops", "gelus", "layer_norms", "rms_norms", "dynamic", "quantized_attention", "gather_blocks",
             "qlinear_where"}

@@ -70,6 +70,19 @@ def custom():
     return made
 
 
+def in_function():
+    """The same node in a function, which alone names its opset."""
+    made = custom()
+    node = made.graph.node.pop()
+    imports = [o for o in made.opset_import if o.domain == "TRT"]
+    function = helper.make_function("local", "Select", node.input, node.output, [node], imports)
+    made.graph.node.append(helper.make_node("Select", node.input, node.output, domain="local"))
+    made.opset_import.remove(imports[0])
+    made.opset_import.append(helper.make_opsetid("local", 1))
+    made.functions.append(function)
+    return made
+
+
 def loop():
     """A Loop that runs as often as the data say; its body reads a value and a weight of the graph by name."""
     made = model("""<ir_version: 8, opset_import: ["" : 13]>
@@ -181,6 +194,12 @@ def check_custom(tool, folder):
     assert done.returncode == 3 and "'warp' (Warp of TRT" in done.stderr and "--weights-only" in done.stderr, done.stderr
 
 
+def check_in_function(tool, folder):
+    path, data, small, done = convert(tool, in_function(), folder, "in_function", "--effort", "none")
+    node, imports = onnx.load(small).graph.node[-1], {o.domain: o.version for o in onnx.load(small).opset_import}
+    assert (node.op_type, node.domain) == ("EfficientNMS_TRT", "TRT") and imports["TRT"] == 1, imports
+
+
 def check_loop(tool, folder):
     for more in (), ("--names", "all"), ("--names", "none"):
         path, data, small, done = convert(tool, loop(), folder, "loop", "--effort", "none", *more)
@@ -200,6 +219,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         check_detector(tool, pathlib.Path(folder))
         check_custom(tool, pathlib.Path(folder))
+        check_in_function(tool, pathlib.Path(folder))
         check_loop(tool, pathlib.Path(folder))
     return 0
 
