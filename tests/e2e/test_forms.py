@@ -168,6 +168,18 @@ def sparse():
     return made, {"x": weight(8, 4)}
 
 
+def sparse_in_function():
+    made = model(
+        """<ir_version: 8, opset_import: ["" : 13, "local" : 1]> g (float[N, 4] x) => (float[N, 3] y) { y = local.f (x) }""",
+        ["""<domain: "local", opset_import: ["" : 13]> f (x) => (y) { y = MatMul (x, w) }"""])
+    sparse_weight = helper.make_sparse_tensor(numpy_helper.from_array(weight(3), ""),
+                                              numpy_helper.from_array(np.array([0, 5, 10]), ""), [4, 3])
+    constant = helper.make_node("Constant", [], ["w"])
+    constant.attribute.append(helper.make_attribute("sparse_value", sparse_weight))
+    made.functions[0].node.insert(0, constant)
+    return made, {"x": weight(8, 4)}
+
+
 def other_float(dtype, name):
     """Inputs, weights, constants, casts and an output of a type that is computed as float."""
     text = """<ir_version: 8, opset_import: ["" : 15]>
@@ -529,7 +541,7 @@ def old():
 CASES = {case.__name__: case for case in (functions, known_if, computed_if, loop_count, loop_stops, scan, sparse,
                                           half, double, bfloat, old, narrow, overloads, newest,
                                           devices, regression, nested_loops, function_scopes,
-                                          only_calls)} | CONTRIB | ATTENTION
+                                          only_calls, sparse_in_function)} | CONTRIB | ATTENTION
 REFERENCE = {"newest", "overloads", "narrow"}  # that ONNX Runtime 1.32 does not read, or rounds activations of
 NO_LAYER = {"loop_stops", "gelus", "layer_norms", "rms_norms", "dynamic", "quantized_attention", "gather_blocks",
             "qlinear_where"}
