@@ -424,8 +424,8 @@ enum mpq_status mpq_rewrite_copy_node(struct mpq_rewrite *rewrite, struct mpq_re
     return MPQ_OK;
 }
 
-/* Calls fn for every name that nodes and outputs of the body, and of bodies in it, read; true where
- * one of the calls is. */
+/* Calls fn for every name that nodes and outputs of the body, and of bodies in it, read, unless it
+ * is a value of theirs that is called `from`; true where one of the calls is. */
 static bool walk_body(Onnx__GraphProto *body, bool (*fn)(char **name, const char *from, char *to),
                       const char *from, char *to);
 
@@ -444,9 +444,24 @@ static bool walk_bodies(Onnx__GraphProto *graph, bool (*fn)(char **, const char 
     return any;
 }
 
+static bool defines(const Onnx__GraphProto *body, const char *name)
+{
+    bool any = false;
+    for (size_t i = 0; i < body->n_input; i++)
+        any |= body->input[i]->name && strcmp(body->input[i]->name, name) == 0;
+    for (size_t i = 0; i < body->n_initializer; i++)
+        any |= body->initializer[i]->name && strcmp(body->initializer[i]->name, name) == 0;
+    for (size_t n = 0; n < body->n_node; n++)
+        for (size_t i = 0; i < body->node[n]->n_output; i++)
+            any |= strcmp(body->node[n]->output[i], name) == 0;
+    return any;
+}
+
 static bool walk_body(Onnx__GraphProto *body, bool (*fn)(char **, const char *, char *),
                       const char *from, char *to)
 {
+    if (defines(body, from))
+        return false;
     bool any = walk_bodies(body, fn, from, to);
     for (size_t n = 0; n < body->n_node; n++)
         for (size_t i = 0; i < body->node[n]->n_input; i++)

@@ -78,7 +78,8 @@ enum mpq_status mpq_rewrite_copy_node(struct mpq_rewrite *rewrite, struct mpq_re
                                       const Onnx__NodeProto *node,
                                       Onnx__NodeProto **out) MPQ_CHECKED;
 
-/* Whether a body in the graph, at any depth, reads that name, and renaming it there. */
+/* Whether a body in the graph, at any depth, reads that name and means a value from outside, and
+ * renaming it there. */
 bool mpq_rewrite_bodies_read(const Onnx__GraphProto *graph, const char *name);
 void mpq_rewrite_rename_in_bodies(Onnx__GraphProto *graph, const char *from, char *to);
 

@@ -205,6 +205,20 @@ def double():
     return other_float(np.float64, "double")
 
 
+def half_loop():
+    """The body has a value of its own that is called as the input of the model."""
+    return model(
+        """<ir_version: 8, opset_import: ["" : 16]>
+        g (float16[1, 4] x) => (float16[1, 4] y) {
+            two = Constant <value = int64 {2}> ()
+            s = MatMul (x, w)
+            y = Loop (two, , s) <body = b (int64 i, bool c, float16[1, 4] x) => (bool c2, float16[1, 4] t) {
+                c2 = Identity (c)
+                t = Add (x, x)
+            }>
+        }""", w=weight(4, 4).astype(np.float16)), {"x": weight(8, 4).astype(np.float16)}
+
+
 def bfloat():
     """Weights of bfloat16, as large models store them, cast before use."""
     made = model(
@@ -539,7 +553,7 @@ def old():
 
 
 CASES = {case.__name__: case for case in (functions, known_if, computed_if, loop_count, loop_stops, scan, sparse,
-                                          half, double, bfloat, old, narrow, overloads, newest,
+                                          half, double, half_loop, bfloat, old, narrow, overloads, newest,
                                           devices, regression, nested_loops, function_scopes,
                                           only_calls, sparse_in_function)} | CONTRIB | ATTENTION
 REFERENCE = {"newest", "overloads", "narrow"}  # that ONNX Runtime 1.32 does not read, or rounds activations of
@@ -591,7 +605,7 @@ def check(tool, name, folder):
     path, data, small = folder / f"{name}.onnx", folder / f"{name}.npz", folder / f"{name}.mpq.onnx"
     onnx.save(made, path)
     np.savez(data, **feeds)
-    tolerance = {"half": 1e-2, "dynamic_lstm": 2e-2}.get(name, 1e-5)
+    tolerance = {"half": 1e-2, "half_loop": 1e-2, "dynamic_lstm": 2e-2}.get(name, 1e-5)
     size = {"group_query": "12kB"}.get(name, "9kB")
     problem = judge(tool, path, data, feeds, tolerance)
     if problem:
