@@ -182,7 +182,7 @@ static enum mpq_status bind_nodes(struct inlining *in, const Onnx__NodeProto *ca
 static enum mpq_status fail_call(const struct inlining *in, const Onnx__NodeProto *call,
                                  const char *sentence)
 {
-    return mpq_fail(in->ctx, MPQ_E_FORMAT, "node '%s' (%s): %s", call->name ? call->name : "",
+    return mpq_fail(in->ctx, MPQ_E_FORMAT, "node '%s' (%s): %s", mpq_rewrite_label(call),
                     call->op_type, sentence);
 }
 

@@ -495,6 +495,16 @@ void mpq_rewrite_rename_in_bodies(Onnx__GraphProto *graph, const char *from, cha
     walk_bodies(graph, replace, from, to);
 }
 
+const char *mpq_rewrite_label(const Onnx__NodeProto *node)
+{
+    if (node->name && *node->name)
+        return node->name;
+    for (size_t i = 0; i < node->n_output; i++)
+        if (*node->output[i])
+            return node->output[i];
+    return "";
+}
+
 Onnx__AttributeProto *mpq_rewrite_attr(const Onnx__NodeProto *node, const char *name)
 {
     for (size_t i = 0; i < node->n_attribute; i++)

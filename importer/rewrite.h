@@ -83,6 +83,9 @@ enum mpq_status mpq_rewrite_copy_node(struct mpq_rewrite *rewrite, struct mpq_re
 bool mpq_rewrite_bodies_read(const Onnx__GraphProto *graph, const char *name);
 void mpq_rewrite_rename_in_bodies(Onnx__GraphProto *graph, const char *from, char *to);
 
+/* What messages call the node: its name, or that of its first output. */
+const char *mpq_rewrite_label(const Onnx__NodeProto *node);
+
 /* The attribute of that name, or NULL. */
 Onnx__AttributeProto *mpq_rewrite_attr(const Onnx__NodeProto *node, const char *name);
 

@@ -9,7 +9,7 @@
 static enum mpq_status fail(const struct mpq_rewrite *rewrite, const Onnx__NodeProto *owner,
                             enum mpq_status status, const char *sentence)
 {
-    return mpq_fail(rewrite->ctx, status, "node '%s' (%s): %s", owner->name ? owner->name : "",
+    return mpq_fail(rewrite->ctx, status, "node '%s' (%s): %s", mpq_rewrite_label(owner),
                     owner->op_type, sentence);
 }
 
@@ -39,7 +39,7 @@ static enum mpq_status find_branch(struct mpq_rewrite *rewrite, const Onnx__Node
     Onnx__GraphProto *body = body_of(owner, which);
     if (!body || body->n_output < owner->n_output || body->n_input)
         return mpq_fail(rewrite->ctx, MPQ_E_FORMAT, "node '%s' (If) has no %s with %zu outputs",
-                        owner->name ? owner->name : "", which, owner->n_output);
+                        mpq_rewrite_label(owner), which, owner->n_output);
     *out = body;
     return check_names(rewrite, owner, body);
 }
