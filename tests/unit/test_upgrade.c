@@ -181,7 +181,7 @@ static void check_resize(struct builder *b, const char *nearest_mode)
 static void test_resize(void **state)
 {
     (void)state;
-    static float up[] = {1, 1, 2}, down[] = {1, 1, 0.6f};
+    static float up[] = {1, 1, 2}, down[] = {1, 1, 0.6f}, both[] = {1, 2, 0.75f};
     struct builder b;
     struct mpq_graph *graph;
     Onnx__NodeProto *proto = start(&b, 8, "Upsample", "x", "y");
@@ -200,6 +200,21 @@ static void test_resize(void **state)
     b.graph->n_initializer = 0;
     builder_raw(&b, "s", MPQ_FLOAT, &MPQ_SHAPE(3), down, sizeof down);
     check_resize(&b, "ceil");
+
+    /* Axes that shrink and axes that grow are rounded otherwise, in two nodes. */
+    b.graph->n_initializer = 0;
+    builder_raw(&b, "s", MPQ_FLOAT, &MPQ_SHAPE(3), both, sizeof both);
+    CHECK_OK(&b.ctx, import(&b, &graph));
+    assert_int_equal(graph->n_node, 2);
+    for (uint32_t n = 0; n < 2; n++) {
+        const struct mpq_node *part = &graph->node[n];
+        assert_string_equal(mpq_attr_string(&part->attr_set, "nearest_mode", ""),
+                            n ? "floor" : "ceil");
+        for (int i = 0; i < 3; i++)
+            CHECK_NEAR(mpq_tensor_double(input(graph, part, 2), i),
+                       i == (n ? 1 : 2) ? (double)both[i] : 1.0, 0, 0);
+    }
+    assert_int_equal(graph->node[1].in[0], graph->node[0].out[0]);
     builder_release(&b);
 
     /* Empty roi and scales of opset 11 are absent. */
