@@ -184,6 +184,10 @@ static void usage_errors(void **state)
         {MPQ_COMMAND_CONVERT, "a.onnx --labels l.csv", "--eval PATH"},
         {MPQ_COMMAND_CONVERT, "a.onnx -q -v", "exclude each other"},
         {MPQ_COMMAND_CONVERT, "a.onnx --baseline mse --checkpoint c.npz", "--baseline excludes"},
+        {MPQ_COMMAND_CONVERT, "a.onnx --recipe paper --latency t.csv",
+         "--latency does not go with"},
+        {MPQ_COMMAND_CONVERT, "a.onnx --recipe paper --float-macs 0%", "--float-macs does not go"},
+        {MPQ_COMMAND_CONVERT, "a.onnx --weights-only --max-drop 1", "--max-drop does not go with"},
         {MPQ_COMMAND_EVAL, "a.onnx", "--data PATH"},
     };
     struct fixture *f = *state;
