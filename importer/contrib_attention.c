@@ -232,6 +232,16 @@ static char *add_bias(struct mpq_job *job, char *x, char *bias, int64_t part)
                     NULL);
 }
 
+/* Whether x is in heads already, as declared or as a Transpose of four axes makes it. */
+static bool has_heads(const struct mpq_job *job, const char *x)
+{
+    int rank = mpq_job_rank(job, x);
+    const Onnx__NodeProto *maker = mpq_job_maker(job, x);
+    const Onnx__AttributeProto *perm =
+        maker && strcmp(maker->op_type, "Transpose") == 0 ? mpq_rewrite_attr(maker, "perm") : NULL;
+    return rank == 4 || (rank < 0 && perm && perm->n_ints == 4);
+}
+
 /* MultiHeadAttention: query, key, value, a bias of theirs, the mask of keys, what is added to the
  * scores, keys and values of before. */
 bool mpq_contrib_multi_head_attention(struct mpq_job *job)
@@ -247,8 +257,8 @@ bool mpq_contrib_multi_head_attention(struct mpq_job *job)
         (bias && (!known || known->n_dims != 1 || known->dims[0] % 3)) || mask_rank < 0 ||
         mask_rank > 3)
         return false;
-    bool are_heads = mpq_job_rank(job, in[1]) == 4; /* keys and values, of another node */
-    if (are_heads && (bias || mpq_job_in(job, 6) || mpq_job_rank(job, in[2]) != 4))
+    bool are_heads = has_heads(job, in[1]); /* keys and values, of another node */
+    if (are_heads && (bias || mpq_job_in(job, 6) || !has_heads(job, in[2])))
         return false;
     for (size_t i = 0; i < (are_heads ? 1 : 3); i++)
         in[i] = split_heads(job, add_bias(job, in[i], bias, (int64_t)i), n_head);

@@ -389,6 +389,11 @@ ATTENTION = {
         e = Add (a, d)  f = ReduceMean <axes = [-1]> (c)  g = ReduceMean <axes = [0], keepdims = 0> (f)
         y = Add (e, g)""", {"at": PLACES[:, :3]}, initializers=[nibbles("t", 9, 32), nibbles("z", 9, 2), nibbles("u", 64, 9)],
                                s=weight(9, 2), r=weight(2, 9), p=packed(9, 32, 4)),
+    "cross_transposed": attention("float[N, 5, 8] x, float[N, 2, 2, 4] k, float[N, 2, 2, 4] v", f"""
+        q = MatMul (x, w8)
+        j = Transpose <perm = [0, 2, 1, 3]> (k)  u = Transpose <perm = [0, 2, 1, 3]> (v)
+        a = {M}MultiHeadAttention <num_heads = 2> (q, j, u)
+        y = MatMul (a, w8)""", {"x": weight(8, 5, 8), "k": weight(8, 2, 2, 4), "v": weight(8, 2, 2, 4)}, w8=weight(8, 8)),
 }
 
 
