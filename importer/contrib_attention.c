@@ -344,14 +344,24 @@ static bool is_plain_group_query(const struct mpq_job *job)
            mpq_job_float(job, "softcap", 0) == 0 && mpq_job_int(job, "smooth_softmax", 0) <= 0;
 }
 
-/* Query and keys turned by their positions, which go on behind the keys of before. What comes out
- * has the shape that went in, or the tables are not of this size of heads. */
-static bool turn_both(struct mpq_job *job, char *part[2], char *past)
+/* How many elements a head has, as far as the file declares it, or -1. */
+static int64_t head_size(const struct mpq_job *job, int64_t n, int64_t n_kv)
 {
-    const Onnx__TensorProto *table = mpq_job_constant(job, mpq_job_in(job, 7));
+    int64_t size = mpq_job_last_dim(job, mpq_job_in(job, 3));
+    if (size <= 0)
+        size = mpq_job_last_dim(job, mpq_job_out(job, 1));
+    if (size > 0)
+        return size;
+    size = mpq_job_last_dim(job, mpq_job_in(job, 0));
+    return size > 0 ? size / (mpq_job_in(job, 1) ? n : n + 2 * n_kv) : -1;
+}
+
+/* Query and keys turned by their positions, which go on behind the keys of before; all of a head,
+ * of the given size, or its first elements. */
+static void turn_both(struct mpq_job *job, char *part[2], char *past, int64_t size)
+{
+    int64_t half = mpq_job_constant(job, mpq_job_in(job, 7))->dims[1];
     bool interleaved = mpq_job_int(job, "rotary_interleaved", 0) != 0;
-    if (!table || table->n_dims != 2)
-        return false;
     char *first = past ? dimension(job, past, 2) : mpq_make_int(job, 0);
     char *end = mpq_make(job, "Add", NULL, first, dimension(job, part[0], 1), NULL);
     char *at = mpq_make(job, "Range", NULL, first, end, mpq_make_int(job, 1));
@@ -359,10 +369,11 @@ static bool turn_both(struct mpq_job *job, char *part[2], char *past)
     char *s = unsqueeze(job, mpq_make(job, "Gather", NULL, mpq_job_in(job, 8), at, NULL), 1);
     for (int i = 0; i < 2; i++) {
         char *shape = mpq_make(job, "Shape", NULL, part[i], NULL, NULL);
-        char *y = turn(job, part[i], c, s, table->dims[1], interleaved);
+        char *y = turn(job, part[i], c, s, half, interleaved);
+        if (2 * half < size)
+            y = concat(job, NULL, y, slice(job, part[i], 2 * half, INT64_MAX, 3, 1), 3);
         part[i] = mpq_make(job, "Reshape", NULL, y, shape, NULL);
     }
-    return true;
 }
 
 /* Head h of x, [batch, head, sequence, size], for each of n / n_shared queries. */
@@ -389,7 +400,8 @@ bool mpq_contrib_group_query_attention(struct mpq_job *job)
     bool turns = mpq_job_int(job, "do_rotary", 0) != 0;
     const Onnx__TensorProto *table = mpq_job_constant(job, mpq_job_in(job, 7));
     if (job->opset < 11 || n <= 0 || n > 256 || n_kv <= 0 || n % n_kv || !past[1] != !past[2] ||
-        (!is_packed && (!in[1] || !in[2])) || (turns && !table) || !is_plain_group_query(job))
+        (!is_packed && (!in[1] || !in[2])) || (turns && (!table || table->n_dims != 2)) ||
+        !is_plain_group_query(job))
         return false;
     const int64_t heads[3] = {n, n_kv, n_kv};
     char *all = is_packed
@@ -400,8 +412,8 @@ bool mpq_contrib_group_query_attention(struct mpq_job *job)
         in[i] = is_packed ? slice(job, all, at, at + heads[i], 2, 1)
                           : mpq_make(job, "Reshape", NULL, in[i],
                                      mpq_make_ints(job, 4, (int64_t[]){0, 0, heads[i], -1}), NULL);
-    if (turns && !turn_both(job, in, past[1]))
-        return false;
+    if (turns)
+        turn_both(job, in, past[1], head_size(job, n, n_kv));
     for (size_t i = 0; i < 3; i++)
         in[i] = transpose(job, NULL, in[i], 0, 2, 1, 3);
     for (size_t i = 1; i < 3; i++) {

@@ -394,6 +394,14 @@ ATTENTION = {
         j = Transpose <perm = [0, 2, 1, 3]> (k)  u = Transpose <perm = [0, 2, 1, 3]> (v)
         a = {M}MultiHeadAttention <num_heads = 2> (q, j, u)
         y = MatMul (a, w8)""", {"x": weight(8, 5, 8), "k": weight(8, 2, 2, 4), "v": weight(8, 2, 2, 4)}, w8=weight(8, 8)),
+    "group_query_part": attention("float[1, 5, 64] x, float[1, 1, 3, 32] pk, float[1, 1, 3, 32] pv, int32[1] n", f"""
+        k = MatMul (x, w)
+        a, ck, cv = {M}GroupQueryAttention <num_heads = 2, kv_num_heads = 1, do_rotary = 1>
+                    (x, k, k, pk, pv, n, eight, cos, sin)
+        y = MatMul (a, w)""",
+                                  {"x": weight(8, 5, 64), "pk": weight(8, 1, 3, 32), "pv": weight(8, 1, 3, 32),
+                                   "n": np.full(8, 7, np.int32)}, w=weight(64, 32) / 4, cos=weight(12, 8), sin=weight(12, 8),
+                                  eight=np.int32(8)),
 }
 
 
