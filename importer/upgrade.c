@@ -1,6 +1,7 @@
 #include "importer/upgrade.h"
 
 #include <float.h>
+#include <inttypes.h>
 #include <string.h>
 
 #include "quantcore/ops/op.h"
@@ -116,8 +117,12 @@ static enum mpq_status put_scalar(struct job *job, uint32_t i, const char *suffi
 /* Attribute `name` (INTS) becomes input i. Absent: no such input. */
 static enum mpq_status ints_to_input(struct job *job, const char *name, uint32_t i)
 {
-    if (!mpq_attr_find(&job->node.attr_set, name))
+    const struct mpq_attr *attr = mpq_attr_find(&job->node.attr_set, name);
+    if (!attr)
         return MPQ_OK;
+    if (attr->kind != MPQ_ATTR_INTS && attr->kind != MPQ_ATTR_OPAQUE) /* as an empty list is */
+        return mpq_fail_node(job->ctx, &job->node, MPQ_E_FORMAT,
+                             "the attribute '%s' is no list of integers", name);
     size_t n;
     const int64_t *values = mpq_attr_ints(&job->node.attr_set, name, &n);
     MPQ_TRY(put_ints(job, i, name, values, n));
@@ -221,7 +226,7 @@ static void find_changes(const struct mpq_tensor *scale, bool *grows, bool *shri
     for (int64_t i = 0; scale && scale->dtype == MPQ_FLOAT && i < mpq_shape_count(&scale->shape);
          i++) {
         *grows |= mpq_tensor_double(scale, i) > 1.0;
-        *shrinks |= mpq_tensor_double(scale, i) < 1.0;
+        *shrinks |= mpq_tensor_double(scale, i) < 1.0 && mpq_tensor_double(scale, i) > 0.0;
     }
 }
 
@@ -285,7 +290,10 @@ static enum mpq_status resize_10(struct job *job)
 static enum mpq_status upsample(struct job *job)
 {
     const struct mpq_attr *scales = mpq_attr_find(&job->node.attr_set, "scales");
-    if (scales && scales->kind == MPQ_ATTR_FLOATS) {
+    if (scales && scales->kind != MPQ_ATTR_FLOATS)
+        return mpq_fail_node(job->ctx, &job->node, MPQ_E_FORMAT,
+                             "the attribute 'scales' is no list of floats");
+    if (scales) {
         float *copy =
             mpq_arena_copy(job->ctx, job->graph->arena, scales->floats, scales->n * sizeof *copy);
         if (!copy)
@@ -382,11 +390,12 @@ static enum mpq_status softmax(struct job *job)
     struct mpq_shape shape = mpq_trace_get(&job->upgrade->trace, job->graph, job->node.in[0]).shape;
     bool is_plain = axis == -1;
     if (shape.rank >= 0) {
+        if (axis < -shape.rank || axis > shape.rank)
+            return mpq_fail_node(job->ctx, &job->node, MPQ_E_SHAPE,
+                                 "axis %" PRId64 " with an input of %s", axis,
+                                 MPQ_SHAPE_TEXT(&shape));
         if (axis < 0)
             axis += shape.rank;
-        if (axis < 0 || axis > shape.rank)
-            return mpq_fail_node(job->ctx, &job->node, MPQ_E_SHAPE, "axis %d with an input of %s",
-                                 (int)axis, MPQ_SHAPE_TEXT(&shape));
         is_plain = axis < shape.rank;
         for (int i = (int)axis + 1; i < shape.rank; i++)
             is_plain &= shape.dim[i] == 1;

@@ -126,6 +126,9 @@ static void test_axes(void **state)
         check_ints(input(graph, node, 1), (int64_t[]){2}, 1);
         assert_int_equal(node->source, 0);
         builder_release(&b);
+        builder_attr_int(&b, start(&b, 11, op_type[i], "x", "y"), attr[i], 2);
+        CHECK_FAILS(&b.ctx, import(&b, &graph), MPQ_E_FORMAT, "is no list of integers");
+        builder_release(&b);
     }
 }
 
@@ -278,6 +281,12 @@ static void test_softmax(void **state)
     assert_int_equal(softmax_axis(0, &MPQ_SHAPE(2, 3, 4, 5), "GlobalAveragePool"), -100);
     assert_int_equal(softmax_axis(1, &MPQ_SHAPE(2, 3), "Mystery"), -100); /* rank not known */
     assert_int_equal(softmax_axis(-1, &MPQ_SHAPE(2, 3), "Mystery"), -1);
+
+    struct builder b;
+    struct mpq_graph *graph;
+    builder_attr_int(&b, start(&b, 11, "Softmax", "x", "y"), "axis", -9);
+    CHECK_FAILS(&b.ctx, import(&b, &graph), MPQ_E_SHAPE, "axis -9 with an input of [2,3,4]");
+    builder_release(&b);
 }
 
 static void test_removed(void **state)
