@@ -73,7 +73,8 @@ void mpq_rewrite_end(struct mpq_rewrite *rewrite)
     rewrite->graph->n_initializer = rewrite->n_initializer;
 }
 
-enum mpq_status mpq_rewrite_name(struct mpq_rewrite *rewrite, const char *stem, char **out)
+static enum mpq_status make_name(struct mpq_rewrite *rewrite, const char *stem, uint32_t where,
+                                 char **out)
 {
     uint32_t number;
     char *name = mpq_arena_strdup(rewrite->ctx, rewrite->arena, stem);
@@ -87,7 +88,12 @@ enum mpq_status mpq_rewrite_name(struct mpq_rewrite *rewrite, const char *stem, 
     }
     mpq_strmap_set(rewrite->number, stem, number);
     *out = name;
-    return take(rewrite, name, IN_GRAPH);
+    return take(rewrite, name, where);
+}
+
+enum mpq_status mpq_rewrite_name(struct mpq_rewrite *rewrite, const char *stem, char **out)
+{
+    return make_name(rewrite, stem, IN_GRAPH, out);
 }
 
 /* Room for one more in a list of pointers. */
@@ -327,18 +333,20 @@ struct hiding {
 };
 
 /* A name that a body defines means that there, not what it becomes outside; and nothing outside
- * that is read there may come to be called like it, as an argument of a function could. */
+ * that is read there may come to be called like it, as an argument of a function could. What the
+ * body computes may not be called like a value of the graph even if the body does not read that. */
 static enum mpq_status hide(struct mpq_rewrite *rewrite, struct mpq_renaming *renaming, char *name,
-                            struct hiding *hiding)
+                            bool is_input, struct hiding *hiding)
 {
     char *fresh = NULL;
     if (!name || !*name)
         return MPQ_OK;
     if (mpq_strmap_get(&renaming->from, name) == MPQ_STRMAP_NONE &&
-        mpq_strmap_get(&renaming->target, name) == MPQ_STRMAP_NONE)
+        mpq_strmap_get(&renaming->target, name) == MPQ_STRMAP_NONE &&
+        (is_input || mpq_strmap_get(rewrite->taken, name) != IN_GRAPH))
         return take(rewrite, name, IN_BODY);
     hiding->hidden[hiding->n++] = (struct hidden){name, mpq_renaming_get(renaming, name)};
-    MPQ_TRY(mpq_rewrite_name(rewrite, name, &fresh));
+    MPQ_TRY(make_name(rewrite, name, IN_BODY, &fresh));
     return mpq_renaming_add(rewrite, renaming, name, fresh);
 }
 
@@ -353,12 +361,12 @@ static enum mpq_status hide_all(struct mpq_rewrite *rewrite, struct mpq_renaming
     if (!out->hidden)
         return MPQ_E_NOMEM;
     for (size_t i = 0; i < body->n_input; i++)
-        MPQ_TRY(hide(rewrite, renaming, body->input[i]->name, out));
+        MPQ_TRY(hide(rewrite, renaming, body->input[i]->name, true, out));
     for (size_t i = 0; i < body->n_initializer; i++)
-        MPQ_TRY(hide(rewrite, renaming, body->initializer[i]->name, out));
+        MPQ_TRY(hide(rewrite, renaming, body->initializer[i]->name, false, out));
     for (size_t i = 0; i < body->n_node; i++)
         for (size_t k = 0; k < body->node[i]->n_output; k++)
-            MPQ_TRY(hide(rewrite, renaming, body->node[i]->output[k], out));
+            MPQ_TRY(hide(rewrite, renaming, body->node[i]->output[k], false, out));
     return MPQ_OK;
 }
 
@@ -421,6 +429,44 @@ enum mpq_status mpq_rewrite_copy_node(struct mpq_rewrite *rewrite, struct mpq_re
     for (size_t i = 0; i < copy->n_attribute; i++)
         MPQ_TRY(copy_attr(rewrite, renaming, &copy->attribute[i]));
     *out = copy;
+    return MPQ_OK;
+}
+
+static bool node_clashes(const struct mpq_rewrite *rewrite, const Onnx__NodeProto *node);
+
+/* Whether a body, or one in it, computes something that is called like a value of the graph. */
+static bool clashes(const struct mpq_rewrite *rewrite, const Onnx__GraphProto *body)
+{
+    bool any = false;
+    for (size_t i = 0; i < body->n_initializer; i++)
+        any |= body->initializer[i]->name &&
+               mpq_strmap_get(rewrite->taken, body->initializer[i]->name) == IN_GRAPH;
+    for (size_t n = 0; n < body->n_node; n++) {
+        for (size_t i = 0; i < body->node[n]->n_output; i++)
+            any |= mpq_strmap_get(rewrite->taken, body->node[n]->output[i]) == IN_GRAPH;
+        any |= node_clashes(rewrite, body->node[n]);
+    }
+    return any;
+}
+
+static bool node_clashes(const struct mpq_rewrite *rewrite, const Onnx__NodeProto *node)
+{
+    bool any = false;
+    for (size_t i = 0; i < node->n_attribute; i++) {
+        any |= node->attribute[i]->g && clashes(rewrite, node->attribute[i]->g);
+        for (size_t j = 0; j < node->attribute[i]->n_graphs; j++)
+            any |= clashes(rewrite, node->attribute[i]->graphs[j]);
+    }
+    return any;
+}
+
+enum mpq_status mpq_rewrite_part_scopes(struct mpq_rewrite *rewrite)
+{
+    for (size_t n = 0; n < rewrite->n_node; n++) {
+        struct mpq_renaming none = {0};
+        if (node_clashes(rewrite, rewrite->node[n]))
+            MPQ_TRY(mpq_rewrite_copy_node(rewrite, &none, rewrite->node[n], &rewrite->node[n]));
+    }
     return MPQ_OK;
 }
 

@@ -78,6 +78,10 @@ enum mpq_status mpq_rewrite_copy_node(struct mpq_rewrite *rewrite, struct mpq_re
                                       const Onnx__NodeProto *node,
                                       Onnx__NodeProto **out) MPQ_CHECKED;
 
+/* Names of their own for what bodies in the new list compute under a name that the graph now has:
+ * runtimes refuse the same name in both. */
+enum mpq_status mpq_rewrite_part_scopes(struct mpq_rewrite *rewrite) MPQ_CHECKED;
+
 /* Whether a body in the graph, at any depth, reads that name and means a value from outside, and
  * renaming it there. */
 bool mpq_rewrite_bodies_read(const Onnx__GraphProto *graph, const char *name);

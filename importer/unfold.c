@@ -355,6 +355,7 @@ enum mpq_status mpq_unfold_nodes(struct mpq_ctx *ctx, struct mpq_arena *arena,
     MPQ_TRY(mpq_rewrite_begin(ctx, arena, graph, &rewrite));
     for (size_t n = 0; n < graph->n_node; n++)
         MPQ_TRY(unfold(&rewrite, graph->node[n], &unfolding[n]));
+    MPQ_TRY(mpq_rewrite_part_scopes(&rewrite));
     mpq_rewrite_end(&rewrite);
     return MPQ_OK;
 }
