@@ -486,6 +486,25 @@ def regression():
         w=weight(6, 16), v=weight(16)), {"x": weight(8, 6)}
 
 
+def contrib_in_bodies():
+    """Operators of com.microsoft in a branch that is taken and in a loop that is written out."""
+    return model(
+        """<ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]>
+        g (float[1, 8] x) => (float[1, 8] y) {
+            yes = Constant <value = bool {1}> ()
+            two = Constant <value = int64 {2}> ()
+            s = If (yes) <then_branch = t () => (float[1, 8] r) {
+                m = com.microsoft.FusedMatMul <transB = 1> (x, w)
+                r = com.microsoft.Gelu (m)
+            }, else_branch = e () => (float[1, 8] q) { q = MatMul (x, w) }>
+            y = Loop (two, , s) <body = b (int64 i, bool c, float[1, 8] h) => (bool c2, float[1, 8] h2) {
+                c2 = Identity (c)
+                u = com.microsoft.QuickGelu (h)
+                h2 = MatMul (u, w)
+            }>
+        }""", w=weight(8, 8) / 2), {"x": weight(8, 8)}
+
+
 def nested_loops():
     """The inner body has the names of the outer one for other values, as ONNX Runtime lets it."""
     return model(
@@ -568,7 +587,7 @@ def old():
 CASES = {case.__name__: case for case in (functions, known_if, computed_if, loop_count, loop_stops, scan, sparse,
                                           half, double, half_loop, bfloat, old, narrow, overloads, newest,
                                           devices, regression, nested_loops, function_scopes,
-                                          only_calls, sparse_in_function)} | CONTRIB | ATTENTION
+                                          only_calls, contrib_in_bodies, sparse_in_function)} | CONTRIB | ATTENTION
 REFERENCE = {"newest", "overloads", "narrow"}  # that ONNX Runtime 1.32 does not read, or rounds activations of
 NO_LAYER = {"loop_stops", "gelus", "layer_norms", "rms_norms", "dynamic", "quantized_attention", "gather_blocks",
             "qlinear_where"}
