@@ -85,6 +85,13 @@ static char *causal(struct mpq_job *job, char *q, char *k, float value)
     return mpq_make(job, "Mul", NULL, hidden, mpq_make_number(job, value), NULL);
 }
 
+/* What hides keys after a query: more than a mask hides padding, or a query whose own keys are all
+ * padding would see those after it. */
+static float causal_value(const char *mask, float masked)
+{
+    return mask || masked > -10000.0f ? -1e30f : masked;
+}
+
 /* A mask of keys: 1 where they may be seen, [batch, key] or [batch, query, key], or how many of
  * them, [batch]. Becomes [batch, 1, 1 or query, key]. */
 static char *mask_of(struct mpq_job *job, char *mask, int rank, char *k, float value)
@@ -190,7 +197,7 @@ static void attend_packed(struct mpq_job *job, char *qkv, const struct packed *p
                     .v = part[2],
                     .bias = {p->mask ? mask_of(job, p->mask, p->mask_rank, part[1], masked) : NULL,
                              mpq_job_int(job, "unidirectional", 0)
-                                 ? causal(job, part[0], part[1], masked)
+                                 ? causal(job, part[0], part[1], causal_value(p->mask, masked))
                                  : NULL,
                              p->bias},
                     .scale = scale != 0 ? scale : 1 / sqrtf(size)});
@@ -274,7 +281,7 @@ bool mpq_contrib_multi_head_attention(struct mpq_job *job)
                                 .v = in[2],
                                 .bias = {mask ? mask_of(job, mask, mask_rank, in[1], masked) : NULL,
                                          mpq_job_int(job, "unidirectional", 0)
-                                             ? causal(job, in[0], in[1], masked)
+                                             ? causal(job, in[0], in[1], causal_value(mask, masked))
                                              : NULL,
                                          mpq_job_in(job, 5)},
                                 .scale = mpq_job_float(job, "scale", 0.0f)});

@@ -394,6 +394,11 @@ ATTENTION = {
         j = Transpose <perm = [0, 2, 1, 3]> (k)  u = Transpose <perm = [0, 2, 1, 3]> (v)
         a = {M}MultiHeadAttention <num_heads = 2> (q, j, u)
         y = MatMul (a, w8)""", {"x": weight(8, 5, 8), "k": weight(8, 2, 2, 4), "v": weight(8, 2, 2, 4)}, w8=weight(8, 8)),
+    "padded_left": attention("float[N, 5, 8] x, int32[N, 5] mask", f"""
+        a = {M}Attention <num_heads = 2, unidirectional = 1> (x, w, b, mask)
+        c = {M}MultiHeadAttention <num_heads = 2, unidirectional = 1> (a, x, x, , mask)
+        y = {M}Attention <num_heads = 2, unidirectional = 1, mask_filter_value = -2.0> (c, w, b, mask)""",
+                             {"x": weight(8, 5, 8), "mask": 1 - WORDS["mask"]}, **HEADS),
     "group_query_part": attention("float[1, 5, 64] x, float[1, 1, 3, 32] pk, float[1, 1, 3, 32] pv, int32[1] n", f"""
         k = MatMul (x, w)
         a, ck, cv = {M}GroupQueryAttention <num_heads = 2, kv_num_heads = 1, do_rotary = 1>
