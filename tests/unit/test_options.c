@@ -188,6 +188,9 @@ static void usage_errors(void **state)
          "--latency does not go with"},
         {MPQ_COMMAND_CONVERT, "a.onnx --recipe paper --float-macs 0%", "--float-macs does not go"},
         {MPQ_COMMAND_CONVERT, "a.onnx --weights-only --max-drop 1", "--max-drop does not go with"},
+        {MPQ_COMMAND_CONVERT, "a.onnx --weights-only --steps 9", "--steps does not go with"},
+        {MPQ_COMMAND_CONVERT, "a.onnx --baseline mse --steps 9", "--steps does not go with"},
+        {MPQ_COMMAND_CONVERT, "a.onnx --baseline mse --float-macs 5%", "--float-macs does not go"},
         {MPQ_COMMAND_EVAL, "a.onnx", "--data PATH"},
     };
     struct fixture *f = *state;
