@@ -337,6 +337,9 @@ for name in ./t.npz ./a.csv good.npz good.onnx; do
         refuse 2 'are the same file' search t.npz --size 90% -o out/n.onnx --report $name --overwrite
 done
 cksum t.npz a.csv | cmp -s - before || complain "changed what it reads"
+for name in out/n.90pct.onnx ./out/n.95pct.csv out/n.90pct.summary.csv; do
+    refuse 2 'are the same file' search t.npz --size 90%,95% -o out/n.onnx --report $name --overwrite
+done
 expect 0 '' convert good.onnx -o e.onnx --data good.npz --effort none --size 100% --exclude conv --checkpoint e.npz -q
 refuse 1 'e.npz: is a checkpoint of another model' search e.npz --exclude y --size 90% -o out/n.onnx
 grep -q overwrite stderr && complain "offers to overwrite what is only read"
