@@ -7,6 +7,7 @@
 #include "cli/progress.h"
 #include "cli/summary.h"
 #include "exporter/report_csv.h"
+#include "quantcore/base/fileio.h"
 
 struct budgets {
     uint32_t n;
@@ -48,6 +49,22 @@ static enum mpq_status make_curve(struct mpq_ctx *ctx, struct mpq_pipeline *p, u
     return MPQ_OK;
 }
 
+/* The list of budgets is written last and must not take the place of what a budget wrote. */
+static enum mpq_status check_list(struct mpq_ctx *ctx, struct mpq_arena *arena, const char *list,
+                                  const struct mpq_options *budget)
+{
+    const char *written[] = {budget->output, budget->report,
+                             mpq_report_summary_path(ctx, arena, budget->report)};
+    for (size_t i = 0; i < MPQ_COUNT(written); i++) {
+        if (!written[i])
+            return MPQ_E_NOMEM;
+        if (mpq_file_is_same(list, written[i]))
+            return mpq_fail(ctx, MPQ_E_USAGE,
+                            "--report and a file of a budget are the same file, '%s'", list);
+    }
+    return MPQ_OK;
+}
+
 /* All that can be refused is, before the first file is written. */
 static enum mpq_status make_budgets(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                     struct mpq_pipeline *p, const struct mpq_options *options,
@@ -71,6 +88,7 @@ static enum mpq_status make_budgets(struct mpq_ctx *ctx, struct mpq_arena *arena
         const struct mpq_labelled_size *size = &sizes->of[i];
         MPQ_TRY(set_budget(ctx, arena, options, &size->size, size->label, &out->options[i]));
         MPQ_TRY(mpq_deliver_check(ctx, arena, &out->options[i]));
+        MPQ_TRY(check_list(ctx, arena, options->report, &out->options[i]));
         MPQ_TRY(mpq_pipeline_check_size(ctx, p, mpq_size_bytes(&size->size, p->float_bytes)));
     }
     struct mpq_options list = *options;

@@ -236,9 +236,9 @@ static enum mpq_status forbid(struct mpq_ctx *ctx, const struct mpq_options *opt
 static enum mpq_status check_paper(struct mpq_ctx *ctx, struct mpq_options *options)
 {
     static const char *const names[] = {
-        "size",     "avg-bits",     "max-latency",     "max-drop",
-        "lock",     "weights-only", "saturation-safe", "baseline",
-        "no-round", "no-codebook",  "no-equalize",     "max-memory"};
+        "size",        "avg-bits",     "latency",         "max-latency", "max-drop",
+        "lock",        "weights-only", "saturation-safe", "baseline",    "no-round",
+        "no-codebook", "no-equalize",  "max-memory",      "float-macs"};
     MPQ_TRY(forbid(ctx, options, names, MPQ_COUNT(names), "--recipe paper"));
     if (strcmp(options->target->name, "ort") != 0 && strcmp(options->target->name, "int8") != 0)
         return mpq_fail(ctx, MPQ_E_USAGE, "--recipe paper writes for --target ort or int8");
@@ -264,8 +264,9 @@ static enum mpq_status check_limits(struct mpq_ctx *ctx, enum mpq_command_bit co
 
 static enum mpq_status check_weights_only(struct mpq_ctx *ctx, const struct mpq_options *options)
 {
-    static const char *const names[] = {"data",   "eval",     "labels",      "checkpoint",
-                                        "bitops", "act-bits", "max-latency", "max-memory"};
+    static const char *const names[] = {"data",     "eval",     "labels",      "checkpoint",
+                                        "bitops",   "act-bits", "max-latency", "max-memory",
+                                        "max-drop", "steps",    "float-macs"};
     return options->weights_only
                ? forbid(ctx, options, names, MPQ_COUNT(names), "--weights-only, which runs nothing")
                : MPQ_OK;
@@ -346,6 +347,9 @@ enum mpq_status mpq_options_parse(struct mpq_ctx *ctx, struct mpq_arena *arena,
     if (out->baseline && (out->checkpoint || out->max_drop > 0 || out->weights_only))
         return mpq_fail(ctx, MPQ_E_USAGE,
                         "--baseline excludes --checkpoint, --max-drop and --weights-only");
+    static const char *const tuned_only[] = {"steps", "float-macs"};
+    if (out->baseline)
+        MPQ_TRY(forbid(ctx, out, tuned_only, MPQ_COUNT(tuned_only), "--baseline"));
     MPQ_TRY(check_weights_only(ctx, out));
     MPQ_TRY(make_preprocess(ctx, out));
     static const char *const paper_only[] = {"no-augment"};

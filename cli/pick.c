@@ -3,31 +3,28 @@
 #include <regex.h>
 #include <string.h>
 
-/* One pattern, which lives until pattern_free(). */
+/* One pattern, which lives until pattern_free(). A name need not be a regular expression. */
 struct pattern {
     const char *text;
     regex_t regex;
+    int error; /* of regcomp(); 0: there is a regex */
 };
 
-static enum mpq_status pattern_make(struct mpq_ctx *ctx, struct mpq_arena *arena,
-                                    const char *option, const char *text, struct pattern *out)
+static enum mpq_status pattern_make(struct mpq_ctx *ctx, struct mpq_arena *arena, const char *text,
+                                    struct pattern *out)
 {
     char *whole = mpq_arena_printf(ctx, arena, "^(%s)$", text);
     if (!whole)
         return MPQ_E_NOMEM;
     out->text = text;
-    int error = regcomp(&out->regex, whole, REG_EXTENDED | REG_NOSUB);
-    if (!error)
-        return MPQ_OK;
-    char reason[128];
-    regerror(error, &out->regex, reason, sizeof reason);
-    return mpq_fail(ctx, MPQ_E_USAGE, "--%s: '%s' is no regular expression: %s", option, text,
-                    reason);
+    out->error = regcomp(&out->regex, whole, REG_EXTENDED | REG_NOSUB);
+    return MPQ_OK;
 }
 
 static void pattern_free(struct pattern *pattern)
 {
-    regfree(&pattern->regex);
+    if (!pattern->error)
+        regfree(&pattern->regex);
 }
 
 static bool matches(const struct pattern *pattern, const struct mpq_graph *graph,
@@ -35,8 +32,20 @@ static bool matches(const struct pattern *pattern, const struct mpq_graph *graph
 {
     const char *operator_type = graph->node[layer->node].op_type;
     return strcmp(layer->name, pattern->text) == 0 ||
-           regexec(&pattern->regex, layer->name, 0, NULL, 0) == 0 ||
-           regexec(&pattern->regex, operator_type, 0, NULL, 0) == 0;
+           (!pattern->error && (regexec(&pattern->regex, layer->name, 0, NULL, 0) == 0 ||
+                                regexec(&pattern->regex, operator_type, 0, NULL, 0) == 0));
+}
+
+static enum mpq_status fail_pattern(struct mpq_ctx *ctx, const char *option,
+                                    const struct pattern *pattern)
+{
+    char reason[128];
+    if (!pattern->error)
+        return mpq_fail(ctx, MPQ_E_USAGE, "--%s: '%s' matches no layer (see onnx-mpq inspect)",
+                        option, pattern->text);
+    regerror(pattern->error, &pattern->regex, reason, sizeof reason);
+    return mpq_fail(ctx, MPQ_E_USAGE, "--%s: '%s' is no regular expression: %s", option,
+                    pattern->text, reason);
 }
 
 /* picked[l] becomes `value` where layer l matches. */
@@ -46,17 +55,15 @@ static enum mpq_status pick(struct mpq_ctx *ctx, struct mpq_arena *arena, const 
 {
     struct pattern pattern;
     uint32_t n = 0;
-    MPQ_TRY(pattern_make(ctx, arena, option, text, &pattern));
+    MPQ_TRY(pattern_make(ctx, arena, text, &pattern));
     for (uint32_t l = 0; l < layers->n_layer; l++)
         if (matches(&pattern, graph, &layers->layer[l])) {
             picked[l] = value;
             n++;
         }
+    enum mpq_status status = n ? MPQ_OK : fail_pattern(ctx, option, &pattern);
     pattern_free(&pattern);
-    if (n)
-        return MPQ_OK;
-    return mpq_fail(ctx, MPQ_E_USAGE, "--%s: '%s' matches no layer (see onnx-mpq inspect)", option,
-                    text);
+    return status;
 }
 
 /* Cut the first piece off a list joined by commas; commas within braces or brackets belong to a

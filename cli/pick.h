@@ -5,8 +5,8 @@
 #include "quantcore/quant/layer.h"
 
 /* Layers that match one of `patterns` (joined by commas; NULL: none) leave the table for its list
- * of rejected nodes. USAGE where a pattern matches none or is no regular expression, UNSUPPORTED
- * where no layer is left. */
+ * of rejected nodes. USAGE where a pattern matches none (a name that is no regular expression can),
+ * UNSUPPORTED where no layer is left. */
 enum mpq_status mpq_pick_exclude(struct mpq_ctx *ctx, struct mpq_arena *arena, const char *patterns,
                                  const struct mpq_graph *graph,
                                  struct mpq_layer_table *layers) MPQ_CHECKED;

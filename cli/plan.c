@@ -91,6 +91,9 @@ enum mpq_status mpq_plan_match(struct mpq_ctx *ctx, struct mpq_arena *arena,
             return fail_row(ctx, plan, &plan->row[i], layers);
     if (missing)
         return mpq_fail(ctx, MPQ_E_FORMAT, "%s: has no row of the layer '%s'", plan->path, missing);
+    if (!n_kept)
+        return mpq_fail(ctx, MPQ_E_UNSUPPORTED, "%s: leaves all %u layers in float", plan->path,
+                        n_layer);
     plan->row = kept;
     plan->n_row = n_kept;
     return mpq_pick_drop(ctx, arena, is_float, layers);

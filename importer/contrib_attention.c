@@ -85,6 +85,13 @@ static char *causal(struct mpq_job *job, char *q, char *k, float value)
     return mpq_make(job, "Mul", NULL, hidden, mpq_make_number(job, value), NULL);
 }
 
+/* What hides keys after a query: more than a mask hides padding, or a query whose own keys are all
+ * padding would see those after it. */
+static float causal_value(const char *mask, float masked)
+{
+    return mask || masked > -10000.0f ? -1e30f : masked;
+}
+
 /* A mask of keys: 1 where they may be seen, [batch, key] or [batch, query, key], or how many of
  * them, [batch]. Becomes [batch, 1, 1 or query, key]. */
 static char *mask_of(struct mpq_job *job, char *mask, int rank, char *k, float value)
@@ -190,7 +197,7 @@ static void attend_packed(struct mpq_job *job, char *qkv, const struct packed *p
                     .v = part[2],
                     .bias = {p->mask ? mask_of(job, p->mask, p->mask_rank, part[1], masked) : NULL,
                              mpq_job_int(job, "unidirectional", 0)
-                                 ? causal(job, part[0], part[1], masked)
+                                 ? causal(job, part[0], part[1], causal_value(p->mask, masked))
                                  : NULL,
                              p->bias},
                     .scale = scale != 0 ? scale : 1 / sqrtf(size)});
@@ -232,6 +239,16 @@ static char *add_bias(struct mpq_job *job, char *x, char *bias, int64_t part)
                     NULL);
 }
 
+/* Whether x is in heads already, as declared or as a Transpose of four axes makes it. */
+static bool has_heads(const struct mpq_job *job, const char *x)
+{
+    int rank = mpq_job_rank(job, x);
+    const Onnx__NodeProto *maker = mpq_job_maker(job, x);
+    const Onnx__AttributeProto *perm =
+        maker && strcmp(maker->op_type, "Transpose") == 0 ? mpq_rewrite_attr(maker, "perm") : NULL;
+    return rank == 4 || (rank < 0 && perm && perm->n_ints == 4);
+}
+
 /* MultiHeadAttention: query, key, value, a bias of theirs, the mask of keys, what is added to the
  * scores, keys and values of before. */
 bool mpq_contrib_multi_head_attention(struct mpq_job *job)
@@ -247,8 +264,8 @@ bool mpq_contrib_multi_head_attention(struct mpq_job *job)
         (bias && (!known || known->n_dims != 1 || known->dims[0] % 3)) || mask_rank < 0 ||
         mask_rank > 3)
         return false;
-    bool are_heads = mpq_job_rank(job, in[1]) == 4; /* keys and values, of another node */
-    if (are_heads && (bias || mpq_job_in(job, 6) || mpq_job_rank(job, in[2]) != 4))
+    bool are_heads = has_heads(job, in[1]); /* keys and values, of another node */
+    if (are_heads && (bias || mpq_job_in(job, 6) || !has_heads(job, in[2])))
         return false;
     for (size_t i = 0; i < (are_heads ? 1 : 3); i++)
         in[i] = split_heads(job, add_bias(job, in[i], bias, (int64_t)i), n_head);
@@ -264,7 +281,7 @@ bool mpq_contrib_multi_head_attention(struct mpq_job *job)
                                 .v = in[2],
                                 .bias = {mask ? mask_of(job, mask, mask_rank, in[1], masked) : NULL,
                                          mpq_job_int(job, "unidirectional", 0)
-                                             ? causal(job, in[0], in[1], masked)
+                                             ? causal(job, in[0], in[1], causal_value(mask, masked))
                                              : NULL,
                                          mpq_job_in(job, 5)},
                                 .scale = mpq_job_float(job, "scale", 0.0f)});
@@ -334,14 +351,24 @@ static bool is_plain_group_query(const struct mpq_job *job)
            mpq_job_float(job, "softcap", 0) == 0 && mpq_job_int(job, "smooth_softmax", 0) <= 0;
 }
 
-/* Query and keys turned by their positions, which go on behind the keys of before. What comes out
- * has the shape that went in, or the tables are not of this size of heads. */
-static bool turn_both(struct mpq_job *job, char *part[2], char *past)
+/* How many elements a head has, as far as the file declares it, or -1. */
+static int64_t head_size(const struct mpq_job *job, int64_t n, int64_t n_kv)
 {
-    const Onnx__TensorProto *table = mpq_job_constant(job, mpq_job_in(job, 7));
+    int64_t size = mpq_job_last_dim(job, mpq_job_in(job, 3));
+    if (size <= 0)
+        size = mpq_job_last_dim(job, mpq_job_out(job, 1));
+    if (size > 0)
+        return size;
+    size = mpq_job_last_dim(job, mpq_job_in(job, 0));
+    return size > 0 ? size / (mpq_job_in(job, 1) ? n : n + 2 * n_kv) : -1;
+}
+
+/* Query and keys turned by their positions, which go on behind the keys of before; all of a head,
+ * of the given size, or its first elements. */
+static void turn_both(struct mpq_job *job, char *part[2], char *past, int64_t size)
+{
+    int64_t half = mpq_job_constant(job, mpq_job_in(job, 7))->dims[1];
     bool interleaved = mpq_job_int(job, "rotary_interleaved", 0) != 0;
-    if (!table || table->n_dims != 2)
-        return false;
     char *first = past ? dimension(job, past, 2) : mpq_make_int(job, 0);
     char *end = mpq_make(job, "Add", NULL, first, dimension(job, part[0], 1), NULL);
     char *at = mpq_make(job, "Range", NULL, first, end, mpq_make_int(job, 1));
@@ -349,10 +376,11 @@ static bool turn_both(struct mpq_job *job, char *part[2], char *past)
     char *s = unsqueeze(job, mpq_make(job, "Gather", NULL, mpq_job_in(job, 8), at, NULL), 1);
     for (int i = 0; i < 2; i++) {
         char *shape = mpq_make(job, "Shape", NULL, part[i], NULL, NULL);
-        char *y = turn(job, part[i], c, s, table->dims[1], interleaved);
+        char *y = turn(job, part[i], c, s, half, interleaved);
+        if (2 * half < size)
+            y = concat(job, NULL, y, slice(job, part[i], 2 * half, INT64_MAX, 3, 1), 3);
         part[i] = mpq_make(job, "Reshape", NULL, y, shape, NULL);
     }
-    return true;
 }
 
 /* Head h of x, [batch, head, sequence, size], for each of n / n_shared queries. */
@@ -379,7 +407,8 @@ bool mpq_contrib_group_query_attention(struct mpq_job *job)
     bool turns = mpq_job_int(job, "do_rotary", 0) != 0;
     const Onnx__TensorProto *table = mpq_job_constant(job, mpq_job_in(job, 7));
     if (job->opset < 11 || n <= 0 || n > 256 || n_kv <= 0 || n % n_kv || !past[1] != !past[2] ||
-        (!is_packed && (!in[1] || !in[2])) || (turns && !table) || !is_plain_group_query(job))
+        (!is_packed && (!in[1] || !in[2])) || (turns && (!table || table->n_dims != 2)) ||
+        !is_plain_group_query(job))
         return false;
     const int64_t heads[3] = {n, n_kv, n_kv};
     char *all = is_packed
@@ -390,8 +419,8 @@ bool mpq_contrib_group_query_attention(struct mpq_job *job)
         in[i] = is_packed ? slice(job, all, at, at + heads[i], 2, 1)
                           : mpq_make(job, "Reshape", NULL, in[i],
                                      mpq_make_ints(job, 4, (int64_t[]){0, 0, heads[i], -1}), NULL);
-    if (turns && !turn_both(job, in, past[1]))
-        return false;
+    if (turns)
+        turn_both(job, in, past[1], head_size(job, n, n_kv));
     for (size_t i = 0; i < 3; i++)
         in[i] = transpose(job, NULL, in[i], 0, 2, 1, 3);
     for (size_t i = 1; i < 3; i++) {

@@ -331,6 +331,31 @@ int mpq_job_rank(const struct mpq_job *job, const char *name)
     return -1;
 }
 
+static int64_t find_last_dim(Onnx__ValueInfoProto **info, size_t n, const char *name)
+{
+    for (size_t i = 0; i < n; i++) {
+        const Onnx__TypeProto *type = info[i]->type;
+        if (!info[i]->name || strcmp(info[i]->name, name) != 0 || !type ||
+            type->value_case != ONNX__TYPE_PROTO__VALUE_TENSOR_TYPE || !type->tensor_type->shape)
+            continue;
+        const Onnx__TensorShapeProto *shape = type->tensor_type->shape;
+        return shape->n_dim && shape->dim[shape->n_dim - 1]->value_case ==
+                                   ONNX__TENSOR_SHAPE_PROTO__DIMENSION__VALUE_DIM_VALUE
+                   ? shape->dim[shape->n_dim - 1]->dim_value
+                   : -1;
+    }
+    return -1;
+}
+
+int64_t mpq_job_last_dim(const struct mpq_job *job, const char *name)
+{
+    const Onnx__GraphProto *graph = job->rewrite->graph;
+    int64_t dim = name ? find_last_dim(graph->input, graph->n_input, name) : -1;
+    if (name && dim < 0)
+        dim = find_last_dim(graph->value_info, graph->n_value_info, name);
+    return name && dim < 0 ? find_last_dim(graph->output, graph->n_output, name) : dim;
+}
+
 bool mpq_job_is_read(const struct mpq_job *job, size_t i)
 {
     const char *name = mpq_job_out(job, i);

@@ -51,6 +51,9 @@ const Onnx__NodeProto *mpq_job_maker(const struct mpq_job *job, const char *name
 /* Dimensions of a value, where the file says; else -1. */
 int mpq_job_rank(const struct mpq_job *job, const char *name);
 
+/* The last dimension that the file declares, or -1. */
+int64_t mpq_job_last_dim(const struct mpq_job *job, const char *name);
+
 /* ---- what is made; NULL from any of these means that memory has run out, and is passed on ---- */
 
 char *mpq_make_name(struct mpq_job *job, const char *stem);

@@ -59,6 +59,14 @@ static enum mpq_status densify_attr(struct densifying *d, const Onnx__NodeProto 
     return MPQ_OK;
 }
 
+static enum mpq_status densify_nodes(struct densifying *d, Onnx__NodeProto **node, size_t n_node)
+{
+    for (size_t n = 0; n < n_node; n++)
+        for (size_t i = 0; i < node[n]->n_attribute; i++)
+            MPQ_TRY(densify_attr(d, node[n], node[n]->attribute[i]));
+    return MPQ_OK;
+}
+
 static enum mpq_status densify(struct densifying *d, Onnx__GraphProto *graph)
 {
     if (graph->n_sparse_initializer) {
@@ -72,15 +80,14 @@ static enum mpq_status densify(struct densifying *d, Onnx__GraphProto *graph)
                                 &graph->initializer[graph->n_initializer++]));
         graph->n_sparse_initializer = 0;
     }
-    for (size_t n = 0; n < graph->n_node; n++)
-        for (size_t i = 0; i < graph->node[n]->n_attribute; i++)
-            MPQ_TRY(densify_attr(d, graph->node[n], graph->node[n]->attribute[i]));
-    return MPQ_OK;
+    return densify_nodes(d, graph->node, graph->n_node);
 }
 
 enum mpq_status mpq_make_dense(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                Onnx__ModelProto *model)
 {
     struct densifying d = {ctx, arena, 0};
+    for (size_t i = 0; i < model->n_functions; i++)
+        MPQ_TRY(densify_nodes(&d, model->functions[i]->node, model->functions[i]->n_node));
     return densify(&d, model->graph);
 }

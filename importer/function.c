@@ -14,7 +14,7 @@ struct extent {
 struct inlining {
     struct mpq_ctx *ctx;
     struct mpq_arena *arena;
-    const Onnx__ModelProto *model;
+    Onnx__ModelProto *model;
     struct mpq_strmap first; /* name of a function -> the first that has it */
     uint32_t *next;          /* [n_functions] and the next one, or MPQ_STRMAP_NONE */
     struct extent *extent;   /* [n_functions] n_node 0: not measured */
@@ -70,23 +70,60 @@ static enum mpq_status list_functions(struct inlining *in)
     return MPQ_OK;
 }
 
-/* Operators mean what their opset says, and a model has one opset a domain. */
-static enum mpq_status check_opsets(const struct inlining *in, const Onnx__FunctionProto *function)
+static bool uses_domain(Onnx__NodeProto **node, size_t n_node, const char *domain)
+{
+    for (size_t n = 0; n < n_node; n++) {
+        if (same_domain(node[n]->domain, domain))
+            return true;
+        for (size_t i = 0; i < node[n]->n_attribute; i++) {
+            const Onnx__AttributeProto *attr = node[n]->attribute[i];
+            if (attr->g && uses_domain(attr->g->node, attr->g->n_node, domain))
+                return true;
+            for (size_t j = 0; j < attr->n_graphs; j++)
+                if (uses_domain(attr->graphs[j]->node, attr->graphs[j]->n_node, domain))
+                    return true;
+        }
+    }
+    return false;
+}
+
+static enum mpq_status add_opset(const struct inlining *in, Onnx__OperatorSetIdProto *set)
+{
+    Onnx__ModelProto *model = in->model;
+    size_t n = model->n_opset_import;
+    Onnx__OperatorSetIdProto **list =
+        mpq_arena_grow(in->ctx, in->arena, model->opset_import, n, n + 1, sizeof *list);
+    if (!list)
+        return MPQ_E_NOMEM;
+    list[n] = set;
+    model->opset_import = list;
+    model->n_opset_import++;
+    return MPQ_OK;
+}
+
+/* Operators mean what their opset says, and a model has one opset a domain. It need not name those
+ * that its functions alone use. */
+static enum mpq_status merge_opsets(const struct inlining *in, const Onnx__FunctionProto *function)
 {
     for (size_t i = 0; i < function->n_opset_import; i++) {
-        const Onnx__OperatorSetIdProto *theirs = function->opset_import[i];
-        bool is_used = false;
-        for (size_t n = 0; n < function->n_node; n++)
-            is_used |= same_domain(function->node[n]->domain, theirs->domain);
-        for (size_t j = 0; j < in->model->n_opset_import && is_used; j++) {
+        Onnx__OperatorSetIdProto *theirs = function->opset_import[i];
+        bool is_named = false;
+        if (!uses_domain(function->node, function->n_node, theirs->domain))
+            continue;
+        for (size_t j = 0; j < in->model->n_opset_import; j++) {
             const Onnx__OperatorSetIdProto *ours = in->model->opset_import[j];
-            if (same_domain(ours->domain, theirs->domain) && ours->version != theirs->version)
+            if (!same_domain(ours->domain, theirs->domain))
+                continue;
+            is_named = true;
+            if (ours->version != theirs->version)
                 return mpq_fail(in->ctx, MPQ_E_UNSUPPORTED,
                                 "function '%s' is written in opset %" PRId64 " of domain '%s', the "
                                 "model in %" PRId64,
                                 function->name, theirs->version,
                                 theirs->domain ? theirs->domain : "", ours->version);
         }
+        if (!is_named)
+            MPQ_TRY(add_opset(in, theirs));
     }
     return MPQ_OK;
 }
@@ -145,7 +182,7 @@ static enum mpq_status bind_nodes(struct inlining *in, const Onnx__NodeProto *ca
 static enum mpq_status fail_call(const struct inlining *in, const Onnx__NodeProto *call,
                                  const char *sentence)
 {
-    return mpq_fail(in->ctx, MPQ_E_FORMAT, "node '%s' (%s): %s", call->name ? call->name : "",
+    return mpq_fail(in->ctx, MPQ_E_FORMAT, "node '%s' (%s): %s", mpq_rewrite_label(call),
                     call->op_type, sentence);
 }
 
@@ -280,7 +317,7 @@ static enum mpq_status put_call(struct inlining *in, struct mpq_rewrite *rewrite
     struct mpq_renaming renaming = {0};
     if (depth > MPQ_LIMIT_DEPTH)
         return fail_call(in, call, "its function calls itself");
-    MPQ_TRY(check_opsets(in, function));
+    MPQ_TRY(merge_opsets(in, function));
     MPQ_TRY(name_values(in, rewrite, call, function, &renaming));
     for (size_t n = 0; n < function->n_node; n++) {
         Onnx__NodeProto *node = NULL;
@@ -332,23 +369,6 @@ static enum mpq_status put_nodes(struct inlining *in, struct mpq_rewrite *rewrit
         MPQ_TRY(put_node(in, rewrite, rewrite->graph->node[n], depth));
     mpq_rewrite_end(rewrite);
     return MPQ_OK;
-}
-
-static bool uses_domain(Onnx__NodeProto **node, size_t n_node, const char *domain)
-{
-    for (size_t n = 0; n < n_node; n++) {
-        if (same_domain(node[n]->domain, domain))
-            return true;
-        for (size_t i = 0; i < node[n]->n_attribute; i++) {
-            const Onnx__AttributeProto *attr = node[n]->attribute[i];
-            if (attr->g && uses_domain(attr->g->node, attr->g->n_node, domain))
-                return true;
-            for (size_t j = 0; j < attr->n_graphs; j++)
-                if (uses_domain(attr->graphs[j]->node, attr->graphs[j]->n_node, domain))
-                    return true;
-        }
-    }
-    return false;
 }
 
 enum mpq_status mpq_inline_functions(struct mpq_ctx *ctx, struct mpq_arena *arena,

@@ -454,6 +454,7 @@ enum mpq_status mpq_import_unfolded(struct mpq_ctx *ctx, struct mpq_arena *arena
         if (unfolding[n].how != MPQ_UNFOLD_NOT)
             by_source[graph->node[n].source] = unfolding[n];
     MPQ_TRY(mpq_unfold_nodes(ctx, arena, by_source, model->graph));
+    MPQ_TRY(mpq_translate_contrib(ctx, arena, model)); /* what bodies held */
     MPQ_TRY(import_model(ctx, arena, model, out_graph));
     (*out_graph)->assumed = graph->assumed;
     return MPQ_OK;

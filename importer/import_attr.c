@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "importer/import_tensor.h"
+#include "importer/rewrite.h"
 
 typedef Onnx__AttributeProto__AttributeType attr_type;
 #define TYPE(name) ONNX__ATTRIBUTE_PROTO__ATTRIBUTE_TYPE__##name
@@ -130,10 +131,10 @@ enum mpq_status mpq_import_attrs(struct mpq_ctx *ctx, struct mpq_arena *arena,
         const Onnx__AttributeProto *proto = node->attribute[i];
         if (!proto->name || !*proto->name)
             return mpq_fail(ctx, MPQ_E_FORMAT, "node '%s' (%s): attribute %zu has no name",
-                            node->name ? node->name : "", node->op_type, i);
+                            mpq_rewrite_label(node), node->op_type, i);
         if (mpq_attr_find(&set, proto->name))
             return mpq_fail(ctx, MPQ_E_FORMAT, "node '%s' (%s): the attribute '%s' is given twice",
-                            node->name ? node->name : "", node->op_type, proto->name);
+                            mpq_rewrite_label(node), node->op_type, proto->name);
         MPQ_TRY(read_attr(ctx, arena, proto, &attr[i]));
         set.n++;
     }

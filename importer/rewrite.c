@@ -73,7 +73,8 @@ void mpq_rewrite_end(struct mpq_rewrite *rewrite)
     rewrite->graph->n_initializer = rewrite->n_initializer;
 }
 
-enum mpq_status mpq_rewrite_name(struct mpq_rewrite *rewrite, const char *stem, char **out)
+static enum mpq_status make_name(struct mpq_rewrite *rewrite, const char *stem, uint32_t where,
+                                 char **out)
 {
     uint32_t number;
     char *name = mpq_arena_strdup(rewrite->ctx, rewrite->arena, stem);
@@ -87,7 +88,12 @@ enum mpq_status mpq_rewrite_name(struct mpq_rewrite *rewrite, const char *stem, 
     }
     mpq_strmap_set(rewrite->number, stem, number);
     *out = name;
-    return take(rewrite, name, IN_GRAPH);
+    return take(rewrite, name, where);
+}
+
+enum mpq_status mpq_rewrite_name(struct mpq_rewrite *rewrite, const char *stem, char **out)
+{
+    return make_name(rewrite, stem, IN_GRAPH, out);
 }
 
 /* Room for one more in a list of pointers. */
@@ -208,7 +214,8 @@ enum mpq_status mpq_renaming_add(struct mpq_rewrite *rewrite, struct mpq_renamin
         renaming->n++;
     }
     renaming->to[index] = to;
-    return MPQ_OK;
+    return *to ? mpq_strmap_add(rewrite->ctx, rewrite->arena, &renaming->target, to, 0, NULL)
+               : MPQ_OK;
 }
 
 char *mpq_renaming_get(const struct mpq_renaming *renaming, char *name)
@@ -285,7 +292,26 @@ static enum mpq_status copy_infos(struct mpq_rewrite *rewrite, const struct mpq_
     return MPQ_OK;
 }
 
-static enum mpq_status copy_nodes(struct mpq_rewrite *rewrite, const struct mpq_renaming *renaming,
+static enum mpq_status copy_initializers(struct mpq_rewrite *rewrite,
+                                         const struct mpq_renaming *renaming,
+                                         Onnx__GraphProto *graph)
+{
+    Onnx__TensorProto **list =
+        mpq_arena_alloc(rewrite->ctx, rewrite->arena, graph->n_initializer, sizeof *list);
+    if (!list)
+        return MPQ_E_NOMEM;
+    for (size_t i = 0; i < graph->n_initializer; i++) {
+        list[i] =
+            mpq_arena_copy(rewrite->ctx, rewrite->arena, graph->initializer[i], sizeof *list[i]);
+        if (!list[i])
+            return MPQ_E_NOMEM;
+        list[i]->name = mpq_renaming_get(renaming, list[i]->name);
+    }
+    graph->initializer = list;
+    return MPQ_OK;
+}
+
+static enum mpq_status copy_nodes(struct mpq_rewrite *rewrite, struct mpq_renaming *renaming,
                                   Onnx__NodeProto **node, size_t n, Onnx__NodeProto ***out)
 {
     Onnx__NodeProto **list =
@@ -298,20 +324,77 @@ static enum mpq_status copy_nodes(struct mpq_rewrite *rewrite, const struct mpq_
     return MPQ_OK;
 }
 
+/* Names that a body defines although the renaming knows them, and what it had for them. */
+struct hiding {
+    struct hidden {
+        char *name, *to;
+    } * hidden;
+    size_t n;
+};
+
+/* A name that a body defines means that there, not what it becomes outside; and nothing outside
+ * that is read there may come to be called like it, as an argument of a function could. What the
+ * body computes may not be called like a value of the graph even if the body does not read that. */
+static enum mpq_status hide(struct mpq_rewrite *rewrite, struct mpq_renaming *renaming, char *name,
+                            bool is_input, struct hiding *hiding)
+{
+    char *fresh = NULL;
+    if (!name || !*name)
+        return MPQ_OK;
+    if (mpq_strmap_get(&renaming->from, name) == MPQ_STRMAP_NONE &&
+        mpq_strmap_get(&renaming->target, name) == MPQ_STRMAP_NONE &&
+        (is_input || mpq_strmap_get(rewrite->taken, name) != IN_GRAPH))
+        return take(rewrite, name, IN_BODY);
+    hiding->hidden[hiding->n++] = (struct hidden){name, mpq_renaming_get(renaming, name)};
+    MPQ_TRY(make_name(rewrite, name, IN_BODY, &fresh));
+    return mpq_renaming_add(rewrite, renaming, name, fresh);
+}
+
+static enum mpq_status hide_all(struct mpq_rewrite *rewrite, struct mpq_renaming *renaming,
+                                const Onnx__GraphProto *body, struct hiding *out)
+{
+    size_t n = body->n_input + body->n_initializer;
+    for (size_t i = 0; i < body->n_node; i++)
+        n += body->node[i]->n_output;
+    *out = (struct hiding){
+        .hidden = mpq_arena_alloc(rewrite->ctx, rewrite->arena, n, sizeof *out->hidden)};
+    if (!out->hidden)
+        return MPQ_E_NOMEM;
+    for (size_t i = 0; i < body->n_input; i++)
+        MPQ_TRY(hide(rewrite, renaming, body->input[i]->name, true, out));
+    for (size_t i = 0; i < body->n_initializer; i++)
+        MPQ_TRY(hide(rewrite, renaming, body->initializer[i]->name, false, out));
+    for (size_t i = 0; i < body->n_node; i++)
+        for (size_t k = 0; k < body->node[i]->n_output; k++)
+            MPQ_TRY(hide(rewrite, renaming, body->node[i]->output[k], false, out));
+    return MPQ_OK;
+}
+
 /* Bodies nest no deeper than messages do, which was checked before they were unpacked. */
-static enum mpq_status copy_graph(struct mpq_rewrite *rewrite, const struct mpq_renaming *renaming,
+static enum mpq_status copy_graph(struct mpq_rewrite *rewrite, struct mpq_renaming *renaming,
                                   Onnx__GraphProto **graph)
 {
     Onnx__GraphProto *copy = mpq_arena_copy(rewrite->ctx, rewrite->arena, *graph, sizeof *copy);
+    struct hiding hiding;
     if (!copy)
         return MPQ_E_NOMEM;
     *graph = copy;
     copy->n_value_info = 0;
+    MPQ_TRY(hide_all(rewrite, renaming, copy, &hiding));
+    if (hiding.n) {
+        MPQ_TRY(copy_infos(rewrite, renaming, copy->input, copy->n_input, &copy->input));
+        MPQ_TRY(copy_initializers(rewrite, renaming, copy));
+    }
     MPQ_TRY(copy_infos(rewrite, renaming, copy->output, copy->n_output, &copy->output));
-    return copy_nodes(rewrite, renaming, copy->node, copy->n_node, &copy->node);
+    MPQ_TRY(copy_nodes(rewrite, renaming, copy->node, copy->n_node, &copy->node));
+    while (hiding.n-- > 0) {
+        const struct hidden *last = &hiding.hidden[hiding.n];
+        MPQ_TRY(mpq_renaming_add(rewrite, renaming, last->name, last->to));
+    }
+    return MPQ_OK;
 }
 
-static enum mpq_status copy_attr(struct mpq_rewrite *rewrite, const struct mpq_renaming *renaming,
+static enum mpq_status copy_attr(struct mpq_rewrite *rewrite, struct mpq_renaming *renaming,
                                  Onnx__AttributeProto **attr)
 {
     Onnx__AttributeProto *copy = mpq_arena_copy(rewrite->ctx, rewrite->arena, *attr, sizeof *copy);
@@ -331,8 +414,7 @@ static enum mpq_status copy_attr(struct mpq_rewrite *rewrite, const struct mpq_r
     return MPQ_OK;
 }
 
-enum mpq_status mpq_rewrite_copy_node(struct mpq_rewrite *rewrite,
-                                      const struct mpq_renaming *renaming,
+enum mpq_status mpq_rewrite_copy_node(struct mpq_rewrite *rewrite, struct mpq_renaming *renaming,
                                       const Onnx__NodeProto *node, Onnx__NodeProto **out)
 {
     Onnx__NodeProto *copy = mpq_arena_copy(rewrite->ctx, rewrite->arena, node, sizeof *copy);
@@ -350,8 +432,46 @@ enum mpq_status mpq_rewrite_copy_node(struct mpq_rewrite *rewrite,
     return MPQ_OK;
 }
 
-/* Calls fn for every name that nodes and outputs of the body, and of bodies in it, read; true where
- * one of the calls is. */
+static bool node_clashes(const struct mpq_rewrite *rewrite, const Onnx__NodeProto *node);
+
+/* Whether a body, or one in it, computes something that is called like a value of the graph. */
+static bool clashes(const struct mpq_rewrite *rewrite, const Onnx__GraphProto *body)
+{
+    bool any = false;
+    for (size_t i = 0; i < body->n_initializer; i++)
+        any |= body->initializer[i]->name &&
+               mpq_strmap_get(rewrite->taken, body->initializer[i]->name) == IN_GRAPH;
+    for (size_t n = 0; n < body->n_node; n++) {
+        for (size_t i = 0; i < body->node[n]->n_output; i++)
+            any |= mpq_strmap_get(rewrite->taken, body->node[n]->output[i]) == IN_GRAPH;
+        any |= node_clashes(rewrite, body->node[n]);
+    }
+    return any;
+}
+
+static bool node_clashes(const struct mpq_rewrite *rewrite, const Onnx__NodeProto *node)
+{
+    bool any = false;
+    for (size_t i = 0; i < node->n_attribute; i++) {
+        any |= node->attribute[i]->g && clashes(rewrite, node->attribute[i]->g);
+        for (size_t j = 0; j < node->attribute[i]->n_graphs; j++)
+            any |= clashes(rewrite, node->attribute[i]->graphs[j]);
+    }
+    return any;
+}
+
+enum mpq_status mpq_rewrite_part_scopes(struct mpq_rewrite *rewrite)
+{
+    for (size_t n = 0; n < rewrite->n_node; n++) {
+        struct mpq_renaming none = {0};
+        if (node_clashes(rewrite, rewrite->node[n]))
+            MPQ_TRY(mpq_rewrite_copy_node(rewrite, &none, rewrite->node[n], &rewrite->node[n]));
+    }
+    return MPQ_OK;
+}
+
+/* Calls fn for every name that nodes and outputs of the body, and of bodies in it, read, unless it
+ * is a value of theirs that is called `from`; true where one of the calls is. */
 static bool walk_body(Onnx__GraphProto *body, bool (*fn)(char **name, const char *from, char *to),
                       const char *from, char *to);
 
@@ -370,9 +490,24 @@ static bool walk_bodies(Onnx__GraphProto *graph, bool (*fn)(char **, const char 
     return any;
 }
 
+static bool defines(const Onnx__GraphProto *body, const char *name)
+{
+    bool any = false;
+    for (size_t i = 0; i < body->n_input; i++)
+        any |= body->input[i]->name && strcmp(body->input[i]->name, name) == 0;
+    for (size_t i = 0; i < body->n_initializer; i++)
+        any |= body->initializer[i]->name && strcmp(body->initializer[i]->name, name) == 0;
+    for (size_t n = 0; n < body->n_node; n++)
+        for (size_t i = 0; i < body->node[n]->n_output; i++)
+            any |= strcmp(body->node[n]->output[i], name) == 0;
+    return any;
+}
+
 static bool walk_body(Onnx__GraphProto *body, bool (*fn)(char **, const char *, char *),
                       const char *from, char *to)
 {
+    if (defines(body, from))
+        return false;
     bool any = walk_bodies(body, fn, from, to);
     for (size_t n = 0; n < body->n_node; n++)
         for (size_t i = 0; i < body->node[n]->n_input; i++)
@@ -404,6 +539,16 @@ bool mpq_rewrite_bodies_read(const Onnx__GraphProto *graph, const char *name)
 void mpq_rewrite_rename_in_bodies(Onnx__GraphProto *graph, const char *from, char *to)
 {
     walk_bodies(graph, replace, from, to);
+}
+
+const char *mpq_rewrite_label(const Onnx__NodeProto *node)
+{
+    if (node->name && *node->name)
+        return node->name;
+    for (size_t i = 0; i < node->n_output; i++)
+        if (*node->output[i])
+            return node->output[i];
+    return "";
 }
 
 Onnx__AttributeProto *mpq_rewrite_attr(const Onnx__NodeProto *node, const char *name)

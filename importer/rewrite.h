@@ -22,7 +22,7 @@ struct mpq_rewrite {
 
 /* Names of a scope and what they become in another. */
 struct mpq_renaming {
-    struct mpq_strmap from;
+    struct mpq_strmap from, target; /* target: those that some become, or have become */
     char **to;
     uint32_t n, capacity;
 };
@@ -71,15 +71,24 @@ enum mpq_status mpq_rewrite_adopt_values(struct mpq_rewrite *rewrite, const Onnx
                                          bool keeps_names,
                                          struct mpq_renaming *renaming) MPQ_CHECKED;
 
-/* A copy of the node with everything renamed, in its bodies too. Tensors are shared. */
-enum mpq_status mpq_rewrite_copy_node(struct mpq_rewrite *rewrite,
-                                      const struct mpq_renaming *renaming,
+/* A copy of the node with everything renamed, in its bodies too. Tensors are shared. What a body
+ * defines itself gets new names where the scopes would mix; the renaming is as before after that.
+ */
+enum mpq_status mpq_rewrite_copy_node(struct mpq_rewrite *rewrite, struct mpq_renaming *renaming,
                                       const Onnx__NodeProto *node,
                                       Onnx__NodeProto **out) MPQ_CHECKED;
 
-/* Whether a body in the graph, at any depth, reads that name, and renaming it there. */
+/* Names of their own for what bodies in the new list compute under a name that the graph now has:
+ * runtimes refuse the same name in both. */
+enum mpq_status mpq_rewrite_part_scopes(struct mpq_rewrite *rewrite) MPQ_CHECKED;
+
+/* Whether a body in the graph, at any depth, reads that name and means a value from outside, and
+ * renaming it there. */
 bool mpq_rewrite_bodies_read(const Onnx__GraphProto *graph, const char *name);
 void mpq_rewrite_rename_in_bodies(Onnx__GraphProto *graph, const char *from, char *to);
+
+/* What messages call the node: its name, or that of its first output. */
+const char *mpq_rewrite_label(const Onnx__NodeProto *node);
 
 /* The attribute of that name, or NULL. */
 Onnx__AttributeProto *mpq_rewrite_attr(const Onnx__NodeProto *node, const char *name);

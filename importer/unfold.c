@@ -9,7 +9,7 @@
 static enum mpq_status fail(const struct mpq_rewrite *rewrite, const Onnx__NodeProto *owner,
                             enum mpq_status status, const char *sentence)
 {
-    return mpq_fail(rewrite->ctx, status, "node '%s' (%s): %s", owner->name ? owner->name : "",
+    return mpq_fail(rewrite->ctx, status, "node '%s' (%s): %s", mpq_rewrite_label(owner),
                     owner->op_type, sentence);
 }
 
@@ -39,14 +39,14 @@ static enum mpq_status find_branch(struct mpq_rewrite *rewrite, const Onnx__Node
     Onnx__GraphProto *body = body_of(owner, which);
     if (!body || body->n_output < owner->n_output || body->n_input)
         return mpq_fail(rewrite->ctx, MPQ_E_FORMAT, "node '%s' (If) has no %s with %zu outputs",
-                        owner->name ? owner->name : "", which, owner->n_output);
+                        mpq_rewrite_label(owner), which, owner->n_output);
     *out = body;
     return check_names(rewrite, owner, body);
 }
 
 /* The nodes of a body, once. */
 static enum mpq_status put_nodes(struct mpq_rewrite *rewrite, const Onnx__GraphProto *body,
-                                 const struct mpq_renaming *renaming)
+                                 struct mpq_renaming *renaming)
 {
     for (size_t n = 0; n < body->n_node; n++) {
         Onnx__NodeProto *copy = NULL;
@@ -355,6 +355,7 @@ enum mpq_status mpq_unfold_nodes(struct mpq_ctx *ctx, struct mpq_arena *arena,
     MPQ_TRY(mpq_rewrite_begin(ctx, arena, graph, &rewrite));
     for (size_t n = 0; n < graph->n_node; n++)
         MPQ_TRY(unfold(&rewrite, graph->node[n], &unfolding[n]));
+    MPQ_TRY(mpq_rewrite_part_scopes(&rewrite));
     mpq_rewrite_end(&rewrite);
     return MPQ_OK;
 }

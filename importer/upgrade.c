@@ -1,6 +1,7 @@
 #include "importer/upgrade.h"
 
 #include <float.h>
+#include <inttypes.h>
 #include <string.h>
 
 #include "quantcore/ops/op.h"
@@ -69,6 +70,13 @@ static void put_input(struct job *job, uint32_t i, mpq_value_id value)
     job->in[i] = value;
 }
 
+static enum mpq_status new_value(struct job *job, const char *suffix, mpq_value_id *out)
+{
+    char *stem = mpq_arena_printf(job->ctx, job->graph->arena, "%s_%s",
+                                  job->graph->value[job->node.out[0]].name, suffix);
+    return stem ? mpq_graph_add_unique(job->ctx, job->graph, stem, out) : MPQ_E_NOMEM;
+}
+
 /* Make input i a new constant, named after the node's output. */
 static enum mpq_status put_constant(struct job *job, uint32_t i, const char *suffix,
                                     const struct mpq_tensor *tensor)
@@ -109,8 +117,12 @@ static enum mpq_status put_scalar(struct job *job, uint32_t i, const char *suffi
 /* Attribute `name` (INTS) becomes input i. Absent: no such input. */
 static enum mpq_status ints_to_input(struct job *job, const char *name, uint32_t i)
 {
-    if (!mpq_attr_find(&job->node.attr_set, name))
+    const struct mpq_attr *attr = mpq_attr_find(&job->node.attr_set, name);
+    if (!attr)
         return MPQ_OK;
+    if (attr->kind != MPQ_ATTR_INTS && attr->kind != MPQ_ATTR_OPAQUE) /* as an empty list is */
+        return mpq_fail_node(job->ctx, &job->node, MPQ_E_FORMAT,
+                             "the attribute '%s' is no list of integers", name);
     size_t n;
     const int64_t *values = mpq_attr_ints(&job->node.attr_set, name, &n);
     MPQ_TRY(put_ints(job, i, name, values, n));
@@ -207,19 +219,54 @@ static enum mpq_status scatter(struct job *job)
     return MPQ_OK;
 }
 
-/* Before opset 11 a scaled-down axis took the sample above and any other the one below: floor, or
- * ceil where no axis grows. */
-static const char *old_nearest_mode(const struct job *job, mpq_value_id scales)
+/* Whether axes grow and shrink, as far as constant scales say. */
+static void find_changes(const struct mpq_tensor *scale, bool *grows, bool *shrinks)
 {
-    const struct mpq_tensor *scale = job->graph->value[scales].constant;
-    bool grows = false, shrinks = false;
-    if (!scale || scale->dtype != MPQ_FLOAT)
-        return "floor";
-    for (int64_t i = 0; i < mpq_shape_count(&scale->shape); i++) {
-        grows |= mpq_tensor_double(scale, i) > 1.0;
-        shrinks |= mpq_tensor_double(scale, i) < 1.0;
+    *grows = *shrinks = false;
+    for (int64_t i = 0; scale && scale->dtype == MPQ_FLOAT && i < mpq_shape_count(&scale->shape);
+         i++) {
+        *grows |= mpq_tensor_double(scale, i) > 1.0;
+        *shrinks |= mpq_tensor_double(scale, i) < 1.0 && mpq_tensor_double(scale, i) > 0.0;
     }
-    return shrinks && !grows ? "ceil" : "floor";
+}
+
+/* Input 2: those of the scales that shrink, or that do not, and 1 for the other axes. */
+static enum mpq_status put_scales(struct job *job, const struct mpq_tensor *scale, bool shrinks)
+{
+    struct mpq_tensor part;
+    MPQ_TRY(mpq_tensor_alloc(job->ctx, job->graph->arena, MPQ_FLOAT, &scale->shape, &part));
+    for (int64_t i = 0; i < mpq_shape_count(&scale->shape); i++) {
+        double s = mpq_tensor_double(scale, i);
+        mpq_tensor_set_double(&part, i, (s < 1.0) == shrinks ? s : 1.0);
+    }
+    return put_constant(job, 2, "scales", &part);
+}
+
+/* Axes that shrink do so in a node of their own, before the others grow. */
+static enum mpq_status shrink_first(struct job *job, const struct mpq_tensor *scale)
+{
+    mpq_value_id shrunk;
+    MPQ_TRY(new_value(job, "shrunk", &shrunk));
+    MPQ_TRY(put_scales(job, scale, true));
+    MPQ_TRY(put_string(job, "nearest_mode", "ceil"));
+    struct mpq_node inner = job->node;
+    inner.name = "";
+    inner.source = MPQ_NO_NODE;
+    inner.out = &shrunk;
+    MPQ_TRY(append(job, &inner));
+    put_input(job, 0, shrunk);
+    return put_scales(job, scale, false);
+}
+
+/* Before opset 11 a scaled-down axis took the sample above and any other the one below: ceil and
+ * floor, which are said of all axes at once now. */
+static enum mpq_status old_nearest(struct job *job, const struct mpq_tensor *scale)
+{
+    bool grows, shrinks;
+    find_changes(scale, &grows, &shrinks);
+    if (grows && shrinks)
+        MPQ_TRY(shrink_first(job, scale));
+    return put_string(job, "nearest_mode", shrinks && !grows ? "ceil" : "floor");
 }
 
 /* [x, scales] of opset 10, asymmetric by definition -> [x, roi, scales]. */
@@ -235,16 +282,18 @@ static enum mpq_status resize_10(struct job *job)
     if (strcmp(mode, "bilinear") == 0)
         MPQ_TRY(put_string(job, "mode", "linear"));
     MPQ_TRY(put_string(job, "coordinate_transformation_mode", "asymmetric"));
-    if (strcmp(mode, "nearest") == 0)
-        return put_string(job, "nearest_mode", old_nearest_mode(job, scales));
-    return MPQ_OK;
+    return strcmp(mode, "nearest") == 0 ? old_nearest(job, job->graph->value[scales].constant)
+                                        : MPQ_OK;
 }
 
 /* Scales were an attribute until opset 9, then an input; the operator went in opset 10. */
 static enum mpq_status upsample(struct job *job)
 {
     const struct mpq_attr *scales = mpq_attr_find(&job->node.attr_set, "scales");
-    if (scales && scales->kind == MPQ_ATTR_FLOATS) {
+    if (scales && scales->kind != MPQ_ATTR_FLOATS)
+        return mpq_fail_node(job->ctx, &job->node, MPQ_E_FORMAT,
+                             "the attribute 'scales' is no list of floats");
+    if (scales) {
         float *copy =
             mpq_arena_copy(job->ctx, job->graph->arena, scales->floats, scales->n * sizeof *copy);
         if (!copy)
@@ -283,13 +332,6 @@ static enum mpq_status resize_11(struct job *job)
 static enum mpq_status resize(struct job *job)
 {
     return job->upgrade->opset < 11 ? resize_10(job) : resize_11(job);
-}
-
-static enum mpq_status new_value(struct job *job, const char *suffix, mpq_value_id *out)
-{
-    char *stem = mpq_arena_printf(job->ctx, job->graph->arena, "%s_%s",
-                                  job->graph->value[job->node.out[0]].name, suffix);
-    return stem ? mpq_graph_add_unique(job->ctx, job->graph, stem, out) : MPQ_E_NOMEM;
 }
 
 /* A node of our own in front of the job's. */
@@ -348,11 +390,12 @@ static enum mpq_status softmax(struct job *job)
     struct mpq_shape shape = mpq_trace_get(&job->upgrade->trace, job->graph, job->node.in[0]).shape;
     bool is_plain = axis == -1;
     if (shape.rank >= 0) {
+        if (axis < -shape.rank || axis > shape.rank)
+            return mpq_fail_node(job->ctx, &job->node, MPQ_E_SHAPE,
+                                 "axis %" PRId64 " with an input of %s", axis,
+                                 MPQ_SHAPE_TEXT(&shape));
         if (axis < 0)
             axis += shape.rank;
-        if (axis < 0 || axis > shape.rank)
-            return mpq_fail_node(job->ctx, &job->node, MPQ_E_SHAPE, "axis %d with an input of %s",
-                                 (int)axis, MPQ_SHAPE_TEXT(&shape));
         is_plain = axis < shape.rank;
         for (int i = (int)axis + 1; i < shape.rank; i++)
             is_plain &= shape.dim[i] == 1;

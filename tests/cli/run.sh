@@ -308,6 +308,7 @@ rm -f out/*
 sed 's/^"conv","Conv",\([0-9]*\),\([0-9]*\),[0-9]*/"conv","Conv",\1,\2,2/' a.csv >two.csv
 sed 's/^"y","Gemm",\([0-9]*\),\([0-9]*\),[0-9]*/"y","Gemm",\1,\2,32/' a.csv >float.csv
 sed 's/^"conv","Conv",\([0-9]*\),\([0-9]*\),[0-9]*/"conv","Conv",\1,\2,5/' a.csv >five.csv
+sed 's/^\("[^"]*","[^"]*",[0-9]*,[0-9]*\),[0-9]*/\1,32/' a.csv >all.csv
 sed 's/"conv"/"cone"/' a.csv >cone.csv
 sed 's/,/;/g; s/"//g' a.csv >semicolons.csv
 awk 'BEGIN { printf "\357\273\277" } { printf "%s\r\n", $0 } END { printf ",,\r\n\"\",,,\r\n" }' a.csv >sheet.csv
@@ -329,6 +330,7 @@ refuse 1 'is there already' apply t.npz more.csv -o out/p.onnx
 refuse 1 "no column 'node' (commas part columns)" apply t.npz semicolons.csv -o out/p.onnx
 refuse 1 "no column 'weight_bits'" apply t.npz header.csv -o out/p.onnx
 refuse 1 'quote' apply t.npz quote.csv -o out/p.onnx
+refuse 3 'all.csv: leaves all 2 layers in float' apply t.npz all.csv -o out/p.onnx
 refuse 1 'missing.csv' apply t.npz missing.csv -o out/p.onnx
 cksum t.npz a.csv >before
 for name in ./t.npz ./a.csv good.npz good.onnx; do
@@ -337,6 +339,9 @@ for name in ./t.npz ./a.csv good.npz good.onnx; do
         refuse 2 'are the same file' search t.npz --size 90% -o out/n.onnx --report $name --overwrite
 done
 cksum t.npz a.csv | cmp -s - before || complain "changed what it reads"
+for name in out/n.90pct.onnx ./out/n.95pct.csv out/n.90pct.summary.csv; do
+    refuse 2 'are the same file' search t.npz --size 90%,95% -o out/n.onnx --report $name --overwrite
+done
 expect 0 '' convert good.onnx -o e.onnx --data good.npz --effort none --size 100% --exclude conv --checkpoint e.npz -q
 refuse 1 'e.npz: is a checkpoint of another model' search e.npz --exclude y --size 90% -o out/n.onnx
 grep -q overwrite stderr && complain "offers to overwrite what is only read"

@@ -168,6 +168,18 @@ def sparse():
     return made, {"x": weight(8, 4)}
 
 
+def sparse_in_function():
+    made = model(
+        """<ir_version: 8, opset_import: ["" : 13, "local" : 1]> g (float[N, 4] x) => (float[N, 3] y) { y = local.f (x) }""",
+        ["""<domain: "local", opset_import: ["" : 13]> f (x) => (y) { y = MatMul (x, w) }"""])
+    sparse_weight = helper.make_sparse_tensor(numpy_helper.from_array(weight(3), ""),
+                                              numpy_helper.from_array(np.array([0, 5, 10]), ""), [4, 3])
+    constant = helper.make_node("Constant", [], ["w"])
+    constant.attribute.append(helper.make_attribute("sparse_value", sparse_weight))
+    made.functions[0].node.insert(0, constant)
+    return made, {"x": weight(8, 4)}
+
+
 def other_float(dtype, name):
     """Inputs, weights, constants, casts and an output of a type that is computed as float."""
     text = """<ir_version: 8, opset_import: ["" : 15]>
@@ -191,6 +203,20 @@ def half():
 
 def double():
     return other_float(np.float64, "double")
+
+
+def half_loop():
+    """The body has a value of its own that is called as the input of the model."""
+    return model(
+        """<ir_version: 8, opset_import: ["" : 16]>
+        g (float16[1, 4] x) => (float16[1, 4] y) {
+            two = Constant <value = int64 {2}> ()
+            s = MatMul (x, w)
+            y = Loop (two, , s) <body = b (int64 i, bool c, float16[1, 4] x) => (bool c2, float16[1, 4] t) {
+                c2 = Identity (c)
+                t = Add (x, x)
+            }>
+        }""", w=weight(4, 4).astype(np.float16)), {"x": weight(8, 4).astype(np.float16)}
 
 
 def bfloat():
@@ -363,6 +389,24 @@ ATTENTION = {
         e = Add (a, d)  f = ReduceMean <axes = [-1]> (c)  g = ReduceMean <axes = [0], keepdims = 0> (f)
         y = Add (e, g)""", {"at": PLACES[:, :3]}, initializers=[nibbles("t", 9, 32), nibbles("z", 9, 2), nibbles("u", 64, 9)],
                                s=weight(9, 2), r=weight(2, 9), p=packed(9, 32, 4)),
+    "cross_transposed": attention("float[N, 5, 8] x, float[N, 2, 2, 4] k, float[N, 2, 2, 4] v", f"""
+        q = MatMul (x, w8)
+        j = Transpose <perm = [0, 2, 1, 3]> (k)  u = Transpose <perm = [0, 2, 1, 3]> (v)
+        a = {M}MultiHeadAttention <num_heads = 2> (q, j, u)
+        y = MatMul (a, w8)""", {"x": weight(8, 5, 8), "k": weight(8, 2, 2, 4), "v": weight(8, 2, 2, 4)}, w8=weight(8, 8)),
+    "padded_left": attention("float[N, 5, 8] x, int32[N, 5] mask", f"""
+        a = {M}Attention <num_heads = 2, unidirectional = 1> (x, w, b, mask)
+        c = {M}MultiHeadAttention <num_heads = 2, unidirectional = 1> (a, x, x, , mask)
+        y = {M}Attention <num_heads = 2, unidirectional = 1, mask_filter_value = -2.0> (c, w, b, mask)""",
+                             {"x": weight(8, 5, 8), "mask": 1 - WORDS["mask"]}, **HEADS),
+    "group_query_part": attention("float[1, 5, 64] x, float[1, 1, 3, 32] pk, float[1, 1, 3, 32] pv, int32[1] n", f"""
+        k = MatMul (x, w)
+        a, ck, cv = {M}GroupQueryAttention <num_heads = 2, kv_num_heads = 1, do_rotary = 1>
+                    (x, k, k, pk, pv, n, eight, cos, sin)
+        y = MatMul (a, w)""",
+                                  {"x": weight(8, 5, 64), "pk": weight(8, 1, 3, 32), "pv": weight(8, 1, 3, 32),
+                                   "n": np.full(8, 7, np.int32)}, w=weight(64, 32) / 4, cos=weight(12, 8), sin=weight(12, 8),
+                                  eight=np.int32(8)),
 }
 
 
@@ -447,6 +491,74 @@ def regression():
         w=weight(6, 16), v=weight(16)), {"x": weight(8, 6)}
 
 
+def contrib_in_bodies():
+    """Operators of com.microsoft in a branch that is taken and in a loop that is written out."""
+    return model(
+        """<ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]>
+        g (float[1, 8] x) => (float[1, 8] y) {
+            yes = Constant <value = bool {1}> ()
+            two = Constant <value = int64 {2}> ()
+            s = If (yes) <then_branch = t () => (float[1, 8] r) {
+                m = com.microsoft.FusedMatMul <transB = 1> (x, w)
+                r = com.microsoft.Gelu (m)
+            }, else_branch = e () => (float[1, 8] q) { q = MatMul (x, w) }>
+            y = Loop (two, , s) <body = b (int64 i, bool c, float[1, 8] h) => (bool c2, float[1, 8] h2) {
+                c2 = Identity (c)
+                u = com.microsoft.QuickGelu (h)
+                h2 = MatMul (u, w)
+            }>
+        }""", w=weight(8, 8) / 2), {"x": weight(8, 8)}
+
+
+def nested_loops():
+    """The inner body has the names of the outer one for other values, as ONNX Runtime lets it."""
+    return model(
+        """<ir_version: 8, opset_import: ["" : 16]>
+        g (float[1, 4] x) => (float[1, 4] y) {
+            two = Constant <value = int64 {2}> ()
+            three = Constant <value = int64 {3}> ()
+            yes = Constant <value = bool {1}> ()
+            s0 = MatMul (x, w)
+            y = Loop (two, yes, s0) <body = outer (int64 i, bool c, float[1, 4] s) => (bool c2, float[1, 4] s2) {
+                c2 = Identity (c)
+                s2 = Loop (three, c, s) <body = inner (int64 i, bool c, float[1, 4] s) => (bool c3, float[1, 4] t) {
+                    c3 = Identity (c)
+                    f = Cast <to = 1> (i)
+                    t = Add (s, f)
+                }>
+            }>
+        }""", w=weight(4, 4)), {"x": weight(8, 4)}
+
+
+def function_scopes():
+    """The caller has names that a body in the function has for other values."""
+    return model(
+        """<ir_version: 8, opset_import: ["" : 17, "local" : 1]>
+        g (float[1, 6] x) => (float[1, 6] y) {
+            u = MatMul (x, w)
+            v = local.choose (u)
+            y = local.choose (v)
+        }""",
+        ["""<domain: "local", opset_import: ["" : 17]> choose (a) => (y) {
+            s = ReduceSum <keepdims = 0> (a)
+            zero = Constant <value_float = 0.0> ()
+            c = Greater (s, zero)
+            y = If (c) <then_branch = t () => (float[1, 6] v) { u = Tanh (a) v = Sub (u, a) },
+                        else_branch = e () => (float[1, 6] u) { v = Neg (a) u = Abs (v) }>
+        }"""],
+        w=weight(6, 6)), {"x": weight(8, 6)}
+
+
+def only_calls():
+    """A model that names no opset but that of its functions, which name theirs."""
+    return model(
+        """<ir_version: 8, opset_import: ["local" : 1]>
+        g (float[N, 6] x) => (float[N, 6] y) { a = local.layer (x, w)  y = local.layer (a, w) }""",
+        ["""<domain: "local", opset_import: ["" : 17, "com.microsoft" : 1]>
+        layer (x, w) => (y) { m = MatMul (x, w)  y = com.microsoft.Gelu (m) }"""],
+        w=weight(6, 6)), {"x": weight(8, 6)}
+
+
 def lost(before, after):
     """What the device configurations and metadata of a model have become less, or ''."""
     if before.configuration != after.configuration:
@@ -478,8 +590,9 @@ def old():
 
 
 CASES = {case.__name__: case for case in (functions, known_if, computed_if, loop_count, loop_stops, scan, sparse,
-                                          half, double, bfloat, old, narrow, overloads, newest,
-                                          devices, regression)} | CONTRIB | ATTENTION
+                                          half, double, half_loop, bfloat, old, narrow, overloads, newest,
+                                          devices, regression, nested_loops, function_scopes,
+                                          only_calls, contrib_in_bodies, sparse_in_function)} | CONTRIB | ATTENTION
 REFERENCE = {"newest", "overloads", "narrow"}  # that ONNX Runtime 1.32 does not read, or rounds activations of
 NO_LAYER = {"loop_stops", "gelus", "layer_norms", "rms_norms", "dynamic", "quantized_attention", "gather_blocks",
             "qlinear_where"}
@@ -529,7 +642,7 @@ def check(tool, name, folder):
     path, data, small = folder / f"{name}.onnx", folder / f"{name}.npz", folder / f"{name}.mpq.onnx"
     onnx.save(made, path)
     np.savez(data, **feeds)
-    tolerance = {"half": 1e-2, "dynamic_lstm": 2e-2}.get(name, 1e-5)
+    tolerance = {"half": 1e-2, "half_loop": 1e-2, "dynamic_lstm": 2e-2}.get(name, 1e-5)
     size = {"group_query": "12kB"}.get(name, "9kB")
     problem = judge(tool, path, data, feeds, tolerance)
     if problem:

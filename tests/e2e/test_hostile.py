@@ -49,7 +49,8 @@ def one(op_type, shape, initializers=(), opset=18, **attributes):
 
 class Hostile(unittest.TestCase):
     def run_both(self, message, *refusals):
-        """inspect and eval of the model; those in `refusals` must refuse it, none may do worse."""
+        """inspect and eval of the model; those in `refusals` must refuse it, none may do worse. What they said."""
+        said = ""
         with tempfile.TemporaryDirectory() as folder:
             path, data = pathlib.Path(folder) / "hostile.onnx", pathlib.Path(folder) / "x.npz"
             path.write_bytes(message.SerializeToString())
@@ -65,6 +66,8 @@ class Hostile(unittest.TestCase):
                     if command[0] in refusals:
                         self.assertNotEqual(done.returncode, 0)
                         self.assertEqual(done.stderr.count("\n"), 1, done.stderr)
+                said += done.stderr
+        return said
 
     # ---- the importer ----
 
@@ -89,6 +92,16 @@ class Hostile(unittest.TestCase):
                 functions.append(helper.make_function("d", f"F{level}", ["x"], ["y"], calls, opsets))
             node = helper.make_node("F0", ["x"], ["y"], domain="d", name="top")
             self.run_both(model([node], [1, 4], functions=functions, domains=["d"]), "inspect", "eval")
+
+    def test_calls_are_named(self):
+        """By what they compute, where they have no name."""
+        opsets = [helper.make_opsetid("", 17), helper.make_opsetid("d", 1)]
+        call = helper.make_node("F", ["x"], ["y"], domain="d")
+        again = helper.make_function("d", "F", ["x"], ["y"], [call], opsets)
+        plain = helper.make_function("d", "F", [], ["y"], [], opsets)
+        for function, sentence in (again, "its function calls itself"), (plain, "has more inputs or outputs"):
+            error = self.run_both(model([call], [1, 4], functions=[function], domains=["d"]), "inspect", "eval")
+            self.assertIn(f"node 'y' (F): {sentence}", error)
 
     def test_codes_that_many_nodes_name(self):
         """A megabyte of codes that two thousand nodes would make 8 MB of floats of, each."""

@@ -70,6 +70,19 @@ def custom():
     return made
 
 
+def in_function():
+    """The same node in a function, which alone names its opset."""
+    made = custom()
+    node = made.graph.node.pop()
+    imports = [o for o in made.opset_import if o.domain == "TRT"]
+    function = helper.make_function("local", "Select", node.input, node.output, [node], imports)
+    made.graph.node.append(helper.make_node("Select", node.input, node.output, domain="local"))
+    made.opset_import.remove(imports[0])
+    made.opset_import.append(helper.make_opsetid("local", 1))
+    made.functions.append(function)
+    return made
+
+
 def loop():
     """A Loop that runs as often as the data say; its body reads a value and a weight of the graph by name."""
     made = model("""<ir_version: 8, opset_import: ["" : 13]>
@@ -86,6 +99,36 @@ def loop():
         }""")
     made.graph.node.append(helper.make_node("Loop", ["trips", "", "e"], ["y"], "loop", body=inside))
     made.graph.output.append(helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1, 6, 8, 8]))
+    return made
+
+
+def siblings():
+    """A branch that is taken, a Loop that stays and a function with another, all of which have a value h inside."""
+    made = model("""<ir_version: 8, opset_import: ["" : 13, "local" : 1]>
+        g (float[1, 3, 16, 16] x) => (float[1, 6, 8, 8] e) {
+            yes = Constant <value = bool {1}> ()
+            b = If (yes) <then_branch = t () => (float[1, 16, 16, 16] r) {
+                h = Conv <pads = [1, 1, 1, 1]> (x, w0, b0)  r = Relu (h)
+            }, else_branch = o () => (float[1, 16, 16, 16] h) { h = Conv <pads = [1, 1, 1, 1]> (x, w0, b0) }>
+            c = Conv <pads = [1, 1, 1, 1], strides = [2, 2]> (b, w1, b1)
+            f = Relu (c)
+            e = Conv (f, w2, b2)
+            hot = NonZero (e)
+            shape = Shape (hot)
+            count = Gather (shape, one)
+            trips = Min (count, three)
+        }""", one=np.array(1), three=np.array(3))
+    inside = parser.parse_graph("""l (int64 i, bool c, float[1, 6, 8, 8] s) => (bool more, float[1, 6, 8, 8] sum) {
+            more = Identity (c)
+            h = Add (s, s)
+            sum = Sub (h, s)
+        }""")
+    again = helper.make_node("Loop", ["n", "", "a"], ["r"], "again", body=inside)
+    imports = [helper.make_opsetid("", 13)]
+    made.functions.append(helper.make_function("local", "repeat", ["a", "n"], ["r"], [again], imports))
+    made.graph.node.append(helper.make_node("Loop", ["trips", "", "e"], ["y"], "loop", body=inside))
+    made.graph.node.append(helper.make_node("repeat", ["y", "trips"], ["z"], domain="local"))
+    made.graph.output.append(helper.make_tensor_value_info("z", onnx.TensorProto.FLOAT, [1, 6, 8, 8]))
     return made
 
 
@@ -181,14 +224,22 @@ def check_custom(tool, folder):
     assert done.returncode == 3 and "'warp' (Warp of TRT" in done.stderr and "--weights-only" in done.stderr, done.stderr
 
 
+def check_in_function(tool, folder):
+    path, data, small, done = convert(tool, in_function(), folder, "in_function", "--effort", "none")
+    node, imports = onnx.load(small).graph.node[-1], {o.domain: o.version for o in onnx.load(small).opset_import}
+    assert (node.op_type, node.domain) == ("EfficientNMS_TRT", "TRT") and imports["TRT"] == 1, imports
+
+
 def check_loop(tool, folder):
-    for more in (), ("--names", "all"), ("--names", "none"):
-        path, data, small, done = convert(tool, loop(), folder, "loop", "--effort", "none", *more)
-        assert "'loop' (Loop)" in done.stdout, done.stdout
-        before, after = (ort.InferenceSession(str(p)) for p in (path, small))
-        for x in np.load(data)["x"][:8]:
-            for want, got in zip(before.run(None, {"x": x[None]}), after.run(None, {"x": x[None]})):
-                assert np.abs(want - got).max() < 0.05 * np.ptp(want)
+    for made in loop(), siblings():
+        for more in (), ("--names", "all"), ("--names", "none"):
+            path, data, small, done = convert(tool, made, folder, "loop", "--effort", "none", *more)
+            assert "'loop' (Loop)" in done.stdout, done.stdout
+            before, after = (ort.InferenceSession(str(p)) for p in (path, small))
+            for x in np.load(data)["x"][:8]:
+                for want, got in zip(before.run(None, {"x": x[None]}), after.run(None, {"x": x[None]})):
+                    assert np.abs(want - got).max() < 0.05 * np.ptp(want)
+    path, data, _, _ = convert(tool, loop(), folder, "loop", "--effort", "none")
     done = run(tool, "eval", path, "--data", data)
     assert done.returncode == 3 and "'loop' (Loop of ai.onnx, opset 13: how often it runs" in done.stderr, done.stderr
 
@@ -200,6 +251,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         check_detector(tool, pathlib.Path(folder))
         check_custom(tool, pathlib.Path(folder))
+        check_in_function(tool, pathlib.Path(folder))
         check_loop(tool, pathlib.Path(folder))
     return 0
 

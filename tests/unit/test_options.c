@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cli/pick.h"
 #include "tests/check.h"
 
 #define MAX_ARGUMENTS 16
@@ -184,11 +185,36 @@ static void usage_errors(void **state)
         {MPQ_COMMAND_CONVERT, "a.onnx --labels l.csv", "--eval PATH"},
         {MPQ_COMMAND_CONVERT, "a.onnx -q -v", "exclude each other"},
         {MPQ_COMMAND_CONVERT, "a.onnx --baseline mse --checkpoint c.npz", "--baseline excludes"},
+        {MPQ_COMMAND_CONVERT, "a.onnx --recipe paper --latency t.csv",
+         "--latency does not go with"},
+        {MPQ_COMMAND_CONVERT, "a.onnx --recipe paper --float-macs 0%", "--float-macs does not go"},
+        {MPQ_COMMAND_CONVERT, "a.onnx --weights-only --max-drop 1", "--max-drop does not go with"},
+        {MPQ_COMMAND_CONVERT, "a.onnx --weights-only --steps 9", "--steps does not go with"},
+        {MPQ_COMMAND_CONVERT, "a.onnx --baseline mse --steps 9", "--steps does not go with"},
+        {MPQ_COMMAND_CONVERT, "a.onnx --baseline mse --float-macs 5%", "--float-macs does not go"},
         {MPQ_COMMAND_EVAL, "a.onnx", "--data PATH"},
     };
     struct fixture *f = *state;
     for (size_t i = 0; i < MPQ_COUNT(cases); i++)
         CHECK_FAILS(&f->ctx, parse(f, cases[i].command, cases[i].line), MPQ_E_USAGE, cases[i].part);
+}
+
+static void names_need_not_be_patterns(void **state)
+{
+    struct fixture *f = *state;
+    struct mpq_node node[] = {{.op_type = "Conv"}, {.op_type = "Gemm"}};
+    struct mpq_layer layer[] = {{.name = "a(b", .node = 0}, {.name = "e[0", .node = 1}};
+    struct mpq_graph graph = {.node = node, .n_node = 2};
+    struct mpq_layer_table layers = {.layer = layer, .n_layer = 2};
+    uint8_t bits[2];
+    CHECK_OK(&f->ctx,
+             mpq_pick_lock(&f->ctx, f->arena, "a(b=4,Gemm=8", &graph, &layers, 0x1fc, bits));
+    assert_int_equal(bits[0], 4);
+    assert_int_equal(bits[1], 8);
+    CHECK_FAILS(&f->ctx, mpq_pick_exclude(&f->ctx, f->arena, "(", &graph, &layers), MPQ_E_USAGE,
+                "'(' is no regular expression: ");
+    CHECK_OK(&f->ctx, mpq_pick_exclude(&f->ctx, f->arena, "e[0", &graph, &layers));
+    assert_int_equal(layers.n_layer, 1);
 }
 
 static void help_comes_first(void **state)
@@ -276,6 +302,7 @@ int main(void)
         TEST(shares_do_not_lose_a_byte),
         TEST(preprocessing),
         TEST(usage_errors),
+        TEST(names_need_not_be_patterns),
         TEST(help_comes_first),
         TEST(help_fits_the_screen),
         TEST(echo),

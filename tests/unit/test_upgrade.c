@@ -126,6 +126,9 @@ static void test_axes(void **state)
         check_ints(input(graph, node, 1), (int64_t[]){2}, 1);
         assert_int_equal(node->source, 0);
         builder_release(&b);
+        builder_attr_int(&b, start(&b, 11, op_type[i], "x", "y"), attr[i], 2);
+        CHECK_FAILS(&b.ctx, import(&b, &graph), MPQ_E_FORMAT, "is no list of integers");
+        builder_release(&b);
     }
 }
 
@@ -181,7 +184,7 @@ static void check_resize(struct builder *b, const char *nearest_mode)
 static void test_resize(void **state)
 {
     (void)state;
-    static float up[] = {1, 1, 2}, down[] = {1, 1, 0.6f};
+    static float up[] = {1, 1, 2}, down[] = {1, 1, 0.6f}, both[] = {1, 2, 0.75f};
     struct builder b;
     struct mpq_graph *graph;
     Onnx__NodeProto *proto = start(&b, 8, "Upsample", "x", "y");
@@ -200,6 +203,21 @@ static void test_resize(void **state)
     b.graph->n_initializer = 0;
     builder_raw(&b, "s", MPQ_FLOAT, &MPQ_SHAPE(3), down, sizeof down);
     check_resize(&b, "ceil");
+
+    /* Axes that shrink and axes that grow are rounded otherwise, in two nodes. */
+    b.graph->n_initializer = 0;
+    builder_raw(&b, "s", MPQ_FLOAT, &MPQ_SHAPE(3), both, sizeof both);
+    CHECK_OK(&b.ctx, import(&b, &graph));
+    assert_int_equal(graph->n_node, 2);
+    for (uint32_t n = 0; n < 2; n++) {
+        const struct mpq_node *part = &graph->node[n];
+        assert_string_equal(mpq_attr_string(&part->attr_set, "nearest_mode", ""),
+                            n ? "floor" : "ceil");
+        for (int i = 0; i < 3; i++)
+            CHECK_NEAR(mpq_tensor_double(input(graph, part, 2), i),
+                       i == (n ? 1 : 2) ? (double)both[i] : 1.0, 0, 0);
+    }
+    assert_int_equal(graph->node[1].in[0], graph->node[0].out[0]);
     builder_release(&b);
 
     /* Empty roi and scales of opset 11 are absent. */
@@ -263,6 +281,12 @@ static void test_softmax(void **state)
     assert_int_equal(softmax_axis(0, &MPQ_SHAPE(2, 3, 4, 5), "GlobalAveragePool"), -100);
     assert_int_equal(softmax_axis(1, &MPQ_SHAPE(2, 3), "Mystery"), -100); /* rank not known */
     assert_int_equal(softmax_axis(-1, &MPQ_SHAPE(2, 3), "Mystery"), -1);
+
+    struct builder b;
+    struct mpq_graph *graph;
+    builder_attr_int(&b, start(&b, 11, "Softmax", "x", "y"), "axis", -9);
+    CHECK_FAILS(&b.ctx, import(&b, &graph), MPQ_E_SHAPE, "axis -9 with an input of [2,3,4]");
+    builder_release(&b);
 }
 
 static void test_removed(void **state)
