@@ -24,9 +24,10 @@ static enum mpq_status check_known(struct mpq_ctx *ctx, const struct mpq_graph *
         if (node->op)
             continue;
         n_unknown++;
-        const char *name = *node->name || !node->n_out || node->out[0] == MPQ_NO_VALUE
-                               ? node->name
-                               : graph->value[node->out[0]].name;
+        const char *name = node->name;
+        for (uint32_t i = 0; i < node->n_out && !*name; i++)
+            if (node->out[i] != MPQ_NO_VALUE)
+                name = graph->value[node->out[i]].name;
         const char *refusal = refusal_of(node);
         int length = snprintf(
             list + used, room - used, "%s'%s' (%s of %s, opset %lld%s%s)", used ? ", " : "", name,

@@ -103,6 +103,11 @@ class Hostile(unittest.TestCase):
             error = self.run_both(model([call], [1, 4], functions=[function], domains=["d"]), "inspect", "eval")
             self.assertIn(f"node 'y' (F): {sentence}", error)
 
+    def test_unknown_nodes_are_named(self):
+        """By the first output that they have."""
+        node = helper.make_node("Mystery", ["x"], ["", "y"], domain="d")
+        self.assertIn("'y' (Mystery of d", self.run_both(model([node], [1, 4], domains=["d"]), "eval"))
+
     def test_codes_that_many_nodes_name(self):
         """A megabyte of codes that two thousand nodes would make 8 MB of floats of, each."""
         codes = helper.make_tensor("w", UINT8, [4096, 16, 16], bytes(1 << 20), raw=True)
