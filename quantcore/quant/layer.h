@@ -39,6 +39,7 @@ struct mpq_layer {
     uint64_t macs;     /* of one sample                                             */
     bool is_depthwise; /* Conv with one input channel a group and more than 1 group */
     int scale_steps;   /* of an octave, of scales stored as bytes; 0: bfloat16 (see scale.h)  */
+    bool keeps_scales; /* rounding takes those that were found before, and no others          */
 };
 
 struct mpq_layer_table {

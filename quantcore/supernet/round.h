@@ -9,15 +9,15 @@
 #include "quantcore/supernet/moments.h"
 #include "quantcore/supernet/supernet.h"
 
-/* Offsets and channel scales (struct mpq_supernet_width) of every width of every layer, for the
- * inputs that layers have with all widths at their widest; the source has no float network. The
- * biases follow, so that the mean of each output channel stays. Memory for the codes comes from
- * `arena`. Layers with more than 4608 inputs a weight channel get none and round to the nearest,
- * with the scales they have, as do groups whose moments cannot be factorised. What a weight is
- * rounded from, the offset keeps: corrected by the errors before it, it lies nearest to the level
- * it was given, so tuning can go on from there. Where the moments of all layers take more than the
- * source's max_bytes (0: no limit), the samples run once for each few layers instead of once, to
- * the same end. */
+/* Offsets and channel scales (struct mpq_supernet_width; not of layers that keep their scales) of
+ * every width of every layer, for the inputs that layers have with all widths at their widest; the
+ * source has no float network. The biases follow, so that the mean of each output channel stays.
+ * Memory for the codes comes from `arena`. Layers with more than 4608 inputs a weight channel get
+ * none and round to the nearest, with the scales they have, as do groups whose moments cannot be
+ * factorised. What a weight is rounded from, the offset keeps: corrected by the errors before it,
+ * it lies nearest to the level it was given, so tuning can go on from there. Where the moments of
+ * all layers take more than the source's max_bytes (0: no limit), the samples run once for each
+ * few layers instead of once, to the same end. */
 enum mpq_status mpq_round_supernet(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                    struct mpq_supernet *net,
                                    const struct mpq_moment_source *source) MPQ_CHECKED;

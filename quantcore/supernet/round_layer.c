@@ -161,6 +161,8 @@ static void find_scales(const struct rounding *r, struct abreast *a)
     int stride = r->k > MANY ? 2 : 1;
     bool gains = true;
     try_scales(r, a, 0);
+    if (r->layer->keeps_scales)
+        return;
     for (int shift = stride; shift <= HIGHEST && (gains || r->k <= FEW); shift += stride)
         gains = try_scales(r, a, shift);
     gains = true;

@@ -262,6 +262,13 @@ static void scales_err_least_nearby(void **state)
         }
     }
     assert_true(n_moved > 4);
+    t.layer.keeps_scales = true;
+    CHECK_OK(&net->ctx, mpq_supernet_fit(&net->ctx, &t.net, net->graph, &stats, 0));
+    CHECK_OK(&net->ctx, mpq_round_supernet(&net->ctx, net->arena, &t.net, &source));
+    for (int b = 3; b <= 8; b += 5)
+        for (int64_t c = 0; c < 9; c++)
+            CHECK_NEAR(t.net.layer[0].width[b].scale[c],
+                       mpq_scale_round(&t.layer, (float)before[b][c]), 0, 0);
 }
 
 /* Of so many inputs not all scales are tried: that depends on the channels that are rounded
