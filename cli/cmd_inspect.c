@@ -202,12 +202,6 @@ static void print_layers(const struct model_facts *facts)
     }
 }
 
-static const char *node_name(const struct mpq_graph *graph, const struct mpq_node *node)
-{
-    bool is_named = *node->name || !node->n_out || node->out[0] == MPQ_NO_VALUE;
-    return is_named ? node->name : graph->value[node->out[0]].name;
-}
-
 static void print_rejected(const struct model_facts *facts)
 {
     const struct mpq_layer_table *layers = &facts->layers;
@@ -216,7 +210,7 @@ static void print_rejected(const struct model_facts *facts)
                layers->n_rejected == 1 ? "" : "s", layers->n_rejected == 1 ? "s" : "");
     for (uint32_t i = 0; i < layers->n_rejected; i++) {
         const struct mpq_node *node = &facts->graph->node[layers->rejected[i].node];
-        printf("  %s (%s): %s\n", node_name(facts->graph, node), node->op_type,
+        printf("  %s (%s): %s\n", mpq_node_label(facts->graph, node), node->op_type,
                layers->rejected[i].reason);
     }
 }
@@ -245,8 +239,8 @@ static void print_weights(const struct mpq_graph *graph)
                 node->in[k] == MPQ_NO_VALUE ? NULL : graph->value[node->in[k]].constant;
             if (weight && !mpq_dtype_is_integer(weight->dtype) &&
                 mpq_shape_count(&weight->shape) >= MIN_ELEMENTS) {
-                printf("%s  %s (%s): %s %s\n", any ? "" : "\nweights\n", node_name(graph, node),
-                       node->op_type, mpq_dtype_name(weight->dtype),
+                printf("%s  %s (%s): %s %s\n", any ? "" : "\nweights\n",
+                       mpq_node_label(graph, node), node->op_type, mpq_dtype_name(weight->dtype),
                        MPQ_SHAPE_TEXT(&weight->shape));
                 any = true;
             }

@@ -229,6 +229,15 @@ mpq_node_id mpq_uses_single(const struct mpq_uses *uses, mpq_value_id v)
     return uses->node[uses->first[v]];
 }
 
+const char *mpq_node_label(const struct mpq_graph *graph, const struct mpq_node *node)
+{
+    const char *label = node->name;
+    for (uint32_t i = 0; i < node->n_out && !*label; i++)
+        if (node->out[i] != MPQ_NO_VALUE)
+            label = graph->value[node->out[i]].name;
+    return label;
+}
+
 bool mpq_node_is(const struct mpq_node *node, const char *op_type)
 {
     return strcmp(node->op_type, op_type) == 0 &&

@@ -106,6 +106,9 @@ enum mpq_status mpq_graph_uses(struct mpq_ctx *ctx, struct mpq_arena *arena,
  */
 mpq_node_id mpq_uses_single(const struct mpq_uses *uses, mpq_value_id v);
 
+/* What the node is called for people: its name, or that of the first output it has. */
+const char *mpq_node_label(const struct mpq_graph *graph, const struct mpq_node *node);
+
 /* Whether the node is that operator of ai.onnx. */
 bool mpq_node_is(const struct mpq_node *node, const char *op_type);
 

@@ -24,14 +24,10 @@ static enum mpq_status check_known(struct mpq_ctx *ctx, const struct mpq_graph *
         if (node->op)
             continue;
         n_unknown++;
-        const char *name = node->name;
-        for (uint32_t i = 0; i < node->n_out && !*name; i++)
-            if (node->out[i] != MPQ_NO_VALUE)
-                name = graph->value[node->out[i]].name;
         const char *refusal = refusal_of(node);
         int length = snprintf(
-            list + used, room - used, "%s'%s' (%s of %s, opset %lld%s%s)", used ? ", " : "", name,
-            node->op_type, *node->domain ? node->domain : "ai.onnx",
+            list + used, room - used, "%s'%s' (%s of %s, opset %lld%s%s)", used ? ", " : "",
+            mpq_node_label(graph, node), node->op_type, *node->domain ? node->domain : "ai.onnx",
             (long long)mpq_node_opset(graph, node), refusal ? ": " : "", refusal ? refusal : "");
         if (length > 0 && used + (size_t)length < room) {
             used += (size_t)length;

@@ -207,10 +207,8 @@ char *mpq_cut_list(struct mpq_ctx *ctx, struct mpq_arena *arena, const struct mp
     char *list = mpq_arena_strdup(ctx, arena, "");
     for (uint32_t k = 0; k < n_named && list; k++) {
         const struct mpq_node *node = &whole->node[cut->run->n_node + k];
-        bool is_named = *node->name || !node->n_out || node->out[0] == MPQ_NO_VALUE;
         list = mpq_arena_printf(ctx, arena, "%s%s'%s' (%s)", list, k ? ", " : "",
-                                is_named ? node->name : whole->value[node->out[0]].name,
-                                node->op_type);
+                                mpq_node_label(whole, node), node->op_type);
     }
     if (list && n_named < cut->n_carried)
         list = mpq_arena_printf(ctx, arena, "%s and %u more", list, cut->n_carried - n_named);

@@ -24,13 +24,6 @@ static bool is_folded(const struct builder *b, mpq_node_id node)
     return b->binding && b->binding->is_folded[node];
 }
 
-static const char *name_of(const struct builder *b, const struct mpq_node *node)
-{
-    if (node->name[0] || node->n_out == 0 || node->out[0] == MPQ_NO_VALUE)
-        return node->name;
-    return b->graph->value[node->out[0]].name;
-}
-
 static bool is_parameter(const struct mpq_tensor *constant)
 {
     return constant && (constant->dtype == MPQ_FLOAT || constant->dtype == MPQ_FLOAT16 ||
@@ -71,7 +64,7 @@ static const char *check_sharing(struct builder *b, struct mpq_layer *layer)
         if ((reads_weight(other, layer->weight) || is_transposed) && !is_folded(b, reader))
             continue;
         return mpq_arena_printf(b->ctx, b->arena, "its weight is shared with node '%s' (%s)",
-                                name_of(b, other), other->op_type);
+                                mpq_node_label(b->graph, other), other->op_type);
     }
     return NULL;
 }
@@ -122,7 +115,7 @@ static const char *read_layer(struct builder *b, mpq_node_id id, const struct mp
 {
     const struct mpq_node *node = &b->graph->node[id];
     const struct mpq_tensor *weight = constant_of(b, node->in[row->input]);
-    *layer = (struct mpq_layer){.name = name_of(b, node),
+    *layer = (struct mpq_layer){.name = mpq_node_label(b->graph, node),
                                 .node = id,
                                 .weight = node->in[row->input],
                                 .bias = MPQ_NO_VALUE,

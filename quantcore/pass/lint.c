@@ -100,9 +100,8 @@ enum mpq_status mpq_lint_add(struct mpq_linter *linter, enum mpq_lint_rule_id ru
     struct mpq_finding finding = {.rule = mpq_lint_rule_at(rule)};
     MPQ_TRY(grow(linter));
     if (node) {
-        const char *name = *node->name ? node->name : graph->value[node->out[0]].name;
-        finding.node =
-            mpq_arena_printf(linter->ctx, linter->arena, "node '%s' (%s)", name, node->op_type);
+        finding.node = mpq_arena_printf(linter->ctx, linter->arena, "node '%s' (%s)",
+                                        mpq_node_label(graph, node), node->op_type);
         if (!finding.node)
             return MPQ_E_NOMEM;
     }

@@ -147,6 +147,19 @@ static void a_nameless_node_is_called_by_its_place(void **state)
                 "node '' (Relu): computes 'r'");
 }
 
+static void a_label_is_a_name_or_the_first_output(void **state)
+{
+    (void)state;
+    struct net net = make_net();
+    const mpq_value_id out[] = {MPQ_NO_VALUE, net.r};
+    struct mpq_node node = {.name = "n", .n_out = 2, .out = out};
+    assert_string_equal(mpq_node_label(net.graph, &node), "n");
+    node.name = "";
+    assert_string_equal(mpq_node_label(net.graph, &node), "r");
+    node.n_out = 1;
+    assert_string_equal(mpq_node_label(net.graph, &node), "");
+}
+
 static void outputs_are_computed(void **state)
 {
     (void)state;
@@ -335,6 +348,7 @@ int main(void)
         TEST(a_value_has_one_producer),
         TEST(values_come_before_their_readers),
         TEST(a_nameless_node_is_called_by_its_place),
+        TEST(a_label_is_a_name_or_the_first_output),
         TEST(outputs_are_computed),
         TEST(a_clone_is_its_own),
         TEST(a_clone_without_nodes_keeps_value_ids),
