@@ -66,14 +66,23 @@ static enum mpq_status add_reads(struct mpq_rewrite *rewrite, const Onnx__GraphP
     return MPQ_OK;
 }
 
-static enum mpq_status add_ranks(struct mpq_rewrite *rewrite, Onnx__ValueInfoProto **info, size_t n,
-                                 struct mpq_strmap *rank)
+static const Onnx__TensorShapeProto *shape_of(const Onnx__ValueInfoProto *info)
+{
+    const Onnx__TypeProto *type = info->type;
+    return type && type->value_case == ONNX__TYPE_PROTO__VALUE_TENSOR_TYPE
+               ? type->tensor_type->shape
+               : NULL;
+}
+
+static enum mpq_status add_shapes(struct mpq_rewrite *rewrite, Onnx__ValueInfoProto **info,
+                                  size_t n, struct mpq_job_names *names)
 {
     for (size_t i = 0; i < n; i++) {
-        const Onnx__TypeProto *type = info[i]->type;
-        if (type && type->value_case == ONNX__TYPE_PROTO__VALUE_TENSOR_TYPE &&
-            type->tensor_type->shape)
-            MPQ_TRY(add_name(rewrite, rank, info[i]->name, type->tensor_type->shape->n_dim));
+        const Onnx__TensorShapeProto *shape = shape_of(info[i]);
+        if (!shape)
+            continue;
+        MPQ_TRY(add_name(rewrite, &names->shape, info[i]->name, names->n_declared));
+        names->declared[names->n_declared++] = shape;
     }
     return MPQ_OK;
 }
@@ -91,9 +100,14 @@ enum mpq_status mpq_job_names_build(struct mpq_rewrite *rewrite, struct mpq_job_
     for (size_t n = 0; n < graph->n_node; n++)
         for (size_t i = 0; i < graph->node[n]->n_output && graph->node[n]->op_type; i++)
             MPQ_TRY(add_name(rewrite, &out->producer, graph->node[n]->output[i], n));
-    MPQ_TRY(add_ranks(rewrite, graph->input, graph->n_input, &out->rank));
-    MPQ_TRY(add_ranks(rewrite, graph->value_info, graph->n_value_info, &out->rank));
-    MPQ_TRY(add_ranks(rewrite, graph->output, graph->n_output, &out->rank));
+    out->declared = mpq_arena_alloc(rewrite->ctx, rewrite->arena,
+                                    graph->n_input + graph->n_value_info + graph->n_output,
+                                    sizeof *out->declared);
+    if (!out->declared)
+        return MPQ_E_NOMEM;
+    MPQ_TRY(add_shapes(rewrite, graph->input, graph->n_input, out));
+    MPQ_TRY(add_shapes(rewrite, graph->value_info, graph->n_value_info, out));
+    MPQ_TRY(add_shapes(rewrite, graph->output, graph->n_output, out));
     return add_reads(rewrite, graph, &out->read);
 }
 
@@ -313,6 +327,12 @@ const Onnx__NodeProto *mpq_job_maker(const struct mpq_job *job, const char *name
     return maker;
 }
 
+static const Onnx__TensorShapeProto *declared_shape(const struct mpq_job *job, const char *name)
+{
+    uint32_t index = mpq_strmap_get(&job->names->shape, name);
+    return index == MPQ_STRMAP_NONE ? NULL : job->names->declared[index];
+}
+
 int mpq_job_rank(const struct mpq_job *job, const char *name)
 {
     const Onnx__TensorProto *tensor = mpq_job_constant(job, name);
@@ -320,9 +340,9 @@ int mpq_job_rank(const struct mpq_job *job, const char *name)
     if (tensor)
         return (int)tensor->n_dims;
     for (int n = 0; n <= MAX_CASTS; n++) { /* they keep the rank */
-        uint32_t rank = mpq_strmap_get(&job->names->rank, name);
-        if (rank != MPQ_STRMAP_NONE)
-            return (int)rank;
+        const Onnx__TensorShapeProto *shape = declared_shape(job, name);
+        if (shape)
+            return (int)shape->n_dim;
         maker = producer(job, name);
         if (!is_cast(maker))
             break;
@@ -331,29 +351,15 @@ int mpq_job_rank(const struct mpq_job *job, const char *name)
     return -1;
 }
 
-static int64_t find_last_dim(Onnx__ValueInfoProto **info, size_t n, const char *name)
-{
-    for (size_t i = 0; i < n; i++) {
-        const Onnx__TypeProto *type = info[i]->type;
-        if (!info[i]->name || strcmp(info[i]->name, name) != 0 || !type ||
-            type->value_case != ONNX__TYPE_PROTO__VALUE_TENSOR_TYPE || !type->tensor_type->shape)
-            continue;
-        const Onnx__TensorShapeProto *shape = type->tensor_type->shape;
-        return shape->n_dim && shape->dim[shape->n_dim - 1]->value_case ==
-                                   ONNX__TENSOR_SHAPE_PROTO__DIMENSION__VALUE_DIM_VALUE
-                   ? shape->dim[shape->n_dim - 1]->dim_value
-                   : -1;
-    }
-    return -1;
-}
-
 int64_t mpq_job_last_dim(const struct mpq_job *job, const char *name)
 {
-    const Onnx__GraphProto *graph = job->rewrite->graph;
-    int64_t dim = name ? find_last_dim(graph->input, graph->n_input, name) : -1;
-    if (name && dim < 0)
-        dim = find_last_dim(graph->value_info, graph->n_value_info, name);
-    return name && dim < 0 ? find_last_dim(graph->output, graph->n_output, name) : dim;
+    const Onnx__TensorShapeProto *shape = name ? declared_shape(job, name) : NULL;
+    if (!shape || !shape->n_dim)
+        return -1;
+    const Onnx__TensorShapeProto__Dimension *last = shape->dim[shape->n_dim - 1];
+    return last->value_case == ONNX__TENSOR_SHAPE_PROTO__DIMENSION__VALUE_DIM_VALUE
+               ? last->dim_value
+               : -1;
 }
 
 bool mpq_job_is_read(const struct mpq_job *job, size_t i)

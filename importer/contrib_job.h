@@ -7,11 +7,13 @@
 
 /* Names of the graph as it was, by what they lead to. */
 struct mpq_job_names {
-    struct mpq_strmap constant; /* position among the initializers                 */
-    struct mpq_strmap producer; /* position of the node that computes it           */
-    struct mpq_strmap rank;     /* that the file declares                          */
-    struct mpq_strmap read;     /* by a node, a body, or as an output of the graph */
-    uint64_t room;              /* bytes that floats made of codes may still take  */
+    struct mpq_strmap constant;              /* position among the initializers                 */
+    struct mpq_strmap producer;              /* position of the node that computes it           */
+    struct mpq_strmap shape;                 /* position among the declared                     */
+    struct mpq_strmap read;                  /* by a node, a body, or as an output of the graph */
+    uint64_t room;                           /* bytes that floats made of codes may still take  */
+    const Onnx__TensorShapeProto **declared; /* shapes that the file gives values */
+    size_t n_declared;
 };
 
 struct mpq_job {
