@@ -150,10 +150,11 @@ enum mpq_status mpq_pipeline_open(struct mpq_ctx *ctx, struct mpq_arena *arena,
                         "%s: no layer can be quantized (see onnx-mpq inspect)", options->model);
     MPQ_TRY(mpq_pick_exclude(ctx, arena, options->exclude, p->graph, &p->layers));
     /* A recipe learns codes with their scales, and a baseline has the scales of other tools. */
-    if (!options->recipe && !options->baseline)
+    bool keeps_scales = options->recipe || options->baseline;
+    if (!keeps_scales)
         MPQ_TRY(mpq_scale_choose(ctx, arena, p->graph, p->layers.layer, p->layers.n_layer));
     for (uint32_t l = 0; l < p->layers.n_layer; l++)
-        p->layers.layer[l].keeps_scales = options->recipe || options->baseline;
+        p->layers.layer[l].keeps_scales = keeps_scales;
     if (options->plan) {
         MPQ_TRY(mpq_plan_read(ctx, arena, options->plan, &p->plan));
         MPQ_TRY(mpq_plan_match(ctx, arena, &p->layers, &p->plan));

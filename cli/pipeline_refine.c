@@ -11,7 +11,7 @@
 enum { LEAST_SAMPLES = 32, MOST_SAMPLES = 512 };
 
 /* Multiplications of a pass over the samples that refine an allocation. */
-static const double ROUND_MACS = 5e10;
+static const double round_macs = 5e10;
 
 /* Positions of a convolution that count where only shares are measured. */
 enum { SHARE_POSITIONS = 8192 };
@@ -86,7 +86,7 @@ enum mpq_status mpq_pipeline_round(struct mpq_ctx *ctx, struct mpq_pipeline *p,
     MPQ_TRY(mpq_supernet_copy(ctx, p->arena, family, net));
     struct mpq_arena *scratch = mpq_arena_create(ctx);
     enum mpq_status status =
-        scratch ? make_source(ctx, scratch, p, &samples, n_sample(p, ROUND_MACS), &source)
+        scratch ? make_source(ctx, scratch, p, &samples, n_sample(p, round_macs), &source)
                 : MPQ_E_NOMEM;
     if (status == MPQ_OK)
         status = mpq_round_allocation(ctx, p->arena, net, &source, bits, 0, p->layers.n_layer);
@@ -231,7 +231,7 @@ static void offer(const struct mpq_pipeline *p, uint8_t *bits, const uint64_t *c
 /* Whether refining takes next to nothing, as of a keyword spotter. */
 static bool is_refining_cheap(const struct mpq_pipeline *p)
 {
-    return 2.0 * n_sample(p, ROUND_MACS) * (double)mpq_pipeline_macs(p) < 1e10;
+    return 2.0 * n_sample(p, round_macs) * (double)mpq_pipeline_macs(p) < 1e10;
 }
 
 /* A resumed run, which is to take seconds, refines what was evaluated: refined, it is the better of

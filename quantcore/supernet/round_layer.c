@@ -341,19 +341,19 @@ enum mpq_status mpq_round_layer(struct mpq_ctx *ctx, struct mpq_arena *scratch,
     double *wanted = mpq_arena_alloc(ctx, scratch, n_channel, sizeof *wanted);
     double *got = mpq_arena_alloc(ctx, scratch, n_channel, sizeof *got);
     int8_t *q = mpq_arena_alloc(ctx, scratch, n_param, 1);
-    mpq_real *scale = mpq_arena_alloc(ctx, scratch, n_channel, sizeof *scale);
+    mpq_real *given = mpq_arena_alloc(ctx, scratch, n_channel, sizeof *given);
     mpq_real *target = mpq_arena_alloc(ctx, scratch, n_param, sizeof *target);
-    if (!wanted || !got || !q || !scale || !target)
+    if (!wanted || !got || !q || !given || !target)
         return MPQ_E_NOMEM;
     for (int b = MPQ_MIN_BITS; b <= MPQ_MAX_BITS; b++) {
         struct mpq_supernet_width *width = &net_layer->width[b];
         if (!(mask >> b & 1))
             continue;
-        mpq_real *begin = mpq_arena_alloc(ctx, scratch, n_channel, sizeof *begin);
-        if (!begin)
+        mpq_real *scale = mpq_arena_alloc(ctx, scratch, n_channel, sizeof *scale);
+        if (!scale)
             return MPQ_E_NOMEM;
-        round_scales(layer, width->scale, begin);
-        job[n_job++] = (struct job){&width->levels, begin, offset[b]};
+        round_scales(layer, width->scale, scale);
+        job[n_job++] = (struct job){&width->levels, scale, offset[b]};
     }
     MPQ_TRY(round_groups(ctx, scratch, layer, net_layer->w, moments, upper, job, n_job));
     for (int i = 0; i < n_job; i++) {
@@ -365,9 +365,9 @@ enum mpq_status mpq_round_layer(struct mpq_ctx *ctx, struct mpq_arena *scratch,
             memcpy(width->bias, graph->value[layer->bias].constant->data,
                    n_channel * sizeof *width->bias);
         } else if (width->bias) {
-            round_scales(layer, width->scale, scale);
-            mpq_levels_encode(&width->levels, layer, net_layer->w, scale, q);
-            mean_output(layer, moments, q, scale, wanted);
+            round_scales(layer, width->scale, given);
+            mpq_levels_encode(&width->levels, layer, net_layer->w, given, q);
+            mean_output(layer, moments, q, given, wanted);
         }
         width->offset = job[i].offset;
         memcpy(width->scale, job[i].scale, n_channel * sizeof *width->scale);

@@ -204,6 +204,25 @@ static double scale_error(const struct net *net, const struct trial *t,
     return sum;
 }
 
+/* A product of k inputs and n_channel outputs, the net's only node. */
+static struct mpq_layer make_product(struct net *net, int64_t k, int64_t n_channel)
+{
+    struct mpq_layer layer = {.x_axis = -1,
+                              .x_group_axis = -1,
+                              .n_group = 1,
+                              .n_outer = k,
+                              .n_channel = n_channel,
+                              .n_inner = 1,
+                              .n_param = k * n_channel,
+                              .bias = MPQ_NO_VALUE,
+                              .scale_steps = 16};
+    layer.x = net_input(net, "x", MPQ_SHAPE(-1, k));
+    layer.weight = net_random(net, "w", MPQ_SHAPE(k, n_channel), false);
+    layer.y = net_node(net, "MatMul", "y", NET_NO_ATTRS, NET_IN(layer.x, layer.weight));
+    net_output(net, layer.y);
+    return layer;
+}
+
 /* Of inputs that say nothing about each other each weight becomes the level nearest to it, so all
  * there is to find is the scale. */
 static void scales_err_least_nearby(void **state)
@@ -213,20 +232,7 @@ static void scales_err_least_nearby(void **state)
     struct trial t = {0};
     const struct mpq_samples samples = {read_unit, NULL};
     uint32_t sample[K];
-    mpq_value_id x = net_input(net, "x", MPQ_SHAPE(-1, K));
-    t.layer = (struct mpq_layer){.x_axis = -1,
-                                 .x_group_axis = -1,
-                                 .n_group = 1,
-                                 .n_outer = K,
-                                 .n_channel = 9,
-                                 .n_inner = 1,
-                                 .n_param = 9 * K,
-                                 .scale_steps = 16};
-    t.layer.weight = net_random(net, "w", MPQ_SHAPE(K, 9), false);
-    t.layer.bias = MPQ_NO_VALUE;
-    t.layer.x = x;
-    t.layer.y = net_node(net, "MatMul", "y", NET_NO_ATTRS, NET_IN(x, t.layer.weight));
-    net_output(net, t.layer.y);
+    t.layer = make_product(net, K, 9);
     t.table = (struct mpq_layer_table){.n_layer = 1, .layer = &t.layer};
     mpq_real power[K], mean[K] = {0}, before[9][9];
     for (uint32_t i = 0; i < K; i++) {
@@ -278,15 +284,7 @@ static void scales_are_the_same_by_any_number_of_threads(void **state)
     enum { K = 70, N_CHANNEL = 44, N_SAMPLE = 160, BITS = 3, MOST_THREADS = 4 };
     struct net *net = *state;
     const struct mpq_samples samples = {read_correlated, NULL};
-    struct mpq_layer layer = {.x_axis = -1,
-                              .x_group_axis = -1,
-                              .n_group = 1,
-                              .n_outer = K,
-                              .n_channel = N_CHANNEL,
-                              .n_inner = 1,
-                              .n_param = K * N_CHANNEL,
-                              .bias = MPQ_NO_VALUE,
-                              .scale_steps = 16};
+    struct mpq_layer layer = make_product(net, K, N_CHANNEL);
     const struct mpq_layer_table table = {.n_layer = 1, .layer = &layer};
     const mpq_node_id node = 0;
     mpq_real power[K];
@@ -299,10 +297,6 @@ static void scales_are_the_same_by_any_number_of_threads(void **state)
     for (uint32_t i = 0; i < N_SAMPLE; i++)
         sample[i] = i;
     const struct mpq_layer_stats stats = {power, power, 1};
-    layer.x = net_input(net, "x", MPQ_SHAPE(-1, K));
-    layer.weight = net_random(net, "w", MPQ_SHAPE(K, N_CHANNEL), false);
-    layer.y = net_node(net, "MatMul", "y", NET_NO_ATTRS, NET_IN(layer.x, layer.weight));
-    net_output(net, layer.y);
     CHECK_OK(&net->ctx, mpq_network_create(&net->ctx, net->arena, net->graph, 16,
                                            &(struct mpq_exec_options){.keep_all = true}, &network));
     const struct mpq_moment_source source = {.network = &network,
