@@ -144,7 +144,7 @@ enum mpq_status mpq_checkpoint_save(struct mpq_ctx *ctx, struct mpq_arena *arena
         "sensitivity");
     add(&list, MPQ_DOUBLE, (int64_t)c->n_decide * MPQ_N_BITS, c->uniform_loss, "uniform_loss");
     add(&list, MPQ_DOUBLE, n_layer, c->refined_share, "refined_share");
-    add(&list, MPQ_DOUBLE, MPQ_ANSWERS_PRINT, c->answers_print, "answers_print");
+    add(&list, MPQ_DOUBLE, MPQ_CHECKPOINT_PRINT, c->answers_print, "answers_print");
     add_answers(&list, c->answers);
     for (uint32_t i = 0; i < list.n; i++)
         if (!list.name[i])

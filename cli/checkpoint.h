@@ -22,7 +22,7 @@
  *   refined_share    double [L]   share of what a layer's widths add to the loss that refining
  *                                 leaves; NaN: not measured
  *   answers_print    double [9]   tells the float answers that these were measured against from
- *                                 others (mpq_answers_print)
+ *                                 others (mpq_checkpoint_print)
  *   answer_id        uint64 [N]   fingerprint of each sample that reports; these and
  *   answerI          float        what the float model's output I is for all of them: not where
  *                                 there are no samples, or too many
@@ -51,7 +51,7 @@ struct mpq_checkpoint {
     double *uniform_loss;  /* [MPQ_N_BITS * n_decide] each sample's with all layers at a width */
     double *refined_share; /* [n_layer] */
     uint32_t n_decide;
-    double answers_print[MPQ_ANSWERS_PRINT];
+    double answers_print[MPQ_CHECKPOINT_PRINT];
     const struct mpq_answers *answers; /* writing: NULL, there are none */
     const char *options;
 };

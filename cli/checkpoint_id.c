@@ -26,10 +26,10 @@ uint64_t mpq_checkpoint_value_id(const struct mpq_graph *graph, mpq_value_id v)
     return mix(HASH_START, graph->value[v].name, strlen(graph->value[v].name));
 }
 
-void mpq_answers_print(const struct mpq_targets *targets, const struct mpq_loss *loss,
-                       double out_print[MPQ_ANSWERS_PRINT])
+void mpq_checkpoint_print(const struct mpq_targets *targets, const struct mpq_loss *loss,
+                          double out_print[MPQ_CHECKPOINT_PRINT])
 {
-    const uint32_t n = targets->n_sample, n_part = MPQ_ANSWERS_PRINT - 1;
+    const uint32_t n = targets->n_sample, n_part = MPQ_CHECKPOINT_PRINT - 1;
     out_print[0] = n;
     for (uint32_t part = 0; part < n_part; part++) {
         double *sum = &out_print[1 + part];
@@ -47,10 +47,11 @@ void mpq_answers_print(const struct mpq_targets *targets, const struct mpq_loss 
     }
 }
 
-bool mpq_answers_are_same(const double a[MPQ_ANSWERS_PRINT], const double b[MPQ_ANSWERS_PRINT])
+bool mpq_checkpoint_same_print(const double a[MPQ_CHECKPOINT_PRINT],
+                               const double b[MPQ_CHECKPOINT_PRINT])
 {
     const double rounding = 1e-4;
-    for (int i = 0; i < MPQ_ANSWERS_PRINT; i++)
+    for (int i = 0; i < MPQ_CHECKPOINT_PRINT; i++)
         if (!(fabs(a[i] - b[i]) <= rounding * fabs(a[i])))
             return false;
     return true;

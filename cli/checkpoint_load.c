@@ -357,8 +357,8 @@ static enum mpq_status open_measured(struct reader *r, const double *print, bool
     struct mpq_tensor stored;
     bool fits;
     MPQ_TRY(mpq_npz_open(r->ctx, r->arena, r->path, &r->npz));
-    MPQ_TRY(read_if_fits(r, "answers_print", MPQ_DOUBLE, MPQ_ANSWERS_PRINT, &stored, &fits));
-    *out_is_same = fits && mpq_answers_are_same(stored.data, print);
+    MPQ_TRY(read_if_fits(r, "answers_print", MPQ_DOUBLE, MPQ_CHECKPOINT_PRINT, &stored, &fits));
+    *out_is_same = fits && mpq_checkpoint_same_print(stored.data, print);
     return MPQ_OK;
 }
 

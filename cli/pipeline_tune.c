@@ -253,7 +253,7 @@ static enum mpq_status round_and_tune(struct mpq_ctx *ctx, struct mpq_pipeline *
 
 static void print_answers(const struct mpq_pipeline *p, double *out_print)
 {
-    mpq_answers_print(&p->decide_targets, &p->float_network.loss, out_print);
+    mpq_checkpoint_print(&p->decide_targets, &p->float_network.loss, out_print);
 }
 
 /* Losses of single widths, from the checkpoint where it has them. */
@@ -281,7 +281,7 @@ static enum mpq_status measure_sensitivity(struct mpq_ctx *ctx, struct mpq_pipel
 static enum mpq_status load_answers(struct mpq_ctx *ctx, struct mpq_pipeline *p)
 {
     struct mpq_answers *answers;
-    double print[MPQ_ANSWERS_PRINT];
+    double print[MPQ_CHECKPOINT_PRINT];
     MPQ_TRY(mpq_pipeline_room_for_answers(ctx, p, &answers));
     if (!answers)
         return MPQ_OK;
