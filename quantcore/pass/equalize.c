@@ -6,11 +6,21 @@
 #include "quantcore/base/simd.h"
 #include "quantcore/pass/edit.h"
 
+/* Channels of a value: those that are an edge's, and where they lie among all. */
+struct slice {
+    mpq_value_id value;
+    int64_t first, n_all;
+};
+
 struct finder {
     const struct mpq_graph *graph;
+    const struct mpq_binding *binding;
     const struct mpq_layer_table *layers;
     struct mpq_uses uses;
-    uint32_t *layer_of; /* [n_node] the layer that a node is alone, or UINT32_MAX */
+    uint32_t *layer_of;             /* [n_node] the layer that a node is alone, or UINT32_MAX */
+    uint32_t *seen;                 /* [n_node] the last layer that was followed to there, + 1 */
+    struct slice *left;             /* [n_node + 1] values still to be looked at */
+    struct mpq_equal_reader *found; /* [n_layer] */
 };
 
 /* Input i of a node where it is a constant number; else `absent`. */
@@ -63,94 +73,160 @@ static bool has_channels(const struct finder *f, const struct mpq_layer *layer)
            (is_conv(f, layer) || mpq_node_is(node, "Gemm") || mpq_node_is(node, "MatMul"));
 }
 
-/* Whether the weights of layer l can take the gains of the outputs of `from`, which it reads as v.
- */
-static bool takes_gains(const struct finder *f, uint32_t l, mpq_value_id v,
+/* Whether the weights of layer l can take the gains of these channels, which it reads. */
+static bool takes_gains(const struct finder *f, uint32_t l, const struct slice *slice,
                         const struct mpq_layer *from)
 {
     const struct mpq_layer *layer = &f->layers->layer[l];
-    int64_t inputs = layer->n_outer * layer->n_inner * layer->n_group, n = from->n_channel;
-    if (layer->x != v || layer->x_input != 0 || !has_channels(f, layer) ||
+    int64_t inputs = layer->n_outer * layer->n_inner * layer->n_group, n = slice->n_all;
+    if (layer->x != slice->value || layer->x_input != 0 || !has_channels(f, layer) ||
         is_conv(f, layer) != is_conv(f, from) || inputs % n)
         return false;
     return is_conv(f, layer) ? n % layer->n_group == 0 : inputs == n;
 }
 
-/* From the layer's y through homogeneous operators to where it is read by layers; NO_VALUE where
- * anything else reads it. */
-static mpq_value_id follow(const struct finder *f, const struct mpq_layer *layer)
+/* The channels behind the node, which reads the slice and is no layer; false where gains do not
+ * reach there unharmed. */
+static bool step(const struct finder *f, mpq_node_id n, struct slice *slice)
 {
-    mpq_value_id y = layer->y;
-    mpq_node_id reader;
+    const struct mpq_node *node = &f->graph->node[n];
+    mpq_value_id from = slice->value;
     bool is_bounded;
-    while ((reader = mpq_uses_single(&f->uses, y)) != MPQ_NO_NODE) {
-        const struct mpq_node *node = &f->graph->node[reader];
-        if (f->layer_of[reader] != UINT32_MAX)
-            return y;
-        if (!is_conv(f, layer) || node->in[0] != y || !is_homogeneous(f, node, &is_bounded) ||
-            is_bounded) /* by what channels reach there, which is not known */
-            return MPQ_NO_VALUE;
-        y = node->out[0];
+    slice->value = node->out[0];
+    if (!mpq_node_is(node,
+                     "Concat")) /* bounded: by what channels reach there, which is not known */
+        return node->in[0] == from && is_homogeneous(f, node, &is_bounded) && !is_bounded;
+    const struct mpq_shape *shape = &f->binding->tensor[slice->value].shape;
+    int64_t axis = mpq_attr_int(&node->attr_set, "axis", 1);
+    if (shape->rank < 2 || (axis < 0 ? axis + shape->rank : axis) != 1)
+        return false;
+    for (uint32_t i = 0; node->in[i] != from; i++)
+        slice->first += f->binding->tensor[node->in[i]].shape.dim[1];
+    slice->n_all = shape->dim[1];
+    return true;
+}
+
+/* Fill edge->to with all layers that read what layer edge->from gives, through homogeneous
+ * operators; none where anything else does. */
+static enum mpq_status find_readers(struct mpq_ctx *ctx, struct mpq_arena *arena, struct finder *f,
+                                    struct mpq_equal_edge *edge)
+{
+    const struct mpq_layer *from = &f->layers->layer[edge->from];
+    uint32_t n_left = 0, n_found = 0, mark = edge->from + 1;
+    f->left[n_left++] = (struct slice){from->y, 0, from->n_channel};
+    while (n_left) {
+        struct slice slice = f->left[--n_left];
+        if (f->uses.is_output[slice.value])
+            return MPQ_OK;
+        for (uint32_t i = f->uses.first[slice.value]; i < f->uses.first[slice.value + 1]; i++) {
+            mpq_node_id reader = f->uses.node[i];
+            uint32_t l = f->layer_of[reader];
+            if (f->seen[reader] == mark) /* reads them twice */
+                return MPQ_OK;
+            f->seen[reader] = mark;
+            if (l == UINT32_MAX) {
+                struct slice behind = slice;
+                if (!is_conv(f, from) || !step(f, reader, &behind))
+                    return MPQ_OK;
+                f->left[n_left++] = behind;
+            } else if (takes_gains(f, l, &slice, from))
+                f->found[n_found++] = (struct mpq_equal_reader){l, slice.first, slice.n_all};
+            else
+                return MPQ_OK;
+        }
     }
-    return f->uses.is_output[y] ? MPQ_NO_VALUE : y;
+    edge->to = mpq_arena_copy(ctx, arena, f->found, n_found * sizeof *f->found);
+    edge->n_to = n_found;
+    return edge->to ? MPQ_OK : MPQ_E_NOMEM;
 }
 
 /* Whether the activation fused into the layer, if any, passes gains on. */
-static bool activation_passes(const struct finder *f, const struct mpq_layer *layer)
+static bool activation_passes(const struct finder *f, const struct mpq_layer *layer,
+                              bool *is_bounded)
 {
     const struct mpq_node *last = &f->graph->node[f->graph->value[layer->y].producer];
-    bool is_bounded;
-    return last == &f->graph->node[layer->node] || is_homogeneous(f, last, &is_bounded);
+    *is_bounded = false;
+    return last == &f->graph->node[layer->node] || is_homogeneous(f, last, is_bounded);
 }
 
-static enum mpq_status find_edge(struct mpq_ctx *ctx, struct mpq_arena *arena,
-                                 const struct finder *f, uint32_t l, struct mpq_equalize *out)
+static enum mpq_status find_edge(struct mpq_ctx *ctx, struct mpq_arena *arena, struct finder *f,
+                                 uint32_t l, struct mpq_equalize *out)
 {
     const struct mpq_layer *layer = &f->layers->layer[l];
     struct mpq_equal_edge edge = {.from = l, .axis = is_conv(f, layer) ? 1 : -1};
-    if (!has_channels(f, layer) || f->uses.is_output[layer->y] || !activation_passes(f, layer))
+    if (!has_channels(f, layer) || !activation_passes(f, layer, &edge.is_bounded))
         return MPQ_OK;
-    mpq_value_id v = follow(f, layer);
-    if (v == MPQ_NO_VALUE)
+    MPQ_TRY(find_readers(ctx, arena, f, &edge));
+    if (!edge.n_to)
         return MPQ_OK;
-    uint32_t begin = f->uses.first[v], n = f->uses.first[v + 1] - begin;
-    edge.to = mpq_arena_alloc(ctx, arena, n, sizeof *edge.to);
     edge.most = mpq_arena_alloc(ctx, arena, (size_t)layer->n_channel, sizeof *edge.most);
     edge.gain = mpq_arena_alloc(ctx, arena, (size_t)layer->n_channel, sizeof *edge.gain);
-    if (!edge.to || !edge.most || !edge.gain)
+    if (!edge.most || !edge.gain)
         return MPQ_E_NOMEM;
-    for (uint32_t i = 0; i < n; i++) {
-        uint32_t to = f->layer_of[f->uses.node[begin + i]];
-        if (to == UINT32_MAX || !takes_gains(f, to, v, layer) ||
-            (edge.n_to && edge.to[edge.n_to - 1] == to))
-            return MPQ_OK;
-        edge.to[edge.n_to++] = to;
-    }
     for (int64_t c = 0; c < layer->n_channel; c++)
         edge.gain[c] = 1;
-    if (n)
-        out->edge[out->n_edge++] = edge;
+    out->edge[out->n_edge++] = edge;
     return MPQ_OK;
+}
+
+/* Edges that a layer reads together have one range. */
+static enum mpq_status join_ranges(struct mpq_ctx *ctx, struct mpq_arena *scratch, uint32_t n_layer,
+                                   struct mpq_equalize *equalize)
+{
+    uint32_t *first = mpq_arena_alloc(ctx, scratch, n_layer, sizeof *first); /* edge + 1 */
+    if (!first)
+        return MPQ_E_NOMEM;
+    for (uint32_t e = 0; e < equalize->n_edge; e++) {
+        struct mpq_equal_edge *edge = &equalize->edge[e];
+        edge->range = e;
+        for (uint32_t i = 0; i < edge->n_to; i++) {
+            uint32_t *by = &first[edge->to[i].layer];
+            uint32_t joined = *by ? equalize->edge[*by - 1].range : e, left = edge->range;
+            *by = *by ? *by : e + 1;
+            for (uint32_t k = 0; k <= e && joined != left; k++)
+                if (equalize->edge[k].range == left)
+                    equalize->edge[k].range = joined;
+        }
+    }
+    return MPQ_OK;
+}
+
+static enum mpq_status find_edges(struct mpq_ctx *ctx, struct mpq_arena *arena,
+                                  struct mpq_arena *scratch, struct finder *f,
+                                  struct mpq_equalize *out)
+{
+    uint32_t n_node = f->graph->n_node, n_layer = f->layers->n_layer;
+    MPQ_TRY(mpq_graph_uses(ctx, scratch, f->graph, &f->uses));
+    f->layer_of = mpq_arena_alloc(ctx, scratch, n_node, sizeof *f->layer_of);
+    f->seen = mpq_arena_alloc(ctx, scratch, n_node, sizeof *f->seen);
+    f->left = mpq_arena_alloc(ctx, scratch, n_node + 1, sizeof *f->left);
+    f->found = mpq_arena_alloc(ctx, scratch, n_layer, sizeof *f->found);
+    out->edge = mpq_arena_alloc(ctx, arena, n_layer, sizeof *out->edge);
+    if (!f->layer_of || !f->seen || !f->left || !f->found || !out->edge)
+        return MPQ_E_NOMEM;
+    memset(f->layer_of, 0xff, n_node * sizeof *f->layer_of);
+    for (uint32_t l = 0; l < n_layer; l++)
+        f->layer_of[f->layers->layer[l].node] = l;
+    for (uint32_t l = 0; l < n_layer; l++)
+        MPQ_TRY(find_edge(ctx, arena, f, l, out));
+    return join_ranges(ctx, scratch, n_layer, out);
 }
 
 enum mpq_status mpq_equalize_find(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                   const struct mpq_graph *graph, const struct mpq_graph *whole,
+                                  const struct mpq_binding *binding,
                                   const struct mpq_layer_table *layers, struct mpq_equalize *out)
 {
-    struct finder f = {.graph = graph, .layers = layers};
+    struct finder f = {.graph = graph, .binding = binding, .layers = layers};
     struct mpq_equalize found = {0};
-    MPQ_TRY(mpq_graph_uses(ctx, arena, graph, &f.uses));
-    f.layer_of = mpq_arena_alloc(ctx, arena, graph->n_node, sizeof *f.layer_of);
-    found.edge = mpq_arena_alloc(ctx, arena, layers->n_layer, sizeof *found.edge);
-    if (!f.layer_of || !found.edge)
-        return MPQ_E_NOMEM;
-    memset(f.layer_of, 0xff, graph->n_node * sizeof *f.layer_of);
-    for (uint32_t l = 0; l < layers->n_layer; l++)
-        f.layer_of[layers->layer[l].node] = l;
-    for (uint32_t l = 0; l < layers->n_layer && !mpq_has_inner_graph(whole); l++)
-        MPQ_TRY(find_edge(ctx, arena, &f, l, &found));
+    struct mpq_arena *scratch = mpq_arena_create(ctx);
+    enum mpq_status status = !scratch ? MPQ_E_NOMEM
+                             : mpq_has_inner_graph(whole)
+                                 ? MPQ_OK
+                                 : find_edges(ctx, arena, scratch, &f, &found);
+    mpq_arena_free(scratch);
     *out = found;
-    return MPQ_OK;
+    return status;
 }
 
 /* y as n_run runs of *out_inner elements, run r of channel r % *out_channel. */
@@ -214,34 +290,46 @@ static int64_t input_channel(const struct mpq_layer *layer, int64_t n_input, int
     return group * in_group + (o * layer->n_inner + i) / taps;
 }
 
-/* Add the squared weights by the input channel that they meet; not those that have a scale for each
- * input channel, which a gain leaves as exact as they were. */
+/* Add the squared weights of a reader by the channel of the edge that they meet; not those that
+ * have a scale for each input channel, which a gain leaves as exact as they were. */
 static void add_weights(const struct mpq_graph *graph, const struct mpq_layer *layer,
-                        int64_t n_input, double *square)
+                        const struct mpq_equal_reader *reader, int64_t n_channel, double *square)
 {
     const mpq_real *w = graph->value[layer->weight].constant->data;
     if (layer->is_depthwise)
         return;
     for (int64_t row = 0; row < layer->n_outer * layer->n_channel; row++)
         for (int64_t i = 0; i < layer->n_inner; i++) {
+            int64_t c = input_channel(layer, reader->n_all, row, i) - reader->first;
             double value = (double)w[row * layer->n_inner + i];
-            square[input_channel(layer, n_input, row, i)] += value * value;
+            if (c >= 0 && c < n_channel)
+                square[c] += value * value;
         }
+}
+
+/* The channel that all of a range are brought to. */
+struct widest {
+    double most, square; /* its largest |y|, and the squared weights that meet it */
+};
+
+static void find_widest(const struct mpq_equal_edge *edge, int64_t n_channel, const double *square,
+                        struct widest *widest)
+{
+    for (int64_t c = 0; c < n_channel; c++)
+        if ((double)edge->most[c] > widest->most)
+            *widest = (struct widest){(double)edge->most[c], square[c]};
 }
 
 /* Of gain g, the error of a channel's activations counts by w^2 / g^2 and that of the weights it
  * meets by x^2 g^2, which is least at g^4 = w^2 / x^2. */
-static void choose_gains(struct mpq_equal_edge *edge, int64_t n_channel, const double *square)
+static void choose_gains(struct mpq_equal_edge *edge, int64_t n_channel, const double *square,
+                         const struct widest *widest)
 {
     const double largest = 16;
-    int64_t widest = 0;
-    for (int64_t c = 1; c < n_channel; c++)
-        widest = edge->most[c] > edge->most[widest] ? c : widest;
     for (int64_t c = 0; c < n_channel; c++) {
-        double most = (double)edge->most[c], ratio = (double)edge->most[widest] / most;
-        double gain = ratio;
-        if (square[widest] > 0)
-            gain = sqrt(ratio * sqrt(square[c] / square[widest]));
+        double most = (double)edge->most[c], ratio = widest->most / most, gain = ratio;
+        if (widest->square > 0)
+            gain = sqrt(ratio * sqrt(square[c] / widest->square));
         gain = gain > ratio ? ratio : gain;
         gain = gain > largest ? largest : gain;
         edge->gain[c] = most > 0 && gain > 1 ? (mpq_real)gain : 1;
@@ -253,15 +341,27 @@ enum mpq_status mpq_equalize_gains(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                    const struct mpq_layer_table *layers,
                                    struct mpq_equalize *equalize)
 {
-    for (uint32_t e = 0; e < equalize->n_edge; e++) {
-        struct mpq_equal_edge *edge = &equalize->edge[e];
+    uint32_t n_edge = equalize->n_edge;
+    double **square = mpq_arena_alloc(ctx, arena, n_edge, sizeof *square);
+    struct widest *widest = mpq_arena_alloc(ctx, arena, n_edge, sizeof *widest); /* of ranges */
+    if (!square || !widest)
+        return MPQ_E_NOMEM;
+    for (uint32_t e = 0; e < n_edge; e++) {
+        const struct mpq_equal_edge *edge = &equalize->edge[e];
         int64_t n = layers->layer[edge->from].n_channel;
-        double *square = mpq_arena_alloc(ctx, arena, (size_t)n, sizeof *square);
-        if (!square)
+        square[e] = mpq_arena_alloc(ctx, arena, (size_t)n, sizeof *square[e]);
+        if (!square[e])
             return MPQ_E_NOMEM;
         for (uint32_t i = 0; i < edge->n_to; i++)
-            add_weights(graph, &layers->layer[edge->to[i]], n, square);
-        choose_gains(edge, n, square);
+            add_weights(graph, &layers->layer[edge->to[i].layer], &edge->to[i], n, square[e]);
+        find_widest(edge, n, square[e], &widest[edge->range]);
+    }
+    for (uint32_t e = 0; e < n_edge; e++) {
+        struct mpq_equal_edge *edge = &equalize->edge[e];
+        int64_t n = layers->layer[edge->from].n_channel;
+        struct widest own = {0};
+        find_widest(edge, n, square[e], &own);
+        choose_gains(edge, n, square[e], edge->is_bounded ? &own : &widest[edge->range]);
     }
     return MPQ_OK;
 }
@@ -308,16 +408,20 @@ static enum mpq_status scale_outputs(struct mpq_ctx *ctx, struct mpq_arena *aren
     return MPQ_OK;
 }
 
-/* w[o][c][i] by the input channel it meets. */
+/* w[o][c][i] by the channel of the edge it meets, if it meets one. */
 static enum mpq_status scale_inputs(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                     struct mpq_graph *graph, const struct mpq_layer *layer,
-                                    const mpq_real *gain, int64_t n_gain)
+                                    const struct mpq_equal_reader *reader, const mpq_real *gain,
+                                    int64_t n_gain)
 {
     mpq_real *w;
     MPQ_TRY(own_constant(ctx, arena, graph, layer->weight, &w));
     for (int64_t row = 0; row < layer->n_outer * layer->n_channel; row++)
-        for (int64_t i = 0; i < layer->n_inner; i++)
-            w[row * layer->n_inner + i] /= gain[input_channel(layer, n_gain, row, i)];
+        for (int64_t i = 0; i < layer->n_inner; i++) {
+            int64_t c = input_channel(layer, reader->n_all, row, i) - reader->first;
+            if (c >= 0 && c < n_gain)
+                w[row * layer->n_inner + i] /= gain[c];
+        }
     return MPQ_OK;
 }
 
@@ -333,8 +437,8 @@ enum mpq_status mpq_equalize_apply(struct mpq_ctx *ctx, struct mpq_arena *arena,
         const struct mpq_layer *from = &layers->layer[edge->from];
         MPQ_TRY(scale_outputs(ctx, arena, to, from, edge->gain));
         for (uint32_t i = 0; i < edge->n_to; i++)
-            MPQ_TRY(scale_inputs(ctx, arena, to, &layers->layer[edge->to[i]], edge->gain,
-                                 from->n_channel));
+            MPQ_TRY(scale_inputs(ctx, arena, to, &layers->layer[edge->to[i].layer], &edge->to[i],
+                                 edge->gain, from->n_channel));
     }
     *out = to;
     return MPQ_OK;

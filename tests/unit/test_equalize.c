@@ -21,7 +21,7 @@ static struct found find(struct net *net)
     CHECK_OK(&net->ctx, mpq_bind_batch(&net->ctx, net->arena, net->graph, 1, &binding));
     CHECK_OK(&net->ctx,
              mpq_layer_table_build(&net->ctx, net->arena, net->graph, &binding, &found.layers));
-    CHECK_OK(&net->ctx, mpq_equalize_find(&net->ctx, net->arena, net->graph, net->graph,
+    CHECK_OK(&net->ctx, mpq_equalize_find(&net->ctx, net->arena, net->graph, net->graph, &binding,
                                           &found.layers, &found.equalize));
     return found;
 }
@@ -91,13 +91,76 @@ static void convolutions_through_activations_and_pools(void **state)
     assert_int_equal(found.equalize.n_edge, 3);
     assert_int_equal(found.equalize.edge[1].from, 1);
     assert_int_equal(found.equalize.edge[1].n_to, 1);
-    assert_int_equal(found.equalize.edge[1].to[0], 2);
+    assert_int_equal(found.equalize.edge[1].to[0].layer, 2);
     see(net, &found);
     const mpq_real *gain = mpq_equalize_edge(&found.equalize, 0)->gain;
     for (int c = 0; c < 4; c++) /* a depthwise layer reads */
         CHECK_NEAR((double)gain[c], c + 1, 1e-6, 0);
     assert_null(mpq_equalize_edge(&found.equalize, 3));
     check_same(net, &found);
+}
+
+static mpq_value_id concat(struct net *net, mpq_value_id a, mpq_value_id b, const char *name)
+{
+    return net_node(net, "Concat", name, NET_ATTRS(NET_INT("axis", 1)), NET_IN(a, b));
+}
+
+/* As in SqueezeNet and Inception: two branches, and beside them a value that is no layer's. */
+static void branches_that_are_concatenated(void **state)
+{
+    struct net *net = *state;
+    mpq_value_id x = net_input(net, "x", MPQ_SHAPE(-1, 3, 12, 12));
+    mpq_value_id narrow = relu(net, conv(net, x, "narrow", 2, 3, 1, 1), "rn");
+    mpq_value_id clip = net_node(net, "Clip", "clip", NET_NO_ATTRS,
+                                 NET_IN(conv(net, x, "bounded", 3, 3, 1, 1),
+                                        net_scalar(net, "low", 0), net_scalar(net, "high", 600)));
+    mpq_value_id wide = relu(net, conv(net, x, "wide", 4, 3, 1, 1), "rw");
+    mpq_value_id both = concat(net, concat(net, x, narrow, "first"), wide, "second");
+    mpq_value_id all = concat(net, both, clip, "all");
+    mpq_value_id pool =
+        net_node(net, "MaxPool", "pool", NET_ATTRS(NET_INTS("kernel_shape", 2, 2)), NET_IN(all));
+    net_output(net, conv(net, all, "grouped", 4, 6, 3, 2));
+    net_output(net, conv(net, pool, "last", 5, 12, 1, 1));
+    struct found found = find(net);
+    assert_int_equal(found.equalize.n_edge, 3);
+    const int64_t first[] = {3, 9, 5};
+    const mpq_real most[] = {2, 1, 8};
+    for (uint32_t e = 0; e < 3; e++) {
+        struct mpq_equal_edge *edge = &found.equalize.edge[e];
+        assert_int_equal(edge->from, e);
+        assert_int_equal(edge->n_to, 2);
+        for (uint32_t i = 0; i < 2; i++) {
+            assert_int_equal(edge->to[i].first, first[e]);
+            assert_int_equal(edge->to[i].n_all, 12);
+        }
+        assert_int_equal(edge->range, found.equalize.edge[0].range);
+        mpq_real y[4] = {most[e], most[e] / 2, most[e] / 2, most[e] / 2};
+        int64_t n = found.layers.layer[e].n_channel;
+        mpq_equalize_see(edge, &(struct mpq_tensor){MPQ_FLOAT, MPQ_SHAPE(1, n), y});
+    }
+    CHECK_OK(&net->ctx,
+             mpq_equalize_gains(&net->ctx, net->arena, net->graph, &found.layers, &found.equalize));
+    assert_true((double)found.equalize.edge[0].gain[0] > 1);     /* towards `wide`'s first */
+    CHECK_NEAR((double)found.equalize.edge[1].gain[0], 1, 0, 0); /* the Clip's widest stays */
+    assert_true((double)found.equalize.edge[1].gain[1] > 1);
+    CHECK_NEAR((double)found.equalize.edge[2].gain[0], 1, 0, 0);
+    check_same(net, &found);
+}
+
+/* Twice through one Concat, along another axis, past an output. */
+static void concats_that_gains_do_not_pass(void **state)
+{
+    struct net *net = *state;
+    mpq_value_id x = net_input(net, "x", MPQ_SHAPE(-1, 3, 4, 4));
+    mpq_value_id a = relu(net, conv(net, x, "a", 3, 3, 1, 1), "ra");
+    mpq_value_id b = conv(net, concat(net, a, a, "twice"), "b", 3, 6, 1, 1);
+    mpq_value_id rows =
+        net_node(net, "Concat", "rows", NET_ATTRS(NET_INT("axis", 2)), NET_IN(b, x));
+    mpq_value_id c = conv(net, rows, "c", 3, 3, 1, 1), d = conv(net, rows, "d", 3, 3, 1, 1);
+    mpq_value_id seen = concat(net, c, d, "seen");
+    net_output(net, seen);
+    net_output(net, conv(net, seen, "e", 3, 6, 1, 1));
+    assert_int_equal(find(net).equalize.n_edge, 0);
 }
 
 static void products_and_several_readers(void **state)
@@ -185,6 +248,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(convolutions_through_activations_and_pools),
+        TEST(branches_that_are_concatenated),
+        TEST(concats_that_gains_do_not_pass),
         TEST(products_and_several_readers),
         TEST(gains_end_at_16_and_dead_channels_have_none),
         TEST(weights_are_weighed_too),
