@@ -140,9 +140,10 @@ void mpq_histogram_add_samples(struct mpq_histogram *h, const mpq_real *x, int64
     add(h, x, size * n_sample, low, high);
 }
 
-/* The mean squared error, or one that is no less than `limit` if that is not. */
+/* The mean squared error, what is cut off by `cut` times its square, or an error that is no less
+ * than `limit` if that is not. */
 static double error_below(const struct mpq_histogram *h, const struct mpq_act_quant *quant,
-                          double limit)
+                          double cut, double limit)
 {
     enum { BLOCK = 256 };
     /* Within a bin the values are taken as its centre, plus what their spread adds where bins are
@@ -154,16 +155,17 @@ static double error_below(const struct mpq_histogram *h, const struct mpq_act_qu
             continue;
         double x = h->low + (i + 0.5) * h->width;
         double q = rint(x / scale) + quant->zero_point;
+        double weight = q < 0 || q > q_max ? cut : 1;
         q = q < 0 ? 0 : q > q_max ? q_max : q;
         double error = x - (q - quant->zero_point) * scale;
-        sum += (double)h->count[i] * error * error;
+        sum += weight * (double)h->count[i] * error * error;
     }
     return h->n ? sum / (double)h->n : 0;
 }
 
 double mpq_histogram_mse(const struct mpq_histogram *h, const struct mpq_act_quant *quant)
 {
-    return error_below(h, quant, (double)INFINITY);
+    return error_below(h, quant, 1, (double)INFINITY);
 }
 
 static struct mpq_act_quant quant_of_range(double low, double high, struct mpq_act_form form)
@@ -202,9 +204,15 @@ static double tail(const struct mpq_histogram *h, const struct mpq_histogram_end
 
 /* Or one that is no less than `limit` if that is not. */
 static double expected_error(const struct mpq_histogram *h, const struct mpq_act_quant *quant,
-                             double low, double high, double limit)
+                             double cut, double low, double high, double limit)
 {
-    return error_below(h, quant, limit) + tail(h, &h->end[0], -low) + tail(h, &h->end[1], high);
+    return error_below(h, quant, cut, limit) +
+           cut * (tail(h, &h->end[0], -low) + tail(h, &h->end[1], high));
+}
+
+static double cut_weight(struct mpq_act_form form)
+{
+    return form.cut_weight > 0 ? form.cut_weight : 1;
 }
 
 struct best {
@@ -217,7 +225,8 @@ struct best {
 static void try_range(struct best *best, double low, double high)
 {
     struct mpq_act_quant quant = quant_of_range(low, high, best->form);
-    double error = expected_error(best->histogram, &quant, low, high, best->error);
+    double error =
+        expected_error(best->histogram, &quant, cut_weight(best->form), low, high, best->error);
     if (error < best->error) {
         best->quant = quant;
         best->error = error;
@@ -234,7 +243,7 @@ void mpq_histogram_range(const struct mpq_histogram *h, struct mpq_act_form form
     struct best best = {h, form, quant_of_range(low, high, form), 0, low, high};
     if (high > low && form.bits <= 8 && !form.is_min_max) {
         enum { STEPS = 50 };
-        best.error = expected_error(h, &best.quant, low, high, (double)INFINITY);
+        best.error = expected_error(h, &best.quant, cut_weight(form), low, high, (double)INFINITY);
         if (tail(h, &h->end[0], -low) + tail(h, &h->end[1], high) > 0) {
             for (int i = 1; i <= STEPS; i++)
                 try_range(&best, low, high * (1 + (double)i / STEPS));

@@ -34,12 +34,13 @@ void mpq_histogram_add(struct mpq_histogram *histogram, const mpq_real *x, int64
 void mpq_histogram_add_samples(struct mpq_histogram *histogram, const mpq_real *x, int64_t n,
                                int64_t n_sample);
 
-/* The affine quantization of that form with the least mean squared error on the histogram and, by
- * their extremes so far, on samples not seen. Zero is always represented exactly (ONNX padding and
- * Relu need it). Candidates: the exact range, shrunken ones, each end by itself where values of
- * both signs occur and the form lets it, and up to twice as wide ones where few values of few
- * samples are known. 16 bits resolve more than the bins do and get the exact range. An empty or
- * all-zero histogram gives scale 1 and, where the form leaves it open, zero point 0. */
+/* The affine quantization of that form with the least mean squared error, weighted beyond the range
+ * as the form says, on the histogram and, by their extremes so far, on samples not seen. Zero is
+ * always represented exactly (ONNX padding and Relu need it). Candidates: the exact range, shrunken
+ * ones, each end by itself where values of both signs occur and the form lets it, and up to twice
+ * as wide ones where few values of few samples are known. 16 bits resolve more than the bins do and
+ * get the exact range. An empty or all-zero histogram gives scale 1 and, where the form leaves it
+ * open, zero point 0. */
 void mpq_histogram_range(const struct mpq_histogram *histogram, struct mpq_act_form form,
                          struct mpq_act_quant *out);
 

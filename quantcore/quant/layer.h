@@ -123,6 +123,7 @@ struct mpq_act_form {
     int bits;          /* 2..8, or 16                     */
     bool is_symmetric; /* zero point 2^(bits - 1), always */
     bool is_min_max;   /* all that was seen, not what represents it best */
+    double cut_weight; /* what squared errors of values beyond the range count; 0: as any other */
 };
 
 /* A layer's weights as they will be stored: w = q * scale of its channel, q one of the levels. */

@@ -46,7 +46,7 @@ static void ranges_hold_zero_and_beat_minmax(void **state)
             for (int i = 0; i < N && !sign; i++)
                 x[i] = x[i] > 0 ? x[i] : 0;
             mpq_histogram_add(&h, x, N);
-            mpq_histogram_range(&h, (struct mpq_act_form){bits, false, false}, &quant);
+            mpq_histogram_range(&h, (struct mpq_act_form){bits, false, false, 0}, &quant);
             assert_true(quant.zero_point >= 0 && quant.zero_point < 1 << bits);
             if (!sign)
                 assert_int_equal(quant.zero_point, 0);
@@ -62,7 +62,7 @@ static void ranges_hold_zero_and_beat_minmax(void **state)
         x[i] = x[i] > 0 ? x[i] : 0;
     struct mpq_act_quant quant;
     mpq_histogram_add(&h, x, N);
-    mpq_histogram_range(&h, (struct mpq_act_form){4, false, false}, &quant);
+    mpq_histogram_range(&h, (struct mpq_act_form){4, false, false, 0}, &quant);
     double relu_mse = 1;
     for (double step = 0.1; step < 0.4; step += 0.001) {
         double sum = 0;
@@ -74,8 +74,36 @@ static void ranges_hold_zero_and_beat_minmax(void **state)
     }
     CHECK_NEAR(mpq_histogram_mse(&h, &quant), relu_mse, 0.03, 0);
     /* Zero point 0 and a sign leave it the same 16 integers of 5 bits, and the same range. */
-    mpq_histogram_range(&h, (struct mpq_act_form){5, true, false}, &quant);
+    mpq_histogram_range(&h, (struct mpq_act_form){5, true, false, 0}, &quant);
     CHECK_NEAR(mpq_histogram_mse(&h, &quant), relu_mse, 0.03, 0);
+}
+
+/* Many small values, and few that are far away: the more these count, the less of them is cut off.
+ */
+static void what_is_cut_off_counts_as_the_form_says(void **state)
+{
+    (void)state;
+    static mpq_real x[N];
+    static struct mpq_histogram h;
+    struct mpq_act_quant plain, quant;
+    fill_normal(x, N, 5);
+    for (int i = 0; i < N; i += N / 4)
+        x[i] = 40;
+    memset(&h, 0, sizeof h);
+    mpq_histogram_add(&h, x, N);
+    for (int bits = 4; bits <= 8; bits += 4) {
+        float before = 0;
+        mpq_histogram_range(&h, (struct mpq_act_form){bits, true, false, 0}, &plain);
+        for (double weight = 1; weight < 1e6; weight *= 10) {
+            mpq_histogram_range(&h, (struct mpq_act_form){bits, true, false, weight}, &quant);
+            assert_true(quant.scale >= before);
+            if (weight == 1)
+                CHECK_NEAR(quant.scale, plain.scale, 0, 0);
+            before = quant.scale;
+        }
+        assert_true(plain.scale < before);
+        CHECK_NEAR(before, 40.0 / ((1 << (bits - 1)) - 1), 0.07, 0);
+    }
 }
 
 /* Squared error of a quantization on a value. */
@@ -95,7 +123,7 @@ static void ranges_leave_room_for_samples_not_seen(void **state)
     enum { SAMPLES = 12, SIZE = 8, TRIALS = 100, OTHERS = 1000 };
     static struct mpq_histogram h, by_values;
     static mpq_real x[N], other[OTHERS];
-    const struct mpq_act_form form = {8, false, false};
+    const struct mpq_act_form form = {8, false, false, 0};
     struct mpq_act_quant quant, plain;
     double with = 0, without = 0;
     fill_normal(other, OTHERS, 1000);
@@ -150,12 +178,12 @@ static void other_forms_of_activations(void **state)
     memset(&h, 0, sizeof h);
     fill_normal(x, N, 3);
     mpq_histogram_add(&h, x, N);
-    mpq_histogram_range(&h, (struct mpq_act_form){8, true, false}, &quant);
+    mpq_histogram_range(&h, (struct mpq_act_form){8, true, false, 0}, &quant);
     assert_int_equal(quant.zero_point, 128);
     assert_true(quant.bits == 8 &&
                 127 * (double)quant.scale <= fmax(-h.minimum, h.maximum) * 1.0001);
     double eight = mpq_histogram_mse(&h, &quant);
-    mpq_histogram_range(&h, (struct mpq_act_form){16, false, false}, &quant);
+    mpq_histogram_range(&h, (struct mpq_act_form){16, false, false, 0}, &quant);
     CHECK_NEAR(quant.scale, (h.maximum - h.minimum) / 65535, 1e-6, 0);
     CHECK_NEAR(quant.zero_point, -h.minimum / (double)quant.scale, 0, 0.5);
     assert_true(mpq_histogram_mse(&h, &quant) < eight / 1000);
@@ -163,7 +191,7 @@ static void other_forms_of_activations(void **state)
     mpq_histogram_range(&h, all, &quant);
     CHECK_NEAR(quant.scale, (h.maximum - h.minimum) / 15, 1e-6, 0);
     memset(&h, 0, sizeof h);
-    mpq_histogram_range(&h, (struct mpq_act_form){8, true, false}, &quant);
+    mpq_histogram_range(&h, (struct mpq_act_form){8, true, false, 0}, &quant);
     assert_true(quant.scale > 0 && quant.zero_point == 128);
 }
 
@@ -173,15 +201,15 @@ static void empty_and_constant_values_have_a_range(void **state)
     static struct mpq_histogram h;
     struct mpq_act_quant quant;
     memset(&h, 0, sizeof h);
-    mpq_histogram_range(&h, (struct mpq_act_form){8, false, false}, &quant);
+    mpq_histogram_range(&h, (struct mpq_act_form){8, false, false, 0}, &quant);
     assert_true(quant.scale > 0);
     const mpq_real zeros[4] = {0}, sevens[4] = {7, 7, 7, 7};
     mpq_histogram_add(&h, zeros, 4);
-    mpq_histogram_range(&h, (struct mpq_act_form){8, false, false}, &quant);
+    mpq_histogram_range(&h, (struct mpq_act_form){8, false, false, 0}, &quant);
     assert_true(quant.scale > 0 && quant.zero_point == 0);
     memset(&h, 0, sizeof h);
     mpq_histogram_add(&h, sevens, 4);
-    mpq_histogram_range(&h, (struct mpq_act_form){8, false, false}, &quant);
+    mpq_histogram_range(&h, (struct mpq_act_form){8, false, false, 0}, &quant);
     CHECK_NEAR(rint(7 / (double)quant.scale) * (double)quant.scale, 7, 0.01, 0);
 }
 
@@ -190,6 +218,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(histogram_grows_without_losing_values),
         cmocka_unit_test(ranges_hold_zero_and_beat_minmax),
+        cmocka_unit_test(what_is_cut_off_counts_as_the_form_says),
         cmocka_unit_test(ranges_leave_room_for_samples_not_seen),
         cmocka_unit_test(other_forms_of_activations),
         cmocka_unit_test(empty_and_constant_values_have_a_range),
