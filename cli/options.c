@@ -248,6 +248,15 @@ static enum mpq_status check_paper(struct mpq_ctx *ctx, struct mpq_options *opti
     return MPQ_OK;
 }
 
+/* Where all layers get one width there is nothing to choose, and the size is what it is. */
+static const char *default_size(const struct mpq_options *options)
+{
+    int n = 0;
+    for (int b = 0; b < MPQ_N_BITS; b++)
+        n += options->bits[b];
+    return n == 1 ? "100%" : MPQ_DEFAULT_SIZE;
+}
+
 static enum mpq_status check_limits(struct mpq_ctx *ctx, enum mpq_command_bit command,
                                     struct mpq_options *options)
 {
@@ -258,7 +267,7 @@ static enum mpq_status check_limits(struct mpq_ctx *ctx, enum mpq_command_bit co
     for (size_t i = 0;
          i < mpq_option_count() && command == MPQ_COMMAND_CONVERT && !has_limit(options); i++)
         if (mpq_option_table[i].offset == offsetof(struct mpq_options, size))
-            return set_option(ctx, i, MPQ_DEFAULT_SIZE, options);
+            return set_option(ctx, i, default_size(options), options);
     return MPQ_OK;
 }
 

@@ -149,6 +149,12 @@ class Budgets(unittest.TestCase):
         self.assertLess(path.stat().st_size, 0.12 * FLOAT_BYTES)
         self.assertGreaterEqual(self.check_file(path), 586)  # two points
 
+    def test_one_width_needs_no_size(self):
+        path = SCRATCH / "one_width.onnx"
+        convert(MODEL, path, "--bits", "8", "--effort", "none", "--overwrite")
+        self.assertEqual({row["weight_bits"] for row in rows(path.with_suffix(".csv"))}, {"8"})
+        self.assertGreater(path.stat().st_size, 0.2 * FLOAT_BYTES)
+
     def test_excluded_and_locked_layers(self):
         path = SCRATCH / "l.onnx"
         convert(MODEL, path, "--size", "25%", "--effort", "none", "--exclude", "/stem/.*,Gemm",
