@@ -301,8 +301,7 @@ enum mpq_status mpq_memory_plan(struct mpq_ctx *ctx, struct mpq_pipeline *p)
     struct planner pl = {.p = p,
                          .limit = (size_t)p->options->max_memory,
                          .wanted = p->is_resumed ? 0 : mpq_pipeline_tune_batch(p),
-                         .improves = !p->options->baseline &&
-                                     (!p->options->no_equalize || p->options->float_macs > 0)};
+                         .improves = !p->options->baseline};
     struct choice c = {0};
     if (!pl.limit)
         return MPQ_OK;

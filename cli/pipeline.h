@@ -65,6 +65,7 @@ struct mpq_pipeline {
     struct mpq_observer observer;
     struct mpq_act_quant *act_quant; /* [n_group] as FakeQuant nodes read it now; else widest  */
     struct mpq_act_quant *act_by_width[MPQ_N_BITS]; /* [n_group], NULL: no candidate            */
+    double cut_weight; /* of ranges of the widest, 0: as any other error (mpq_act_form)         */
     uint32_t n_act; /* groups whose width is searched: n_group, or 0 where there is one width   */
     struct mpq_moments *moments; /* [n_layer] in moment_arena, until rounded by; NULL: none */
     struct mpq_arena *moment_arena;

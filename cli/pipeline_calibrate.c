@@ -22,12 +22,17 @@ static const double look_macs = 2e10;
 static void choose_ranges(struct mpq_pipeline *p)
 {
     struct mpq_act_form target = p->options->target->act;
+    int widest = MPQ_MAX_BITS;
+    while (widest > MPQ_MIN_BITS && !p->act_by_width[widest])
+        widest--;
     target.is_min_max = p->options->baseline == MPQ_BASELINE_rtn;
+    target.cut_weight = p->cut_weight;
     mpq_observer_ranges(&p->observer, target, p->act_quant);
     for (int b = MPQ_MIN_BITS; b <= MPQ_MAX_BITS; b++)
         if (p->act_by_width[b]) {
             struct mpq_act_form form = target;
             form.bits = b;
+            form.cut_weight = b == widest ? p->cut_weight : 0;
             mpq_observer_ranges(&p->observer, form, p->act_by_width[b]);
             memcpy(p->act_quant, p->act_by_width[b], p->act.n_group * sizeof *p->act_quant);
         }
@@ -151,20 +156,6 @@ static double mean_loss(const struct judge *judge, double *out_error)
     return mpq_search_mean(judge->before, NULL, judge->targets.n_sample, out_error);
 }
 
-/* Noise at the outputs by activations alone. */
-static enum mpq_status activation_noise(struct mpq_ctx *ctx, const struct mpq_pipeline *p,
-                                        const struct judge *judge, double *out)
-{
-    struct mpq_network network;
-    struct mpq_arena *scratch = mpq_arena_create(ctx);
-    enum mpq_status status =
-        scratch ? quantize_activations(ctx, scratch, p, &network) : MPQ_E_NOMEM;
-    if (status == MPQ_OK)
-        status = mpq_output_noise(ctx, &network, &judge->samples, &judge->few, out);
-    mpq_arena_free(scratch);
-    return status;
-}
-
 /* Equalize and look again; back to where it was unless activations serve better by more than the
  * standard error. */
 static enum mpq_status equalize(struct mpq_ctx *ctx, struct mpq_pipeline *p,
@@ -255,10 +246,10 @@ static bool may_leave_float(const struct mpq_options *options)
            !is_limited;
 }
 
-/* out_stays_float [n_value] of p->graph. */
+/* out_stays_float[order] [n_value] of p->graph. */
 static enum mpq_status choose_float(struct mpq_ctx *ctx, const struct mpq_pipeline *p,
                                     struct mpq_arena *scratch, const struct judge *judge,
-                                    double *out_noise, bool *out_stays_float)
+                                    bool *const out_stays_float[MPQ_N_FLOAT_ORDER])
 {
     struct mpq_network network;
     struct mpq_leave_float problem = {.graph = p->graph,
@@ -272,37 +263,86 @@ static enum mpq_status choose_float(struct mpq_ctx *ctx, const struct mpq_pipeli
                                       .samples = &judge->samples,
                                       .targets = &judge->few};
     MPQ_TRY(quantize_activations(ctx, scratch, p, &network));
-    return mpq_leave_float(ctx, scratch, &problem, out_noise, out_stays_float);
+    return mpq_leave_float(ctx, scratch, &problem, out_stays_float);
 }
 
-/* Leave float what costs most and calibrate the rest anew; back to where it was if that is worse.
- */
-static enum mpq_status leave_float(struct mpq_ctx *ctx, struct mpq_pipeline *p,
-                                   const struct judge *judge)
+/* Leave those values float and calibrate the rest anew; back to where it was if that is worse. */
+static enum mpq_status try_float(struct mpq_ctx *ctx, struct mpq_pipeline *p, struct judge *judge,
+                                 const struct mpq_pipeline *before, const bool *stays_float)
 {
-    const struct mpq_pipeline before = *p;
-    bool *stays_float = mpq_arena_alloc(ctx, p->arena, p->graph->n_value, sizeof *stays_float);
-    double noise, left;
-    struct mpq_arena *scratch = mpq_arena_create(ctx);
-    enum mpq_status status = scratch && stays_float
-                                 ? choose_float(ctx, p, scratch, judge, &noise, stays_float)
-                                 : MPQ_E_NOMEM;
-    mpq_arena_free(scratch);
-    MPQ_TRY(status);
+    const struct mpq_pipeline best = *p;
+    double least = mean_loss(judge, &(double){0});
+    *p = *before;
     MPQ_TRY(bar_values(ctx, p, stays_float));
     if (p->act.n_group && p->n_left_float) {
         MPQ_TRY(mpq_pipeline_observe(ctx, p, p->equal_run_graph, NULL, 0, NULL, NULL));
         choose_ranges(p);
-        MPQ_TRY(activation_noise(ctx, p, judge, &left));
+        MPQ_TRY(activation_losses(ctx, p, judge, judge->after));
+        uint32_t n = judge->targets.n_sample;
+        double loss = mpq_search_mean(judge->after, NULL, n, &(double){0});
         mpq_log(ctx, MPQ_LOG_INFO,
-                "%u layers with %.1f %% of the multiplications in float: noise by activations "
-                "alone %.3g to %.3g of the outputs' variance",
-                p->n_left_float, 100 * p->left_float_macs, noise, left);
-        if (left < noise)
+                "%u layers with %.1f %% of the multiplications in float: loss by activations alone "
+                "%.5f to %.5f%s",
+                p->n_left_float, 100 * p->left_float_macs, least, loss,
+                loss < least ? "" : ", left out");
+        if (loss < least) {
+            memcpy(judge->before, judge->after, n * sizeof *judge->before);
             return MPQ_OK;
+        }
     }
-    *p = before;
-    choose_ranges(p);
+    *p = best;
+    return MPQ_OK;
+}
+
+/* Leave float what costs most, in whichever order that serves best. */
+static enum mpq_status leave_float(struct mpq_ctx *ctx, struct mpq_pipeline *p, struct judge *judge)
+{
+    const struct mpq_pipeline before = *p;
+    size_t bytes = p->graph->n_value * sizeof(bool);
+    bool *stays_float[MPQ_N_FLOAT_ORDER];
+    for (int i = 0; i < MPQ_N_FLOAT_ORDER; i++) {
+        stays_float[i] = mpq_arena_alloc(ctx, p->arena, p->graph->n_value, sizeof(bool));
+        if (!stays_float[i])
+            return MPQ_E_NOMEM;
+    }
+    struct mpq_arena *scratch = mpq_arena_create(ctx);
+    enum mpq_status status =
+        scratch ? choose_float(ctx, p, scratch, judge, stays_float) : MPQ_E_NOMEM;
+    mpq_arena_free(scratch);
+    MPQ_TRY(status);
+    for (int i = 0; i < MPQ_N_FLOAT_ORDER; i++)
+        if (i == 0 || memcmp(stays_float[i], stays_float[0], bytes) != 0)
+            MPQ_TRY(try_float(ctx, p, judge, &before, stays_float[i]));
+    return MPQ_OK;
+}
+
+/* ---- what is cut off ---- */
+
+/* What is cut off counts more, as long as activations serve better by it: the price is the same.
+ * Errors of rounding are independent and make up for each other in the sums that products and pools
+ * take; what is cut off has one sign, and comes where neighbours and other channels are cut off
+ * too. */
+static enum mpq_status weigh_cuts(struct mpq_ctx *ctx, struct mpq_pipeline *p, struct judge *judge)
+{
+    const double factor = 4, most = 16;
+    uint32_t n = judge->targets.n_sample;
+    for (double cut = factor; cut <= most; cut *= factor) {
+        double before = mean_loss(judge, &(double){0}), kept = p->cut_weight;
+        p->cut_weight = cut;
+        choose_ranges(p);
+        MPQ_TRY(activation_losses(ctx, p, judge, judge->after));
+        double after = mpq_search_mean(judge->after, NULL, n, &(double){0});
+        mpq_log(ctx, MPQ_LOG_INFO,
+                "what ranges cut off counts %g times: loss by activations alone %.5f to %.5f%s",
+                cut, before, after, after < before ? "" : ", left out");
+        if (after < before) {
+            memcpy(judge->before, judge->after, n * sizeof *judge->before);
+            continue;
+        }
+        p->cut_weight = kept;
+        choose_ranges(p);
+        return MPQ_OK;
+    }
     return MPQ_OK;
 }
 
@@ -357,9 +397,9 @@ static enum mpq_status improve(struct mpq_ctx *ctx, struct mpq_pipeline *p,
     MPQ_TRY(judge_by_more(ctx, p, scratch, gains, &judge));
     if (gains->n_edge && mean_loss(&judge, &error) >= (are_wide ? least : MPQ_TUNE_LOSS_FLOOR))
         MPQ_TRY(equalize(ctx, p, scratch, &judge, gains));
-    if (!may_leave_float(p->options) || mean_loss(&judge, &error) < least)
-        return MPQ_OK;
-    return leave_float(ctx, p, &judge);
+    if (may_leave_float(p->options) && mean_loss(&judge, &error) >= least)
+        MPQ_TRY(leave_float(ctx, p, &judge));
+    return p->act.n_group ? weigh_cuts(ctx, p, &judge) : MPQ_OK;
 }
 
 /* Ranges, and what can be done about what activations lose with them. */
@@ -367,7 +407,7 @@ static enum mpq_status learn(struct mpq_ctx *ctx, struct mpq_pipeline *p, struct
                              struct mpq_equalize *gains)
 {
     struct mpq_targets few;
-    bool may_improve = p->act.n_group && (gains->n_edge || may_leave_float(p->options));
+    bool may_improve = p->act.n_group && !p->options->baseline;
     MPQ_TRY(
         mpq_pipeline_observe(ctx, p, p->run_graph, gains, FEW, scratch, may_improve ? &few : NULL));
     choose_ranges(p);
@@ -395,7 +435,8 @@ struct mpq_checkpoint mpq_pipeline_checkpoint(struct mpq_pipeline *p, struct mpq
 
 static enum mpq_status resume(struct mpq_ctx *ctx, struct mpq_pipeline *p)
 {
-    MPQ_TRY(mpq_equalize_find(ctx, p->arena, p->graph, p->cut.whole, &p->layers, &p->equalize));
+    MPQ_TRY(mpq_equalize_find(ctx, p->arena, p->graph, p->cut.whole, &p->binding, &p->layers,
+                              &p->equalize));
     if (!p->options->target->is_closed) {
         bool *stays_float = mpq_arena_alloc(ctx, p->arena, p->graph->n_value, sizeof *stays_float);
         if (!stays_float)
@@ -431,7 +472,8 @@ enum mpq_status mpq_pipeline_calibrate(struct mpq_ctx *ctx, struct mpq_pipeline 
         return ctx->status;
     }
     if (!options->no_equalize && !options->baseline && p->act.n_group)
-        MPQ_TRY(mpq_equalize_find(ctx, p->arena, p->graph, p->cut.whole, &p->layers, &gains));
+        MPQ_TRY(mpq_equalize_find(ctx, p->arena, p->graph, p->cut.whole, &p->binding, &p->layers,
+                                  &gains));
     struct mpq_arena *scratch = mpq_arena_create(ctx);
     if (!scratch)
         return MPQ_E_NOMEM;

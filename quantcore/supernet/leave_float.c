@@ -151,11 +151,11 @@ static double noise_taken(const struct search *s, const struct outcome *outcome)
 }
 
 /* *best, the outcome so far, becomes the best one with a further group, if any is worth it. */
-static enum mpq_status add_group(struct mpq_ctx *ctx, const struct search *s, struct outcome *best,
-                                 bool *out_found)
+static enum mpq_status add_group(struct mpq_ctx *ctx, const struct search *s,
+                                 enum mpq_float_order order, struct outcome *best, bool *out_found)
 {
     const struct outcome now = *best;
-    double most = 0; /* share of the noise over that of the multiplications */
+    double most = 0;
     *out_found = false;
     for (uint32_t g = 0; g < s->p->plan->n_group; g++) {
         struct outcome with;
@@ -165,13 +165,24 @@ static enum mpq_status add_group(struct mpq_ctx *ctx, const struct search *s, st
         double share = (noise_taken(s, &with) - noise_taken(s, &now)) / s->all;
         double macs = (with.macs - now.macs) / s->all_macs;
         double price = macs > 0 ? share / macs : (double)INFINITY;
-        if (share < s->p->min_share || price < 1 || price <= most ||
+        double worth = order == MPQ_FLOAT_CHEAPEST ? price : share;
+        if (share < s->p->min_share || price < 1 || worth <= most ||
             with.macs > s->p->max_macs * s->all_macs)
             continue;
-        most = price;
+        most = worth;
         *best = with;
         *out_found = true;
     }
+    return MPQ_OK;
+}
+
+static enum mpq_status add_groups(struct mpq_ctx *ctx, const struct search *s, const bool *none,
+                                  enum mpq_float_order order, struct outcome *out)
+{
+    bool has_found = true;
+    MPQ_TRY(find_outcome(ctx, s, none, MPQ_NO_GROUP, out));
+    while (has_found)
+        MPQ_TRY(add_group(ctx, s, order, out, &has_found));
     return MPQ_OK;
 }
 
@@ -187,36 +198,37 @@ static void log_shares(struct mpq_ctx *ctx, const struct search *s)
 }
 
 enum mpq_status mpq_leave_float(struct mpq_ctx *ctx, struct mpq_arena *scratch,
-                                const struct mpq_leave_float *p, double *out_noise,
-                                bool *out_stays_float)
+                                const struct mpq_leave_float *p,
+                                bool *const out_stays_float[MPQ_N_FLOAT_ORDER])
 {
-    uint32_t n_group = p->plan->n_group;
+    uint32_t n_group = p->plan->n_group, n_value = p->graph->n_value;
+    bool *none = mpq_arena_alloc(ctx, scratch, n_value, sizeof *none);
     struct search s = {
         .p = p,
         .scratch = scratch,
         .group = mpq_arena_alloc(ctx, scratch, n_group, sizeof *s.group),
         .noise = mpq_arena_alloc(ctx, scratch, n_group, sizeof *s.noise),
         .quant = mpq_arena_copy(ctx, scratch, p->act_quant, n_group * sizeof *p->act_quant)};
-    struct outcome best;
-    bool has_found = true;
-    if (!s.group || !s.noise || !s.quant)
+    if (!none || !s.group || !s.noise || !s.quant)
         return MPQ_E_NOMEM;
     for (uint32_t l = 0; l < p->layers->n_layer; l++)
         s.all_macs += (double)p->layers->layer[l].macs;
-    memset(out_stays_float, 0, p->graph->n_value * sizeof *out_stays_float);
-    MPQ_TRY(find_affordable(ctx, &s, out_stays_float));
-    *out_noise = 0;
+    for (int order = 0; order < MPQ_N_FLOAT_ORDER; order++)
+        memset(out_stays_float[order], 0, n_value * sizeof(bool));
+    MPQ_TRY(find_affordable(ctx, &s, none));
     if (!s.n)
         return MPQ_OK;
     MPQ_TRY(mpq_output_noise(ctx, p->network, p->samples, p->targets, &s.all));
-    *out_noise = s.all;
     enum mpq_status status = measure_groups(ctx, &s, 0, s.n);
     memcpy(p->act_quant, s.quant, n_group * sizeof *p->act_quant);
     MPQ_TRY(status);
     log_shares(ctx, &s);
-    MPQ_TRY(find_outcome(ctx, &s, out_stays_float, MPQ_NO_GROUP, &best));
-    while (has_found)
-        MPQ_TRY(add_group(ctx, &s, &best, &has_found));
-    memcpy(out_stays_float, best.stays_float, p->graph->n_value * sizeof *out_stays_float);
+    for (int order = 0; order < MPQ_N_FLOAT_ORDER; order++) {
+        struct outcome best;
+        MPQ_TRY(add_groups(ctx, &s, none, (enum mpq_float_order)order, &best));
+        for (mpq_value_id v = 0; v < n_value; v++) /* what goes with others, too */
+            out_stays_float[order][v] =
+                p->plan->group[v] != MPQ_NO_GROUP && !best.is_left[p->plan->group[v]];
+    }
     return MPQ_OK;
 }

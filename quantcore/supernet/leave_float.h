@@ -31,13 +31,18 @@ struct mpq_leave_float {
     const struct mpq_targets *targets;
 };
 
-/* out_stays_float [n_value]. One group after the other, the one that takes most of the noise with
- * it for its multiplications first, and with each all groups whose kernels go with it; as long as
- * it takes at least min_share of what all make, *out_noise, and no less a share of that than the
- * multiplications that become float are of all. A group's noise is that of quantizing it alone.
- * Sets of groups are halved, and one that makes too little is not looked into. */
+/* Which group comes next: the one that takes most of the noise for its share of the
+ * multiplications, or the one that takes most. Either alone can be far from the best: by the room
+ * that is left at the end, or by what many cheap ones would have taken. */
+enum mpq_float_order { MPQ_FLOAT_CHEAPEST, MPQ_FLOAT_LARGEST, MPQ_N_FLOAT_ORDER };
+
+/* out_stays_float[order] [n_value]. One group after the other, and with each all groups whose
+ * kernels go with it, as long as it takes at least min_share of what all make, and no less a share
+ * of that than the multiplications that become float are of all. A group's noise is that of
+ * quantizing it alone. Sets of groups are halved, and one that makes too little is not looked into.
+ */
 enum mpq_status mpq_leave_float(struct mpq_ctx *ctx, struct mpq_arena *scratch,
-                                const struct mpq_leave_float *problem, double *out_noise,
-                                bool *out_stays_float) MPQ_CHECKED;
+                                const struct mpq_leave_float *problem,
+                                bool *const out_stays_float[MPQ_N_FLOAT_ORDER]) MPQ_CHECKED;
 
 #endif

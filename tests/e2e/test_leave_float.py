@@ -23,6 +23,9 @@ OPTIONS = "--no-equalize", "--effort", "none", "--bits", "8", "--size", "100%", 
 
 MILD = SCRATCH / "mild.onnx"  # the same, reaching so far only that little is lost
 BOTH = SCRATCH / "both.onnx"  # with a second one
+MOST = SCRATCH / "most.onnx"  # with a second one that costs less
+RARE = SCRATCH / "rare.onnx"
+EXTREME = 40  # what a rare value reaches there
 
 
 def make_wide(path, reach, cheap_reach=None):
@@ -40,6 +43,36 @@ def make_wide(path, reach, cheap_reach=None):
             array[:, 0] = 0
         tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
     onnx.save(model, path)
+
+
+def make_rare(path, samples):
+    """Of 8192 values small ones that hardly matter, and one that is far away in every third sample and decides there."""
+    random = np.random.default_rng(1)
+    x = random.uniform(0, 1, (400, 16)).astype(np.float32)
+    number = np.arange(len(x))
+    x[:, 0] = np.where(number % 3, 0, np.where(number % 4, random.uniform(0.9, 1, len(x)), 1))
+    np.savez(samples, x=x)
+    first = random.uniform(-0.5, 0.5, (16, 8192)).astype(np.float32)
+    first[:, 0] = first[0] = 0
+    first[0, 0] = EXTREME
+    last = random.normal(0, 1e-4, (8192, 2)).astype(np.float32)
+    last[0] = 1, -1
+    bias = np.float32([-0.97 * EXTREME, 0.97 * EXTREME])
+    helper = onnx.helper
+    nodes = [helper.make_node("MatMul", ["x", "first"], ["h"]), helper.make_node("Relu", ["h"], ["r"]),
+             helper.make_node("Gemm", ["r", "last", "bias"], ["y"])]
+    graph = helper.make_graph(nodes, "rare", [helper.make_tensor_value_info("x", 1, ["n", 16])],
+                              [helper.make_tensor_value_info("y", 1, ["n", 2])],
+                              [numpy_helper.from_array(array, name) for array, name in
+                               ((first, "first"), (last, "last"), (bias, "bias"))])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+
+
+def scales(path):
+    """Of the activations, by what QuantizeLinear nodes name."""
+    model = onnx.load(path)
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    return [float(constants[node.input[1]]) for node in model.graph.node if node.op_type == "QuantizeLinear"]
 
 
 def summary(path):
@@ -65,7 +98,9 @@ class LeaveFloat(unittest.TestCase):
     def setUpClass(cls):
         make_wide(WIDE, 1000)
         make_wide(MILD, 300)
-        make_wide(BOTH, 1000, 700)
+        make_wide(BOTH, 700, 1000)
+        make_wide(MOST, 1000, 700)
+        make_rare(RARE, RARE.with_suffix(".npz"))
 
     def quantize(self, name, *options, model=WIDE):
         path = SCRATCH / f"{name}.onnx"
@@ -91,11 +126,20 @@ class LeaveFloat(unittest.TestCase):
             ops = optimized_ops(path)
             self.assertEqual((ops["QLinearConv"], ops["Conv"] + ops["FusedConv"]), (9, 1))
 
-    def test_the_cheap_one_first(self):
-        """There is room for the layers around the other one and no more."""
+    def test_what_takes_most(self):
+        """There is room for the layers around the first one and no more."""
         path, _ = self.quantize("both_left", "--float-macs", "41.74%", model=BOTH)
         self.assertIn("/fc/Gemm", float_layers(path))
         self.assertTrue(AROUND.isdisjoint(float_layers(path)))
+        path, _ = self.quantize("most_left", "--float-macs", "41.74%", model=MOST)
+        self.assertEqual(float_layers(path), AROUND)
+
+    def test_a_range_does_not_cut_off_what_decides(self):
+        path = SCRATCH / "rare_quantized.onnx"
+        run("convert", RARE, "--data", RARE.with_suffix(".npz"), *OPTIONS, "--float-macs", "0%", "--names", "all", "-o",
+            path, "--threads", 1)
+        self.assertGreater(max(scales(path)) * 255, 0.99 * EXTREME)
+        self.assertLess(float(summary(path)["kl"]), 0.01)
 
     def test_not_where_that_is_too_much(self):
         for options in (("--float-macs", "2%"), ("--bitops", "W8A8"), ("--target", "qnn")):
