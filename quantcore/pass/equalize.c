@@ -85,25 +85,33 @@ static bool takes_gains(const struct finder *f, uint32_t l, const struct slice *
     return is_conv(f, layer) ? n % layer->n_group == 0 : inputs == n;
 }
 
-/* The channels behind the node, which reads the slice and is no layer; false where gains do not
- * reach there unharmed. */
-static bool step(const struct finder *f, mpq_node_id n, struct slice *slice)
+/* Where the channels lie in what the Concat gives; false where it joins another dimension. */
+static bool step_concat(const struct finder *f, const struct mpq_node *node, struct slice *slice)
 {
-    const struct mpq_node *node = &f->graph->node[n];
-    mpq_value_id from = slice->value;
-    bool is_bounded;
-    slice->value = node->out[0];
-    if (!mpq_node_is(node,
-                     "Concat")) /* bounded: by what channels reach there, which is not known */
-        return node->in[0] == from && is_homogeneous(f, node, &is_bounded) && !is_bounded;
-    const struct mpq_shape *shape = &f->binding->tensor[slice->value].shape;
+    const struct mpq_tensor *tensor = f->binding->tensor;
+    const struct mpq_shape *shape = &tensor[node->out[0]].shape;
     int64_t axis = mpq_attr_int(&node->attr_set, "axis", 1);
     if (shape->rank < 2 || (axis < 0 ? axis + shape->rank : axis) != 1)
         return false;
-    for (uint32_t i = 0; node->in[i] != from; i++)
-        slice->first += f->binding->tensor[node->in[i]].shape.dim[1];
-    slice->n_all = shape->dim[1];
+    for (uint32_t i = 0; node->in[i] != slice->value; i++)
+        slice->first += tensor[node->in[i]].shape.dim[1];
+    *slice = (struct slice){node->out[0], slice->first, shape->dim[1]};
     return true;
+}
+
+/* The channels behind the node, which reads the slice and is no layer; false where gains do not
+ * reach there unharmed: past a Clip by what channels reach there, which is not known, or a Pad of
+ * channels. */
+static bool step(const struct finder *f, mpq_node_id n, struct slice *slice)
+{
+    const struct mpq_node *node = &f->graph->node[n];
+    bool is_bounded;
+    if (mpq_node_is(node, "Concat"))
+        return step_concat(f, node, slice);
+    if (node->in[0] != slice->value || !is_homogeneous(f, node, &is_bounded) || is_bounded)
+        return false;
+    slice->value = node->out[0];
+    return f->binding->tensor[slice->value].shape.dim[1] == slice->n_all;
 }
 
 /* Fill edge->to with all layers that read what layer edge->from gives, through homogeneous

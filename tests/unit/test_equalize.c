@@ -163,6 +163,18 @@ static void concats_that_gains_do_not_pass(void **state)
     assert_int_equal(find(net).equalize.n_edge, 0);
 }
 
+/* Channels are others, and as many as would go with the reader's weights. */
+static void pads_of_channels_pass_nothing(void **state)
+{
+    struct net *net = *state;
+    mpq_value_id x = net_input(net, "x", MPQ_SHAPE(-1, 3, 6, 6));
+    mpq_value_id pads = net_ints(net, "pads", 8, (int64_t[]){0, 1, 0, 0, 0, 2, 0, 0});
+    mpq_value_id padded = net_node(net, "Pad", "pad", NET_NO_ATTRS,
+                                   NET_IN(relu(net, conv(net, x, "a", 3, 3, 1, 1), "r"), pads));
+    net_output(net, conv(net, padded, "b", 2, 6, 3, 1));
+    assert_int_equal(find(net).equalize.n_edge, 0);
+}
+
 static void products_and_several_readers(void **state)
 {
     struct net *net = *state;
@@ -250,6 +262,7 @@ int main(void)
         TEST(convolutions_through_activations_and_pools),
         TEST(branches_that_are_concatenated),
         TEST(concats_that_gains_do_not_pass),
+        TEST(pads_of_channels_pass_nothing),
         TEST(products_and_several_readers),
         TEST(gains_end_at_16_and_dead_channels_have_none),
         TEST(weights_are_weighed_too),
