@@ -382,48 +382,55 @@ const struct mpq_equal_edge *mpq_equalize_edge(const struct mpq_equalize *equali
     return NULL;
 }
 
-/* A copy of the constant for this graph alone. */
-static enum mpq_status own_constant(struct mpq_ctx *ctx, struct mpq_arena *arena,
-                                    struct mpq_graph *graph, mpq_value_id v, mpq_real **out)
+/* The graph, and the clone of it that is to have the gains. */
+struct scaler {
+    struct mpq_ctx *ctx;
+    struct mpq_arena *arena;
+    const struct mpq_graph *from;
+    struct mpq_graph *to;
+};
+
+/* The data of the clone's constant, a copy for it alone: made where there is none yet. */
+static enum mpq_status own_constant(const struct scaler *s, mpq_value_id v, mpq_real **out)
 {
-    struct mpq_tensor *copy =
-        mpq_arena_copy(ctx, arena, graph->value[v].constant, sizeof(struct mpq_tensor));
-    if (!copy)
-        return MPQ_E_NOMEM;
-    copy->data = mpq_arena_copy(ctx, arena, copy->data, mpq_tensor_bytes(copy));
-    if (!copy->data)
-        return MPQ_E_NOMEM;
-    graph->value[v].constant = copy;
-    *out = copy->data;
+    const struct mpq_tensor *shared = s->from->value[v].constant;
+    if (s->to->value[v].constant == shared) {
+        struct mpq_tensor *copy = mpq_arena_copy(s->ctx, s->arena, shared, sizeof *copy);
+        if (!copy)
+            return MPQ_E_NOMEM;
+        copy->data = mpq_arena_copy(s->ctx, s->arena, shared->data, mpq_tensor_bytes(shared));
+        if (!copy->data)
+            return MPQ_E_NOMEM;
+        s->to->value[v].constant = copy;
+    }
+    *out = s->to->value[v].constant->data;
     return MPQ_OK;
 }
 
 /* w[o][c][i] by channel c. */
-static enum mpq_status scale_outputs(struct mpq_ctx *ctx, struct mpq_arena *arena,
-                                     struct mpq_graph *graph, const struct mpq_layer *layer,
+static enum mpq_status scale_outputs(const struct scaler *s, const struct mpq_layer *layer,
                                      const mpq_real *gain)
 {
     mpq_real *w, *bias;
-    MPQ_TRY(own_constant(ctx, arena, graph, layer->weight, &w));
+    MPQ_TRY(own_constant(s, layer->weight, &w));
     for (int64_t row = 0; row < layer->n_outer * layer->n_channel; row++)
         for (int64_t i = 0; i < layer->n_inner; i++)
             w[row * layer->n_inner + i] *= gain[row % layer->n_channel];
     if (layer->bias == MPQ_NO_VALUE)
         return MPQ_OK;
-    MPQ_TRY(own_constant(ctx, arena, graph, layer->bias, &bias));
+    MPQ_TRY(own_constant(s, layer->bias, &bias));
     for (int64_t c = 0; c < layer->n_channel; c++)
         bias[c] *= gain[c];
     return MPQ_OK;
 }
 
 /* w[o][c][i] by the channel of the edge it meets, if it meets one. */
-static enum mpq_status scale_inputs(struct mpq_ctx *ctx, struct mpq_arena *arena,
-                                    struct mpq_graph *graph, const struct mpq_layer *layer,
+static enum mpq_status scale_inputs(const struct scaler *s, const struct mpq_layer *layer,
                                     const struct mpq_equal_reader *reader, const mpq_real *gain,
                                     int64_t n_gain)
 {
     mpq_real *w;
-    MPQ_TRY(own_constant(ctx, arena, graph, layer->weight, &w));
+    MPQ_TRY(own_constant(s, layer->weight, &w));
     for (int64_t row = 0; row < layer->n_outer * layer->n_channel; row++)
         for (int64_t i = 0; i < layer->n_inner; i++) {
             int64_t c = input_channel(layer, reader->n_all, row, i) - reader->first;
@@ -438,16 +445,16 @@ enum mpq_status mpq_equalize_apply(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                    const struct mpq_layer_table *layers,
                                    const struct mpq_equalize *equalize, struct mpq_graph **out)
 {
-    struct mpq_graph *to;
-    MPQ_TRY(mpq_graph_clone(ctx, arena, graph, false, &to));
+    struct scaler s = {ctx, arena, graph, NULL};
+    MPQ_TRY(mpq_graph_clone(ctx, arena, graph, false, &s.to));
     for (uint32_t e = 0; e < equalize->n_edge; e++) {
         const struct mpq_equal_edge *edge = &equalize->edge[e];
         const struct mpq_layer *from = &layers->layer[edge->from];
-        MPQ_TRY(scale_outputs(ctx, arena, to, from, edge->gain));
+        MPQ_TRY(scale_outputs(&s, from, edge->gain));
         for (uint32_t i = 0; i < edge->n_to; i++)
-            MPQ_TRY(scale_inputs(ctx, arena, to, &layers->layer[edge->to[i].layer], &edge->to[i],
-                                 edge->gain, from->n_channel));
+            MPQ_TRY(scale_inputs(&s, &layers->layer[edge->to[i].layer], &edge->to[i], edge->gain,
+                                 from->n_channel));
     }
-    *out = to;
+    *out = s.to;
     return MPQ_OK;
 }

@@ -175,6 +175,33 @@ static void pads_of_channels_pass_nothing(void **state)
     assert_int_equal(find(net).equalize.n_edge, 0);
 }
 
+/* However many edges meet there. */
+static void weights_are_copied_once(void **state)
+{
+    enum { BRANCHES = 8, OUT = 4096 };
+    struct net *net = *state;
+    mpq_value_id x = net_input(net, "x", MPQ_SHAPE(-1, 3, 2, 2)), all = x;
+    for (int i = 0; i < BRANCHES; i++) {
+        char name[32];
+        snprintf(name, sizeof name, "branch%d", i);
+        mpq_value_id branch = conv(net, x, name, 3, 3, 1, 1);
+        snprintf(name, sizeof name, "all%d", i);
+        all = concat(net, all, branch, name);
+    }
+    net_output(net, conv(net, all, "last", OUT, 3 * (BRANCHES + 1), 1, 1));
+    struct found found = find(net);
+    struct mpq_graph *equal;
+    assert_int_equal(found.equalize.n_edge, BRANCHES);
+    see(net, &found);
+    check_same(net, &found);
+    struct mpq_arena *arena = mpq_arena_create(&net->ctx);
+    CHECK_OK(&net->ctx, mpq_equalize_apply(&net->ctx, arena, net->graph, &found.layers,
+                                           &found.equalize, &equal));
+    assert_true(mpq_arena_bytes(arena) <
+                2 * sizeof(mpq_real) * OUT * 3 * (BRANCHES + 1)); /* of `last` alone */
+    mpq_arena_free(arena);
+}
+
 static void products_and_several_readers(void **state)
 {
     struct net *net = *state;
@@ -263,6 +290,7 @@ int main(void)
         TEST(branches_that_are_concatenated),
         TEST(concats_that_gains_do_not_pass),
         TEST(pads_of_channels_pass_nothing),
+        TEST(weights_are_copied_once),
         TEST(products_and_several_readers),
         TEST(gains_end_at_16_and_dead_channels_have_none),
         TEST(weights_are_weighed_too),
