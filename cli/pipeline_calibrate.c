@@ -399,7 +399,8 @@ static enum mpq_status improve(struct mpq_ctx *ctx, struct mpq_pipeline *p,
         MPQ_TRY(equalize(ctx, p, scratch, &judge, gains));
     if (may_leave_float(p->options) && mean_loss(&judge, &error) >= least)
         MPQ_TRY(leave_float(ctx, p, &judge));
-    return p->act.n_group ? weigh_cuts(ctx, p, &judge) : MPQ_OK;
+    bool cuts = p->act_quant[0].bits <= MPQ_MAX_BITS; /* 16 bits hold all that was seen */
+    return cuts ? weigh_cuts(ctx, p, &judge) : MPQ_OK;
 }
 
 /* Ranges, and what can be done about what activations lose with them. */
