@@ -336,7 +336,7 @@ static void choose_gains(struct mpq_equal_edge *edge, int64_t n_channel, const d
     const double largest = 16;
     for (int64_t c = 0; c < n_channel; c++) {
         double most = (double)edge->most[c], ratio = widest->most / most, gain = ratio;
-        if (widest->square > 0)
+        if (widest->square > 0 && square[c] > 0)
             gain = sqrt(ratio * sqrt(square[c] / widest->square));
         gain = gain > ratio ? ratio : gain;
         gain = gain > largest ? largest : gain;

@@ -263,6 +263,27 @@ static void weights_are_weighed_too(void **state)
     check_same(net, &found);
 }
 
+/* Of two branches one is read by a plain convolution, too, which weighs the gains of that alone. */
+static void only_depthwise_layers_read_a_branch(void **state)
+{
+    struct net *net = *state;
+    mpq_value_id x = net_input(net, "x", MPQ_SHAPE(-1, 3, 4, 4));
+    mpq_value_id a = conv(net, x, "a", 3, 3, 1, 1), b = conv(net, x, "b", 3, 3, 1, 1);
+    net_output(net, conv(net, concat(net, a, b, "both"), "depthwise", 6, 1, 3, 6));
+    net_output(net, conv(net, b, "plain", 3, 3, 1, 1));
+    struct found found = find(net);
+    assert_int_equal(found.equalize.n_edge, 2);
+    for (uint32_t e = 0; e < 2; e++) {
+        mpq_real y[] = {e ? 8 : 1, e ? 8 : 1, e ? 8 : 1};
+        mpq_equalize_see(&found.equalize.edge[e],
+                         &(struct mpq_tensor){MPQ_FLOAT, MPQ_SHAPE(1, 3), y});
+    }
+    CHECK_OK(&net->ctx,
+             mpq_equalize_gains(&net->ctx, net->arena, net->graph, &found.layers, &found.equalize));
+    for (int c = 0; c < 3; c++)
+        CHECK_NEAR((double)found.equalize.edge[0].gain[c], 8, 0, 0);
+}
+
 /* Each of these reads the channels in a way that a gain would show in. */
 static void what_is_not_homogeneous_stays(void **state)
 {
@@ -294,6 +315,7 @@ int main(void)
         TEST(products_and_several_readers),
         TEST(gains_end_at_16_and_dead_channels_have_none),
         TEST(weights_are_weighed_too),
+        TEST(only_depthwise_layers_read_a_branch),
         TEST(what_is_not_homogeneous_stays),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
