@@ -156,10 +156,11 @@ static enum mpq_status create(struct mpq_ctx *ctx, struct mpq_arena *scratch, st
     for (uint32_t h = 0; h < loss.n_head; h++)
         pl->head += (size_t)loss.head[h].n_sample * sizeof(mpq_real);
     add_layers(pl);
-    /* Where what activations lose is made less: what is observed a second and a third time, and the
-     * weights of both graphs. */
+    /* Where what activations lose is made less, they are observed up to four times more: by more
+     * samples, equalized, and with what either order leaves float; and there are the weights of
+     * both graphs. */
     pl->base = mpq_memory_taken(p->arena) +
-               p->act.n_group * sizeof(struct mpq_histogram) * (pl->improves ? 3 : 1) +
+               p->act.n_group * sizeof(struct mpq_histogram) * (pl->improves ? 5 : 1) +
                (pl->improves ? 2 * pl->weights : 0);
     return MPQ_OK;
 }

@@ -68,9 +68,8 @@ const struct mpq_option_row mpq_option_table[] = {
     {"size", 0, CONVERT, "SIZE", mpq_parse_size,
      "a size: N% of the float file up to 100%, or N[k|M]B", FIELD(size), NULL, MPQ_DEFAULT_SIZE,
      "Largest size of the file written: N% of the float file, or bytes as 150kB, 1.5MB, 64KiB "
-     "(k = 1000, Ki = 1024). With another of the limits that follow, none; with --bits of one "
-     "width, "
-     "100%."},
+     "(k = 1000, Ki = 1024). With another of the limits that follow, or one width in --bits, "
+     "none."},
     {"size", 0, SEARCH, "SIZES", mpq_parse_sizes, "a list of sizes as 10%,15%,150kB", FIELD(sizes),
      NULL, "none", "Sizes of the files, a search each, joined by commas."},
     {"pareto", 0, SEARCH, "N", mpq_parse_pareto, "a number of files from 2 to 64", FIELD(pareto),

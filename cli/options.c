@@ -248,13 +248,13 @@ static enum mpq_status check_paper(struct mpq_ctx *ctx, struct mpq_options *opti
     return MPQ_OK;
 }
 
-/* Where all layers get one width there is nothing to choose, and the size is what it is. */
-static const char *default_size(const struct mpq_options *options)
+/* Then there is nothing to choose, and the size is what it is. */
+static bool is_one_width(const struct mpq_options *options)
 {
     int n = 0;
     for (int b = 0; b < MPQ_N_BITS; b++)
         n += options->bits[b];
-    return n == 1 ? "100%" : MPQ_DEFAULT_SIZE;
+    return n == 1;
 }
 
 static enum mpq_status check_limits(struct mpq_ctx *ctx, enum mpq_command_bit command,
@@ -264,10 +264,11 @@ static enum mpq_status check_limits(struct mpq_ctx *ctx, enum mpq_command_bit co
         return mpq_fail(ctx, MPQ_E_USAGE, "--max-drop finds the size; --size and --pareto name it");
     if (!options->latency != !(options->max_latency > 0))
         return mpq_fail(ctx, MPQ_E_USAGE, "--latency and --max-latency go together");
-    for (size_t i = 0;
-         i < mpq_option_count() && command == MPQ_COMMAND_CONVERT && !has_limit(options); i++)
+    if (command != MPQ_COMMAND_CONVERT || has_limit(options) || is_one_width(options))
+        return MPQ_OK;
+    for (size_t i = 0; i < mpq_option_count(); i++)
         if (mpq_option_table[i].offset == offsetof(struct mpq_options, size))
-            return set_option(ctx, i, default_size(options), options);
+            return set_option(ctx, i, MPQ_DEFAULT_SIZE, options);
     return MPQ_OK;
 }
 

@@ -68,7 +68,7 @@ struct mpq_options {
 
     const char *input_shape, *input_value; /* of all commands */
 
-    /* Limits; where none is given, 20 % of the size, or all of it where there is one width. */
+    /* Limits; where none is given, 20 % of the size, unless there is one width alone. */
     struct mpq_size size; /* neither share nor bytes: no limit    */
     double avg_bits;      /* of the weights; 0: no limit          */
     struct mpq_bitops bitops;

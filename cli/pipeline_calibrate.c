@@ -156,6 +156,22 @@ static double mean_loss(const struct judge *judge, double *out_error)
     return mpq_search_mean(judge->before, NULL, judge->targets.n_sample, out_error);
 }
 
+/* Of what is tried, as things stand. */
+static enum mpq_status loss_after(struct mpq_ctx *ctx, const struct mpq_pipeline *p,
+                                  struct judge *judge, double *out)
+{
+    double error;
+    MPQ_TRY(activation_losses(ctx, p, judge, judge->after));
+    *out = mpq_search_mean(judge->after, NULL, judge->targets.n_sample, &error);
+    return MPQ_OK;
+}
+
+/* What was tried is kept. */
+static void keep(struct judge *judge)
+{
+    memcpy(judge->before, judge->after, judge->targets.n_sample * sizeof *judge->before);
+}
+
 /* Equalize and look again; back to where it was unless activations serve better by more than the
  * standard error. */
 static enum mpq_status equalize(struct mpq_ctx *ctx, struct mpq_pipeline *p,
@@ -164,20 +180,18 @@ static enum mpq_status equalize(struct mpq_ctx *ctx, struct mpq_pipeline *p,
 {
     struct mpq_observer observer = p->observer;
     struct mpq_moments *moments = p->moments;
-    double error;
+    double error, before = mean_loss(judge, &error), after;
     MPQ_TRY(mpq_equalize_gains(ctx, scratch, p->graph, &p->layers, gains));
     MPQ_TRY(apply_gains(ctx, p, gains));
     MPQ_TRY(mpq_pipeline_observe(ctx, p, p->equal_run_graph, NULL, 0, NULL, NULL));
     choose_ranges(p);
-    MPQ_TRY(activation_losses(ctx, p, judge, judge->after));
-    uint32_t n = judge->targets.n_sample;
-    double gain = mpq_search_mean(judge->before, judge->after, n, &error);
+    MPQ_TRY(loss_after(ctx, p, judge, &after));
+    double gain = mpq_search_mean(judge->before, judge->after, judge->targets.n_sample, &error);
     mpq_log(ctx, MPQ_LOG_INFO, "equalized channels: loss by activations alone %.5f to %.5f%s",
-            mean_loss(judge, &(double){0}), mpq_search_mean(judge->after, NULL, n, &(double){0}),
-            gain > error ? "" : ", left out");
+            before, after, gain > error ? "" : ", left out");
     if (gain > error) {
         p->equalize = *gains;
-        memcpy(judge->before, judge->after, n * sizeof *judge->before);
+        keep(judge);
         return MPQ_OK;
     }
     p->equal_graph = p->rounded_graph;
@@ -271,22 +285,20 @@ static enum mpq_status try_float(struct mpq_ctx *ctx, struct mpq_pipeline *p, st
                                  const struct mpq_pipeline *before, const bool *stays_float)
 {
     const struct mpq_pipeline best = *p;
-    double least = mean_loss(judge, &(double){0});
+    double error, least = mean_loss(judge, &error), loss;
     *p = *before;
     MPQ_TRY(bar_values(ctx, p, stays_float));
     if (p->act.n_group && p->n_left_float) {
         MPQ_TRY(mpq_pipeline_observe(ctx, p, p->equal_run_graph, NULL, 0, NULL, NULL));
         choose_ranges(p);
-        MPQ_TRY(activation_losses(ctx, p, judge, judge->after));
-        uint32_t n = judge->targets.n_sample;
-        double loss = mpq_search_mean(judge->after, NULL, n, &(double){0});
+        MPQ_TRY(loss_after(ctx, p, judge, &loss));
         mpq_log(ctx, MPQ_LOG_INFO,
                 "%u layers with %.1f %% of the multiplications in float: loss by activations alone "
                 "%.5f to %.5f%s",
                 p->n_left_float, 100 * p->left_float_macs, least, loss,
                 loss < least ? "" : ", left out");
         if (loss < least) {
-            memcpy(judge->before, judge->after, n * sizeof *judge->before);
+            keep(judge);
             return MPQ_OK;
         }
     }
@@ -325,23 +337,20 @@ static enum mpq_status leave_float(struct mpq_ctx *ctx, struct mpq_pipeline *p, 
 static enum mpq_status weigh_cuts(struct mpq_ctx *ctx, struct mpq_pipeline *p, struct judge *judge)
 {
     const double factor = 4, most = 16;
-    uint32_t n = judge->targets.n_sample;
     for (double cut = factor; cut <= most; cut *= factor) {
-        double before = mean_loss(judge, &(double){0}), kept = p->cut_weight;
+        double error, before = mean_loss(judge, &error), after, kept = p->cut_weight;
         p->cut_weight = cut;
         choose_ranges(p);
-        MPQ_TRY(activation_losses(ctx, p, judge, judge->after));
-        double after = mpq_search_mean(judge->after, NULL, n, &(double){0});
+        MPQ_TRY(loss_after(ctx, p, judge, &after));
         mpq_log(ctx, MPQ_LOG_INFO,
                 "what ranges cut off counts %g times: loss by activations alone %.5f to %.5f%s",
                 cut, before, after, after < before ? "" : ", left out");
-        if (after < before) {
-            memcpy(judge->before, judge->after, n * sizeof *judge->before);
-            continue;
+        if (!(after < before)) {
+            p->cut_weight = kept;
+            choose_ranges(p);
+            return MPQ_OK;
         }
-        p->cut_weight = kept;
-        choose_ranges(p);
-        return MPQ_OK;
+        keep(judge);
     }
     return MPQ_OK;
 }
@@ -399,7 +408,8 @@ static enum mpq_status improve(struct mpq_ctx *ctx, struct mpq_pipeline *p,
         MPQ_TRY(equalize(ctx, p, scratch, &judge, gains));
     if (may_leave_float(p->options) && mean_loss(&judge, &error) >= least)
         MPQ_TRY(leave_float(ctx, p, &judge));
-    return p->act.n_group ? weigh_cuts(ctx, p, &judge) : MPQ_OK;
+    bool cuts = p->act_quant[0].bits <= MPQ_MAX_BITS; /* 16 bits hold all that was seen */
+    return cuts ? weigh_cuts(ctx, p, &judge) : MPQ_OK;
 }
 
 /* Ranges, and what can be done about what activations lose with them. */

@@ -85,25 +85,33 @@ static bool takes_gains(const struct finder *f, uint32_t l, const struct slice *
     return is_conv(f, layer) ? n % layer->n_group == 0 : inputs == n;
 }
 
-/* The channels behind the node, which reads the slice and is no layer; false where gains do not
- * reach there unharmed. */
-static bool step(const struct finder *f, mpq_node_id n, struct slice *slice)
+/* Where the channels lie in what the Concat gives; false where it joins another dimension. */
+static bool step_concat(const struct finder *f, const struct mpq_node *node, struct slice *slice)
 {
-    const struct mpq_node *node = &f->graph->node[n];
-    mpq_value_id from = slice->value;
-    bool is_bounded;
-    slice->value = node->out[0];
-    if (!mpq_node_is(node,
-                     "Concat")) /* bounded: by what channels reach there, which is not known */
-        return node->in[0] == from && is_homogeneous(f, node, &is_bounded) && !is_bounded;
-    const struct mpq_shape *shape = &f->binding->tensor[slice->value].shape;
+    const struct mpq_tensor *tensor = f->binding->tensor;
+    const struct mpq_shape *shape = &tensor[node->out[0]].shape;
     int64_t axis = mpq_attr_int(&node->attr_set, "axis", 1);
     if (shape->rank < 2 || (axis < 0 ? axis + shape->rank : axis) != 1)
         return false;
-    for (uint32_t i = 0; node->in[i] != from; i++)
-        slice->first += f->binding->tensor[node->in[i]].shape.dim[1];
-    slice->n_all = shape->dim[1];
+    for (uint32_t i = 0; node->in[i] != slice->value; i++)
+        slice->first += tensor[node->in[i]].shape.dim[1];
+    *slice = (struct slice){node->out[0], slice->first, shape->dim[1]};
     return true;
+}
+
+/* The channels behind the node, which reads the slice and is no layer; false where gains do not
+ * reach there unharmed: past a Clip by what channels reach there, which is not known, or a Pad of
+ * channels. */
+static bool step(const struct finder *f, mpq_node_id n, struct slice *slice)
+{
+    const struct mpq_node *node = &f->graph->node[n];
+    bool is_bounded;
+    if (mpq_node_is(node, "Concat"))
+        return step_concat(f, node, slice);
+    if (node->in[0] != slice->value || !is_homogeneous(f, node, &is_bounded) || is_bounded)
+        return false;
+    slice->value = node->out[0];
+    return f->binding->tensor[slice->value].shape.dim[1] == slice->n_all;
 }
 
 /* Fill edge->to with all layers that read what layer edge->from gives, through homogeneous
@@ -328,7 +336,7 @@ static void choose_gains(struct mpq_equal_edge *edge, int64_t n_channel, const d
     const double largest = 16;
     for (int64_t c = 0; c < n_channel; c++) {
         double most = (double)edge->most[c], ratio = widest->most / most, gain = ratio;
-        if (widest->square > 0)
+        if (widest->square > 0 && square[c] > 0)
             gain = sqrt(ratio * sqrt(square[c] / widest->square));
         gain = gain > ratio ? ratio : gain;
         gain = gain > largest ? largest : gain;
@@ -374,48 +382,55 @@ const struct mpq_equal_edge *mpq_equalize_edge(const struct mpq_equalize *equali
     return NULL;
 }
 
-/* A copy of the constant for this graph alone. */
-static enum mpq_status own_constant(struct mpq_ctx *ctx, struct mpq_arena *arena,
-                                    struct mpq_graph *graph, mpq_value_id v, mpq_real **out)
+/* The graph, and the clone of it that is to have the gains. */
+struct scaler {
+    struct mpq_ctx *ctx;
+    struct mpq_arena *arena;
+    const struct mpq_graph *from;
+    struct mpq_graph *to;
+};
+
+/* The data of the clone's constant, a copy for it alone: made where there is none yet. */
+static enum mpq_status own_constant(const struct scaler *s, mpq_value_id v, mpq_real **out)
 {
-    struct mpq_tensor *copy =
-        mpq_arena_copy(ctx, arena, graph->value[v].constant, sizeof(struct mpq_tensor));
-    if (!copy)
-        return MPQ_E_NOMEM;
-    copy->data = mpq_arena_copy(ctx, arena, copy->data, mpq_tensor_bytes(copy));
-    if (!copy->data)
-        return MPQ_E_NOMEM;
-    graph->value[v].constant = copy;
-    *out = copy->data;
+    const struct mpq_tensor *shared = s->from->value[v].constant;
+    if (s->to->value[v].constant == shared) {
+        struct mpq_tensor *copy = mpq_arena_copy(s->ctx, s->arena, shared, sizeof *copy);
+        if (!copy)
+            return MPQ_E_NOMEM;
+        copy->data = mpq_arena_copy(s->ctx, s->arena, shared->data, mpq_tensor_bytes(shared));
+        if (!copy->data)
+            return MPQ_E_NOMEM;
+        s->to->value[v].constant = copy;
+    }
+    *out = s->to->value[v].constant->data;
     return MPQ_OK;
 }
 
 /* w[o][c][i] by channel c. */
-static enum mpq_status scale_outputs(struct mpq_ctx *ctx, struct mpq_arena *arena,
-                                     struct mpq_graph *graph, const struct mpq_layer *layer,
+static enum mpq_status scale_outputs(const struct scaler *s, const struct mpq_layer *layer,
                                      const mpq_real *gain)
 {
     mpq_real *w, *bias;
-    MPQ_TRY(own_constant(ctx, arena, graph, layer->weight, &w));
+    MPQ_TRY(own_constant(s, layer->weight, &w));
     for (int64_t row = 0; row < layer->n_outer * layer->n_channel; row++)
         for (int64_t i = 0; i < layer->n_inner; i++)
             w[row * layer->n_inner + i] *= gain[row % layer->n_channel];
     if (layer->bias == MPQ_NO_VALUE)
         return MPQ_OK;
-    MPQ_TRY(own_constant(ctx, arena, graph, layer->bias, &bias));
+    MPQ_TRY(own_constant(s, layer->bias, &bias));
     for (int64_t c = 0; c < layer->n_channel; c++)
         bias[c] *= gain[c];
     return MPQ_OK;
 }
 
 /* w[o][c][i] by the channel of the edge it meets, if it meets one. */
-static enum mpq_status scale_inputs(struct mpq_ctx *ctx, struct mpq_arena *arena,
-                                    struct mpq_graph *graph, const struct mpq_layer *layer,
+static enum mpq_status scale_inputs(const struct scaler *s, const struct mpq_layer *layer,
                                     const struct mpq_equal_reader *reader, const mpq_real *gain,
                                     int64_t n_gain)
 {
     mpq_real *w;
-    MPQ_TRY(own_constant(ctx, arena, graph, layer->weight, &w));
+    MPQ_TRY(own_constant(s, layer->weight, &w));
     for (int64_t row = 0; row < layer->n_outer * layer->n_channel; row++)
         for (int64_t i = 0; i < layer->n_inner; i++) {
             int64_t c = input_channel(layer, reader->n_all, row, i) - reader->first;
@@ -430,16 +445,16 @@ enum mpq_status mpq_equalize_apply(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                    const struct mpq_layer_table *layers,
                                    const struct mpq_equalize *equalize, struct mpq_graph **out)
 {
-    struct mpq_graph *to;
-    MPQ_TRY(mpq_graph_clone(ctx, arena, graph, false, &to));
+    struct scaler s = {ctx, arena, graph, NULL};
+    MPQ_TRY(mpq_graph_clone(ctx, arena, graph, false, &s.to));
     for (uint32_t e = 0; e < equalize->n_edge; e++) {
         const struct mpq_equal_edge *edge = &equalize->edge[e];
         const struct mpq_layer *from = &layers->layer[edge->from];
-        MPQ_TRY(scale_outputs(ctx, arena, to, from, edge->gain));
+        MPQ_TRY(scale_outputs(&s, from, edge->gain));
         for (uint32_t i = 0; i < edge->n_to; i++)
-            MPQ_TRY(scale_inputs(ctx, arena, to, &layers->layer[edge->to[i].layer], &edge->to[i],
-                                 edge->gain, from->n_channel));
+            MPQ_TRY(scale_inputs(&s, &layers->layer[edge->to[i].layer], &edge->to[i], edge->gain,
+                                 from->n_channel));
     }
-    *out = to;
+    *out = s.to;
     return MPQ_OK;
 }

@@ -46,7 +46,7 @@ void mpq_equalize_see(struct mpq_equal_edge *edge, const struct mpq_tensor *y);
 
 /* Choose the gains, of 1 to 16 and none beyond the widest channel of the edge's range: what new
  * inputs reach would meet a Clip, and a channel that gains more adds next to nothing to the error
- * anyway. Where only depthwise layers read, all channels reach that range; elsewhere what
+ * anyway. Channels that only depthwise layers read all reach that range; of others, what
  * activations gain is weighed against what weights lose. */
 enum mpq_status mpq_equalize_gains(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                    const struct mpq_graph *graph,

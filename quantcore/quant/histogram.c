@@ -210,11 +210,6 @@ static double expected_error(const struct mpq_histogram *h, const struct mpq_act
            cut * (tail(h, &h->end[0], -low) + tail(h, &h->end[1], high));
 }
 
-static double cut_weight(struct mpq_act_form form)
-{
-    return form.cut_weight > 0 ? form.cut_weight : 1;
-}
-
 struct best {
     const struct mpq_histogram *histogram;
     struct mpq_act_form form;
@@ -226,7 +221,7 @@ static void try_range(struct best *best, double low, double high)
 {
     struct mpq_act_quant quant = quant_of_range(low, high, best->form);
     double error =
-        expected_error(best->histogram, &quant, cut_weight(best->form), low, high, best->error);
+        expected_error(best->histogram, &quant, best->form.cut_weight, low, high, best->error);
     if (error < best->error) {
         best->quant = quant;
         best->error = error;
@@ -240,10 +235,11 @@ void mpq_histogram_range(const struct mpq_histogram *h, struct mpq_act_form form
 {
     double low = h->n && h->minimum < 0 ? h->minimum : 0;
     double high = h->n && h->maximum > 0 ? h->maximum : 0;
+    form.cut_weight = form.cut_weight > 0 ? form.cut_weight : 1;
     struct best best = {h, form, quant_of_range(low, high, form), 0, low, high};
     if (high > low && form.bits <= 8 && !form.is_min_max) {
         enum { STEPS = 50 };
-        best.error = expected_error(h, &best.quant, cut_weight(form), low, high, (double)INFINITY);
+        best.error = expected_error(h, &best.quant, form.cut_weight, low, high, (double)INFINITY);
         if (tail(h, &h->end[0], -low) + tail(h, &h->end[1], high) > 0) {
             for (int i = 1; i <= STEPS; i++)
                 try_range(&best, low, high * (1 + (double)i / STEPS));

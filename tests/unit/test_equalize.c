@@ -163,6 +163,45 @@ static void concats_that_gains_do_not_pass(void **state)
     assert_int_equal(find(net).equalize.n_edge, 0);
 }
 
+/* Channels are others, and as many as would go with the reader's weights. */
+static void pads_of_channels_pass_nothing(void **state)
+{
+    struct net *net = *state;
+    mpq_value_id x = net_input(net, "x", MPQ_SHAPE(-1, 3, 6, 6));
+    mpq_value_id pads = net_ints(net, "pads", 8, (int64_t[]){0, 1, 0, 0, 0, 2, 0, 0});
+    mpq_value_id padded = net_node(net, "Pad", "pad", NET_NO_ATTRS,
+                                   NET_IN(relu(net, conv(net, x, "a", 3, 3, 1, 1), "r"), pads));
+    net_output(net, conv(net, padded, "b", 2, 6, 3, 1));
+    assert_int_equal(find(net).equalize.n_edge, 0);
+}
+
+/* However many edges meet there. */
+static void weights_are_copied_once(void **state)
+{
+    enum { BRANCHES = 8, OUT = 4096 };
+    struct net *net = *state;
+    mpq_value_id x = net_input(net, "x", MPQ_SHAPE(-1, 3, 2, 2)), all = x;
+    for (int i = 0; i < BRANCHES; i++) {
+        char name[32];
+        snprintf(name, sizeof name, "branch%d", i);
+        mpq_value_id branch = conv(net, x, name, 3, 3, 1, 1);
+        snprintf(name, sizeof name, "all%d", i);
+        all = concat(net, all, branch, name);
+    }
+    net_output(net, conv(net, all, "last", OUT, 3 * (BRANCHES + 1), 1, 1));
+    struct found found = find(net);
+    struct mpq_graph *equal;
+    assert_int_equal(found.equalize.n_edge, BRANCHES);
+    see(net, &found);
+    check_same(net, &found);
+    struct mpq_arena *arena = mpq_arena_create(&net->ctx);
+    CHECK_OK(&net->ctx, mpq_equalize_apply(&net->ctx, arena, net->graph, &found.layers,
+                                           &found.equalize, &equal));
+    assert_true(mpq_arena_bytes(arena) <
+                2 * sizeof(mpq_real) * OUT * 3 * (BRANCHES + 1)); /* of `last` alone */
+    mpq_arena_free(arena);
+}
+
 static void products_and_several_readers(void **state)
 {
     struct net *net = *state;
@@ -224,6 +263,27 @@ static void weights_are_weighed_too(void **state)
     check_same(net, &found);
 }
 
+/* Of two branches one is read by a plain convolution, too, which weighs the gains of that alone. */
+static void only_depthwise_layers_read_a_branch(void **state)
+{
+    struct net *net = *state;
+    mpq_value_id x = net_input(net, "x", MPQ_SHAPE(-1, 3, 4, 4));
+    mpq_value_id a = conv(net, x, "a", 3, 3, 1, 1), b = conv(net, x, "b", 3, 3, 1, 1);
+    net_output(net, conv(net, concat(net, a, b, "both"), "depthwise", 6, 1, 3, 6));
+    net_output(net, conv(net, b, "plain", 3, 3, 1, 1));
+    struct found found = find(net);
+    assert_int_equal(found.equalize.n_edge, 2);
+    for (uint32_t e = 0; e < 2; e++) {
+        mpq_real y[] = {e ? 8 : 1, e ? 8 : 1, e ? 8 : 1};
+        mpq_equalize_see(&found.equalize.edge[e],
+                         &(struct mpq_tensor){MPQ_FLOAT, MPQ_SHAPE(1, 3), y});
+    }
+    CHECK_OK(&net->ctx,
+             mpq_equalize_gains(&net->ctx, net->arena, net->graph, &found.layers, &found.equalize));
+    for (int c = 0; c < 3; c++)
+        CHECK_NEAR((double)found.equalize.edge[0].gain[c], 8, 0, 0);
+}
+
 /* Each of these reads the channels in a way that a gain would show in. */
 static void what_is_not_homogeneous_stays(void **state)
 {
@@ -250,9 +310,12 @@ int main(void)
         TEST(convolutions_through_activations_and_pools),
         TEST(branches_that_are_concatenated),
         TEST(concats_that_gains_do_not_pass),
+        TEST(pads_of_channels_pass_nothing),
+        TEST(weights_are_copied_once),
         TEST(products_and_several_readers),
         TEST(gains_end_at_16_and_dead_channels_have_none),
         TEST(weights_are_weighed_too),
+        TEST(only_depthwise_layers_read_a_branch),
         TEST(what_is_not_homogeneous_stays),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -113,6 +113,8 @@ static void sizes(void **state)
         snprintf(line, sizeof line, "a.onnx --size=%s", bad[i]);
         CHECK_FAILS(&f->ctx, parse(f, MPQ_COMMAND_CONVERT, line), MPQ_E_USAGE, "is not a size");
     }
+    CHECK_OK(&f->ctx, parse(f, MPQ_COMMAND_CONVERT, "a.onnx --bits 8"));
+    assert_true(f->options.size.bytes == 0 && !(f->options.size.share > 0)); /* no limit */
     assert_int_equal(mpq_size_bytes(&(struct mpq_size){.share = 0.15}, 1001), 150);
     assert_int_equal(mpq_size_bytes(&(struct mpq_size){.share = 0.15}, 1), 1);
     assert_int_equal(mpq_size_bytes(&(struct mpq_size){.bytes = 99}, 1001), 99);
