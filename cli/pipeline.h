@@ -68,6 +68,7 @@ struct mpq_pipeline {
     double cut_weight; /* of ranges of the widest, 0: as any other error (mpq_act_form)         */
     uint32_t n_act; /* groups whose width is searched: n_group, or 0 where there is one width   */
     struct mpq_moments *moments; /* [n_layer] in moment_arena, until rounded by; NULL: none */
+    const struct mpq_graph *moments_of; /* the graph that they were gathered in */
     struct mpq_arena *moment_arena;
     bool observes_more; /* ranges are taken from more samples: with few, activations lose much */
     bool is_resumed;    /* from the checkpoint: neither calibrated nor tuned */

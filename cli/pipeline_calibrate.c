@@ -180,6 +180,7 @@ static enum mpq_status equalize(struct mpq_ctx *ctx, struct mpq_pipeline *p,
 {
     struct mpq_observer observer = p->observer;
     struct mpq_moments *moments = p->moments;
+    const struct mpq_graph *moments_of = p->moments_of;
     double error, before = mean_loss(judge, &error), after;
     MPQ_TRY(mpq_equalize_gains(ctx, scratch, p->graph, &p->layers, gains));
     MPQ_TRY(apply_gains(ctx, p, gains));
@@ -198,6 +199,7 @@ static enum mpq_status equalize(struct mpq_ctx *ctx, struct mpq_pipeline *p,
     p->equal_run_graph = p->rounded_run_graph;
     p->observer = observer;
     p->moments = moments;
+    p->moments_of = moments_of;
     choose_ranges(p);
     return MPQ_OK;
 }

@@ -61,6 +61,7 @@ static enum mpq_status begin_moments(struct mpq_ctx *ctx, struct mpq_pipeline *p
     o->layer_node = mpq_arena_alloc(ctx, scratch, p->layers.n_layer, sizeof *o->layer_node);
     MPQ_TRY(mpq_pipeline_passing(ctx, p, &p->moment_arena));
     p->moments = mpq_arena_alloc(ctx, p->moment_arena, p->layers.n_layer, sizeof *p->moments);
+    p->moments_of = o->graph;
     if (!o->layer_node || !p->moments)
         return MPQ_E_NOMEM;
     for (uint32_t l = 0; l < p->layers.n_layer; l++)
@@ -234,7 +235,7 @@ static enum mpq_status take_turn(struct mpq_ctx *ctx, void *arg, const struct mp
 {
     struct observation *o = arg;
     struct mpq_network *network = turn->network;
-    if (o->p->moments && turn->first < o->source.n_sample)
+    if (turn->first < o->source.n_sample)
         add_moments(o, turn);
     MPQ_TRY(mpq_observer_add(ctx, &o->p->observer, o->graph, network->exec, turn->from, turn->to,
                              network->batch, turn->n));
@@ -279,7 +280,8 @@ static enum mpq_status observe(struct mpq_ctx *ctx, struct mpq_pipeline *p,
     uint32_t n_observed = mpq_pipeline_observed(p);
     MPQ_TRY(make_networks(ctx, scratch, p, o->graph, n_observed, &o->crew));
     const struct mpq_loss *loss = &o->crew.network[0].loss;
-    if (gathers(p))
+    bool has_moments = p->moments && p->moments_of == o->graph;
+    if (gathers(p) && !has_moments)
         MPQ_TRY(begin_moments(ctx, p, scratch, n_observed, o));
     if (few)
         MPQ_TRY(mpq_targets_begin(ctx, arena, loss, p->tune.sample,
@@ -287,7 +289,7 @@ static enum mpq_status observe(struct mpq_ctx *ctx, struct mpq_pipeline *p,
     o->few = few;
     MPQ_TRY(mpq_crew_run(ctx, &o->crew, p->tune.dataset, p->tune.sample, 0, n_observed, "calibrate",
                          take_turn, o));
-    if (p->moments)
+    if (o->source.n_sample)
         mpq_moments_end(0, p->layers.n_layer, p->moments);
     if (few)
         mpq_targets_end(loss, few);
