@@ -16,6 +16,7 @@ struct table {
     struct mpq_csv csv;
     uint32_t column[N_COLUMN];
     bool has_act; /* there is a column of ACTIVATION_BITS */
+    const struct mpq_graph *graph;
     const struct mpq_layer_table *layers;
     double *seconds; /* NaN: no row */
 };
@@ -56,6 +57,17 @@ static enum mpq_status read_bits(const struct table *t, uint32_t row, int column
     return MPQ_OK;
 }
 
+/* Whether it is a node with parameters that stays float, whose time no width changes. */
+static bool is_left_float(const struct table *t, const char *name)
+{
+    for (uint32_t i = 0; i < t->layers->n_rejected; i++) {
+        const struct mpq_node *node = &t->graph->node[t->layers->rejected[i].node];
+        if (strcmp(mpq_node_label(t->graph, node), name) == 0)
+            return true;
+    }
+    return false;
+}
+
 static enum mpq_status read_row(const struct table *t, uint32_t row)
 {
     const char *name = mpq_csv_field(&t->csv, row, t->column[NODE]);
@@ -63,6 +75,8 @@ static enum mpq_status read_row(const struct table *t, uint32_t row)
     double bits, seconds, act = 0;
     while (l < t->layers->n_layer && name && strcmp(t->layers->layer[l].name, name) != 0)
         l++;
+    if (name && l == t->layers->n_layer && is_left_float(t, name))
+        return MPQ_OK;
     if (!name || l == t->layers->n_layer)
         return mpq_fail(t->ctx, MPQ_E_FORMAT, "%s: row %u: no layer is named '%s'", t->path,
                         row + 1, name ? name : "");
@@ -104,9 +118,10 @@ static void fill_gaps(const struct table *t, uint32_t l)
 }
 
 enum mpq_status mpq_latency_read(struct mpq_ctx *ctx, struct mpq_arena *arena, const char *path,
+                                 const struct mpq_graph *graph,
                                  const struct mpq_layer_table *layers, double **out_seconds)
 {
-    struct table t = {.ctx = ctx, .path = path, .layers = layers};
+    struct table t = {.ctx = ctx, .path = path, .graph = graph, .layers = layers};
     size_t n = (size_t)layers->n_layer * MPQ_N_BITS * MPQ_N_BITS;
     t.seconds = mpq_arena_alloc(ctx, arena, n, sizeof *t.seconds);
     if (!t.seconds)
