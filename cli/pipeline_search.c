@@ -174,8 +174,8 @@ static enum mpq_status make_costs(struct mpq_ctx *ctx, struct mpq_pipeline *p)
     MPQ_TRY(measure_layers(ctx, p, bits, &inputs.other_bytes));
     MPQ_TRY(measure_groups(ctx, p, bits, group_bytes));
     if (p->options->latency)
-        MPQ_TRY(mpq_latency_read(ctx, p->arena, p->options->latency, p->graph, &p->layers,
-                                 &seconds));
+        MPQ_TRY(
+            mpq_latency_read(ctx, p->arena, p->options->latency, p->graph, &p->layers, &seconds));
     inputs.seconds = seconds;
     problem->n_cost = MPQ_N_COST;
     for (int kind = 0; kind < MPQ_N_COST; kind++)
