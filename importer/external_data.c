@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "quantcore/base/fileio.h"
 #include "quantcore/base/limits.h"
 
 struct loader {
@@ -24,6 +25,7 @@ struct loader {
 struct mapping {
     void *data;
     size_t bytes;
+    struct mpq_file_kept kept;
 };
 
 struct place {
@@ -87,6 +89,7 @@ static int descend(int at, const char *name)
 static void unmap(void *object)
 {
     struct mapping *mapping = object;
+    mpq_file_unkeep(&mapping->kept);
     munmap(mapping->data, mapping->bytes);
 }
 
@@ -108,7 +111,9 @@ static enum mpq_status map_file(struct loader *loader, const Onnx__TensorProto *
     mapping->data = mmap(NULL, mapping->bytes, PROT_READ, MAP_PRIVATE, fd, 0);
     if (mapping->data == MAP_FAILED)
         return fail(loader, tensor, MPQ_E_IO, "cannot be read:", strerror(errno));
-    enum mpq_status status = mpq_arena_defer(loader->ctx, loader->arena, unmap, mapping);
+    enum mpq_status status = mpq_file_keep(loader->ctx, fd, &mapping->kept);
+    if (status == MPQ_OK)
+        status = mpq_arena_defer(loader->ctx, loader->arena, unmap, mapping);
     if (status != MPQ_OK) {
         unmap(mapping);
         return status;

@@ -50,6 +50,7 @@ struct mpq_ctx {
     void *user;                          /* arg of both                              */
     const volatile sig_atomic_t *cancel; /* polled once a step; may be NULL          */
     long allocations_left;               /* < 0: no limit. Tests count down to failure */
+    struct mpq_file_kept *kept;          /* files that none may replace: fileio.h      */
 };
 
 /* Ready to use: no error, one thread, seed 0, nobody listening, no allocation limit. */

@@ -193,6 +193,25 @@ bool mpq_file_is_same(const char *a, const char *b)
            (strcmp(name_a, name_b) == 0 && is_same_inode(folder_a, folder_b));
 }
 
+enum mpq_status mpq_file_keep(struct mpq_ctx *ctx, int fd, struct mpq_file_kept *kept)
+{
+    struct stat info;
+    if (fstat(fd, &info) != 0)
+        return mpq_fail(ctx, MPQ_E_IO, "a file cannot be looked at: %s", strerror(errno));
+    *kept = (struct mpq_file_kept){ctx, info.st_dev, info.st_ino, ctx->kept};
+    ctx->kept = kept;
+    return MPQ_OK;
+}
+
+void mpq_file_unkeep(struct mpq_file_kept *kept)
+{
+    struct mpq_file_kept **at = &kept->ctx->kept;
+    while (*at && *at != kept)
+        at = &(*at)->next;
+    if (*at)
+        *at = kept->next;
+}
+
 /* Whether a file may be put there. */
 static enum mpq_status check_place(struct mpq_ctx *ctx, const char *path, bool overwrite)
 {
@@ -201,6 +220,9 @@ static enum mpq_status check_place(struct mpq_ctx *ctx, const char *path, bool o
         return mpq_fail(ctx, MPQ_E_IO, "%s: exists already (--overwrite replaces it)", path);
     if (stat(path, &info) == 0 && !S_ISREG(info.st_mode))
         return mpq_fail(ctx, MPQ_E_IO, "%s: is not a file", path);
+    for (const struct mpq_file_kept *kept = ctx->kept; kept; kept = kept->next)
+        if (stat(path, &info) == 0 && info.st_dev == kept->device && info.st_ino == kept->number)
+            return mpq_fail(ctx, MPQ_E_USAGE, "%s: is read as external data of a model", path);
     return MPQ_OK;
 }
 

@@ -37,6 +37,18 @@ bool mpq_file_exists(const char *path);
  * are not there yet, whether they would be. */
 bool mpq_file_is_same(const char *a, const char *b);
 
+/* A file that is read where it lies, as external data are: from keep to unkeep none is opened for
+ * writing that would take its place. `kept` stays where it is until then. IO. */
+struct mpq_file_kept {
+    struct mpq_ctx *ctx;
+    dev_t device;
+    ino_t number;
+    struct mpq_file_kept *next;
+};
+
+enum mpq_status mpq_file_keep(struct mpq_ctx *ctx, int fd, struct mpq_file_kept *kept) MPQ_CHECKED;
+void mpq_file_unkeep(struct mpq_file_kept *kept);
+
 /* A file written beside its final name and renamed over it only when complete, so that the name
  * holds the old content or the new one and never half of it.
  *

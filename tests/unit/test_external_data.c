@@ -81,6 +81,8 @@ static void test_places(void **state)
         assert_int_equal(tensor->n_external_data, 0);
         assert_false(tensor->has_data_location);
     }
+    CHECK_FAILS(&b.ctx, mpq_file_write(&b.ctx, b.arena, in(&folder, "data.bin"), true, "x", 1),
+                MPQ_E_USAGE, "is read as external data");
     folder_remove(&folder);
     builder_release(&b);
 }

@@ -143,6 +143,28 @@ static void existing_files_are_kept(void **state)
     assert_int_equal(entries(), 2);
 }
 
+static void what_is_read_where_it_lies_is_not_replaced(void **state)
+{
+    (void)state;
+    char *a = in_folder("a"), *link_to_a = in_folder("link");
+    struct mpq_file file;
+    struct mpq_file_kept kept, again;
+    size_t bytes;
+    CHECK_OK(&ctx, mpq_file_write(&ctx, arena, a, false, "old", 3));
+    assert_int_equal(symlink(a, link_to_a), 0);
+    CHECK_OK(&ctx, mpq_file_open(&ctx, arena, a, &file, &bytes));
+    CHECK_OK(&ctx, mpq_file_keep(&ctx, file.fd, &kept));
+    CHECK_OK(&ctx, mpq_file_keep(&ctx, file.fd, &again));
+    mpq_file_unkeep(&kept);
+    CHECK_FAILS(&ctx, mpq_file_write(&ctx, arena, a, true, "new", 3), MPQ_E_USAGE, a);
+    CHECK_FAILS(&ctx, mpq_file_write(&ctx, arena, link_to_a, true, "new", 3), MPQ_E_USAGE, "link");
+    assert_holds(a, "old", 3);
+    CHECK_OK(&ctx, mpq_file_write(&ctx, arena, in_folder("b"), true, "new", 3));
+    mpq_file_unkeep(&again);
+    CHECK_OK(&ctx, mpq_file_write(&ctx, arena, a, true, "new", 3));
+    assert_holds(a, "new", 3);
+}
+
 static void names_that_cannot_be_written_are_refused(void **state)
 {
     (void)state;
@@ -240,6 +262,7 @@ int main(void)
         TEST(commit_alone_leaves_no_temporary),
         TEST(discard_leaves_nothing),
         TEST(existing_files_are_kept),
+        TEST(what_is_read_where_it_lies_is_not_replaced),
         TEST(names_that_cannot_be_written_are_refused),
         TEST(a_write_that_fails_leaves_the_old_file),
         TEST(one_file_has_many_names),
