@@ -369,16 +369,44 @@ enum mpq_status mpq_options_parse(struct mpq_ctx *ctx, struct mpq_arena *arena,
     return command == MPQ_COMMAND_CONVERT ? name_outputs(ctx, arena, out) : MPQ_OK;
 }
 
-/* ---- options that a checkpoint keeps ---- */
+/* ---- options that a checkpoint keeps: NAME=VALUE lines ---- */
+
+/* A tab at the beginning of a line continues the value. */
+static char *continued(struct mpq_ctx *ctx, struct mpq_arena *arena, const char *value)
+{
+    size_t n = strlen(value), used = 0;
+    char *text = mpq_arena_alloc(ctx, arena, 2 * n + 1, 1);
+    for (size_t i = 0; text && i < n; i++) {
+        text[used++] = value[i];
+        if (value[i] == '\n')
+            text[used++] = '\t';
+    }
+    return text;
+}
+
+/* Where the value ends that `line` begins with, which becomes what it was; NULL: nowhere. */
+static char *join_lines(char *line)
+{
+    char *end = strchr(line, '\n');
+    while (end && end[1] == '\t') {
+        memmove(end + 1, end + 2, strlen(end + 2) + 1);
+        end = strchr(end + 1, '\n');
+    }
+    return end;
+}
 
 char *mpq_options_kept(struct mpq_ctx *ctx, struct mpq_arena *arena,
                        const struct mpq_options *options)
 {
-    char *text = mpq_arena_printf(ctx, arena, "model=%s\n", options->model);
+    char *value = continued(ctx, arena, options->model);
+    char *text = value ? mpq_arena_printf(ctx, arena, "model=%s\n", value) : NULL;
     for (size_t i = 0; i < mpq_option_count() && text; i++)
-        if (mpq_option_table[i].commands & MPQ_OPTION_KEPT && options->is_given[i])
-            text = mpq_arena_printf(ctx, arena, "%s%s=%s\n", text, mpq_option_table[i].name,
-                                    options->text[i]);
+        if (mpq_option_table[i].commands & MPQ_OPTION_KEPT && options->is_given[i]) {
+            value = continued(ctx, arena, options->text[i]);
+            text = value ? mpq_arena_printf(ctx, arena, "%s%s=%s\n", text, mpq_option_table[i].name,
+                                            value)
+                         : NULL;
+        }
     return text;
 }
 
@@ -402,7 +430,7 @@ enum mpq_status mpq_options_restore(struct mpq_ctx *ctx, struct mpq_arena *arena
 {
     char *line = mpq_arena_strdup(ctx, arena, kept);
     while (line && *line) {
-        char *end = strchr(line, '\n'), *equals = strchr(line, '=');
+        char *end = join_lines(line), *equals = strchr(line, '=');
         if (!end || !equals || equals > end)
             return mpq_fail(ctx, MPQ_E_FORMAT, "%s: its options cannot be read",
                             options->checkpoint);

@@ -126,7 +126,7 @@ enum mpq_status mpq_options_parse(struct mpq_ctx *ctx, struct mpq_arena *arena,
                                   char *const *argv, struct mpq_options *out) MPQ_CHECKED;
 
 /* What of the options made the tuned state: the model and each that was given, a line `name=value`
- * each. NULL without memory. */
+ * each, which a line goes on that begins with a tab. NULL without memory. */
 char *mpq_options_kept(struct mpq_ctx *ctx, struct mpq_arena *arena,
                        const struct mpq_options *options);
 

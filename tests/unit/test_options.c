@@ -294,6 +294,24 @@ static void limits(void **state)
     }
 }
 
+static void a_checkpoint_keeps_values_of_several_lines(void **state)
+{
+    struct fixture *f = *state;
+    struct mpq_options again;
+    char checkpoint[] = "c.npz", size[] = "--size=10%";
+    char *argv[] = {checkpoint, size};
+    CHECK_OK(&f->ctx, parse(f, MPQ_COMMAND_CONVERT,
+                            "a\n\tb.onnx --exclude x\ny,\n\n\tz\\n --checkpoint c.npz --seed 7"));
+    char *kept = mpq_options_kept(&f->ctx, f->arena, &f->options);
+    assert_non_null(kept);
+    CHECK_OK(&f->ctx,
+             mpq_options_parse(&f->ctx, f->arena, MPQ_COMMAND_SEARCH, "search", 2, argv, &again));
+    CHECK_OK(&f->ctx, mpq_options_restore(&f->ctx, f->arena, kept, &again));
+    assert_string_equal(again.model, "a\n\tb.onnx");
+    assert_string_equal(again.exclude, f->options.exclude);
+    assert_int_equal(again.seed, 7);
+}
+
 int main(void)
 {
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, set_up, tear_down)
@@ -305,6 +323,7 @@ int main(void)
         TEST(preprocessing),
         TEST(usage_errors),
         TEST(names_need_not_be_patterns),
+        TEST(a_checkpoint_keeps_values_of_several_lines),
         TEST(help_comes_first),
         TEST(help_fits_the_screen),
         TEST(echo),
