@@ -196,6 +196,7 @@ bool mpq_file_is_same(const char *a, const char *b)
 enum mpq_status mpq_file_keep(struct mpq_ctx *ctx, int fd, struct mpq_file_kept *kept)
 {
     struct stat info;
+    *kept = (struct mpq_file_kept){.ctx = ctx};
     if (fstat(fd, &info) != 0)
         return mpq_fail(ctx, MPQ_E_IO, "a file cannot be looked at: %s", strerror(errno));
     *kept = (struct mpq_file_kept){ctx, info.st_dev, info.st_ino, ctx->kept};

@@ -38,7 +38,8 @@ bool mpq_file_exists(const char *path);
 bool mpq_file_is_same(const char *a, const char *b);
 
 /* A file that is read where it lies, as external data are: from keep to unkeep none is opened for
- * writing that would take its place. `kept` stays where it is until then. IO. */
+ * writing that would take its place. `kept` stays where it is until then, after an error, IO, too.
+ */
 struct mpq_file_kept {
     struct mpq_ctx *ctx;
     dev_t device;
