@@ -232,6 +232,16 @@ static enum mpq_status forbid(struct mpq_ctx *ctx, const struct mpq_options *opt
     return MPQ_OK;
 }
 
+/* Where no limit is given: the one kept at `offset` of the options. */
+static enum mpq_status set_limit(struct mpq_ctx *ctx, size_t offset, const char *text,
+                                 struct mpq_options *options)
+{
+    for (size_t i = 0; i < mpq_option_count() && !has_limit(options); i++)
+        if (mpq_option_table[i].offset == offset)
+            return set_option(ctx, i, text, options);
+    return MPQ_OK;
+}
+
 /* The published method has one kind of budget. */
 static enum mpq_status check_paper(struct mpq_ctx *ctx, struct mpq_options *options)
 {
@@ -242,10 +252,7 @@ static enum mpq_status check_paper(struct mpq_ctx *ctx, struct mpq_options *opti
     MPQ_TRY(forbid(ctx, options, names, MPQ_COUNT(names), "--recipe paper"));
     if (strcmp(options->target->name, "ort") != 0 && strcmp(options->target->name, "int8") != 0)
         return mpq_fail(ctx, MPQ_E_USAGE, "--recipe paper writes for --target ort or int8");
-    for (size_t i = 0; i < mpq_option_count() && !has_limit(options); i++)
-        if (mpq_option_table[i].offset == offsetof(struct mpq_options, bitops))
-            return set_option(ctx, i, "W4A4", options);
-    return MPQ_OK;
+    return set_limit(ctx, offsetof(struct mpq_options, bitops), "W4A4", options);
 }
 
 /* Then there is nothing to choose, and the size is what it is. */
@@ -264,12 +271,9 @@ static enum mpq_status check_limits(struct mpq_ctx *ctx, enum mpq_command_bit co
         return mpq_fail(ctx, MPQ_E_USAGE, "--max-drop finds the size; --size and --pareto name it");
     if (!options->latency != !(options->max_latency > 0))
         return mpq_fail(ctx, MPQ_E_USAGE, "--latency and --max-latency go together");
-    if (command != MPQ_COMMAND_CONVERT || has_limit(options) || is_one_width(options))
+    if (command != MPQ_COMMAND_CONVERT || is_one_width(options))
         return MPQ_OK;
-    for (size_t i = 0; i < mpq_option_count(); i++)
-        if (mpq_option_table[i].offset == offsetof(struct mpq_options, size))
-            return set_option(ctx, i, MPQ_DEFAULT_SIZE, options);
-    return MPQ_OK;
+    return set_limit(ctx, offsetof(struct mpq_options, size), MPQ_DEFAULT_SIZE, options);
 }
 
 static enum mpq_status check_weights_only(struct mpq_ctx *ctx, const struct mpq_options *options)

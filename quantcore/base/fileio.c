@@ -219,10 +219,12 @@ static enum mpq_status check_place(struct mpq_ctx *ctx, const char *path, bool o
     struct stat info;
     if (!overwrite && mpq_file_exists(path))
         return mpq_fail(ctx, MPQ_E_IO, "%s: exists already (--overwrite replaces it)", path);
-    if (stat(path, &info) == 0 && !S_ISREG(info.st_mode))
+    if (stat(path, &info) != 0)
+        return MPQ_OK;
+    if (!S_ISREG(info.st_mode))
         return mpq_fail(ctx, MPQ_E_IO, "%s: is not a file", path);
     for (const struct mpq_file_kept *kept = ctx->kept; kept; kept = kept->next)
-        if (stat(path, &info) == 0 && info.st_dev == kept->device && info.st_ino == kept->number)
+        if (info.st_dev == kept->device && info.st_ino == kept->number)
             return mpq_fail(ctx, MPQ_E_USAGE, "%s: is read as external data of a model", path);
     return MPQ_OK;
 }

@@ -26,6 +26,12 @@ BODY = """
             d = Relu (c)
             e = Conv (d, w2, b2)"""
 
+TRIPS = """
+            hot = NonZero (e)
+            shape = Shape (hot)
+            count = Gather (shape, one)
+            trips = Min (count, three)"""  # how often a Loop runs, by the data
+
 
 def model(text, **arrays):
     made = parser.parse_model(text)
@@ -86,12 +92,7 @@ def in_function():
 def loop():
     """A Loop that runs as often as the data say; its body reads a value and a weight of the graph by name."""
     made = model("""<ir_version: 8, opset_import: ["" : 13]>
-        g (float[1, 3, 16, 16] x) => (float[1, 6, 8, 8] e) {""" + BODY + """
-            hot = NonZero (e)
-            shape = Shape (hot)
-            count = Gather (shape, one)
-            trips = Min (count, three)
-        }""", one=np.array(1), three=np.array(3))
+        g (float[1, 3, 16, 16] x) => (float[1, 6, 8, 8] e) {""" + BODY + TRIPS + "}", one=np.array(1), three=np.array(3))
     inside = parser.parse_graph("""b (int64 i, bool c, float[1, 6, 8, 8] s) => (bool more, float[1, 6, 8, 8] sum) {
             more = Identity (c)
             again = Conv (d, w2, b2)
@@ -112,12 +113,7 @@ def siblings():
             }, else_branch = o () => (float[1, 16, 16, 16] h) { h = Conv <pads = [1, 1, 1, 1]> (x, w0, b0) }>
             c = Conv <pads = [1, 1, 1, 1], strides = [2, 2]> (b, w1, b1)
             f = Relu (c)
-            e = Conv (f, w2, b2)
-            hot = NonZero (e)
-            shape = Shape (hot)
-            count = Gather (shape, one)
-            trips = Min (count, three)
-        }""", one=np.array(1), three=np.array(3))
+            e = Conv (f, w2, b2)""" + TRIPS + "}", one=np.array(1), three=np.array(3))
     inside = parser.parse_graph("""l (int64 i, bool c, float[1, 6, 8, 8] s) => (bool more, float[1, 6, 8, 8] sum) {
             more = Identity (c)
             h = Add (s, s)
